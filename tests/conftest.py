@@ -1,0 +1,69 @@
+"""Fixtures that many tests share: the bundled models and data, a small store of them, and the command line."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def base() -> str:
+    """The bundled base model: the reference."""
+    return str(DATA / "models" / "base")
+
+
+@pytest.fixture(scope="session")
+def warmup() -> str:
+    """The bundled warm-up: the base after a short fine-tune, the policy that has moved."""
+    return str(DATA / "models" / "warmup")
+
+
+@pytest.fixture(scope="session")
+def chats() -> list[dict]:
+    return [json.loads(line) for line in (DATA / "sft.jsonl").read_text().splitlines()]
+
+
+def write_jsonl(path: Path, rows: list) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def scored(tmp_path_factory: pytest.TempPathFactory, base: str, warmup: str, chats: list[dict]):
+    """A store of 60 chats in several parts, scored by the warm-up against the base. Tests do not write to it."""
+    from tokenstats.scoring import compute
+
+    folder = tmp_path_factory.mktemp("scored")
+    store, _ = compute(
+        write_jsonl(folder / "chats.jsonl", chats[:60]), model=warmup, reference=base, store=folder / "store", part_tokens=2000
+    )
+    assert store.part_count > 2
+    return store
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run a command line in this process; returns (exit status, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        from tokenstats.cli import main
+
+        monkeypatch.setattr("sys.argv", ["tokenstats", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run

@@ -1,0 +1,3 @@
+from tokenstats.cli import main
+
+main()

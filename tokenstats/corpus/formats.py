@@ -1,0 +1,192 @@
+"""The shapes that fine-tuning datasets come in, and one shape for them all: an :class:`Example`.
+
+    messages        {"messages": [{"role": "user", "content": "…"}, …]}
+    conversations   {"conversations": [{"from": "human", "value": "…"}, …]}      ShareGPT
+    prompt          {"prompt": "…", "completion": "…"}                           strings or message lists
+    alpaca          {"instruction": "…", "input": "…", "output": "…"}
+    text            {"text": "…"}                                                every token is a target
+
+A row that does not hold what its shape promises raises :class:`BadRow`; the caller counts it and leaves it out.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokenstats.errors import InputError, nearest, one_line
+
+Message = dict[str, Any]
+
+SHAPES: dict[str, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "conversations": ("conversations",),
+    "prompt": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "text": ("text",),
+}
+OPTIONAL_COLUMNS = ("input", "system", "tools")
+KNOWN_COLUMNS = sorted({c for columns in SHAPES.values() for c in columns} | set(OPTIONAL_COLUMNS))
+
+ROLE_ALIASES = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "ipython": "tool",
+    "developer": "system",
+}
+
+
+class BadRow(Exception):
+    """This row cannot be learned from; the message is a short reason that many rows may share."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: a chat, or else a prompt and what follows it as plain strings."""
+
+    messages: list[Message] | None = None
+    tools: list[dict] | None = None
+    prompt: str = ""
+    completion: str = ""
+
+
+def parse_columns(text: str | None) -> dict[str, str]:
+    """``prompt=question,completion=answer`` as {'prompt': 'question', 'completion': 'answer'}."""
+    mapping: dict[str, str] = {}
+    for item in filter(None, (text or "").split(",")):
+        ours, separator, theirs = (part.strip() for part in item.partition("="))
+        if not (ours and separator and theirs):
+            raise InputError(f"--columns got {one_line(item, 60)!r}; expected OURS=THEIRS, such as prompt=question,completion=answer")
+        if ours not in KNOWN_COLUMNS:
+            raise InputError(f"--columns maps {one_line(ours, 60)!r}{nearest(ours, KNOWN_COLUMNS)}; expected one of: {', '.join(KNOWN_COLUMNS)}")
+        mapping[ours] = theirs
+    return mapping
+
+
+def recognise_shape(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """Name the shape of a dataset by its first row. Raises InputError that lists the columns seen."""
+    missing = [theirs for theirs in columns.values() if theirs not in row]
+    if missing:
+        raise InputError(f"--columns names {missing[0]!r}, which the dataset does not have; columns seen: {_names(row)}")
+    for shape, needed in SHAPES.items():
+        if all(columns.get(name, name) in row for name in needed):
+            return shape
+    raise InputError(
+        f"unknown dataset shape; columns seen: {_names(row)}; expected messages, conversations, prompt + completion, "
+        "instruction + output or text; name yours with --columns, such as prompt=question,completion=answer"
+    )
+
+
+def read_example(row: Mapping[str, Any], shape: str, columns: Mapping[str, str]) -> Example:
+    """Read a row of the given shape. Raises BadRow where it does not hold what the shape promises."""
+
+    def get(name: str) -> Any:
+        return row.get(columns.get(name, name))
+
+    tools = _tools(get("tools"))
+    if shape == "messages":
+        return Example(_with_system(_messages(get("messages")), get("system")), tools)
+    if shape == "conversations":
+        return Example(_with_system(_messages(get("conversations")), get("system")), tools)
+    if shape == "alpaca":
+        extra = get("input")
+        request = _text(get("instruction"), "instruction") + (f"\n{_text(extra, 'input')}" if extra else "")
+        chat = [{"role": "user", "content": request}, {"role": "assistant", "content": _text(get("output"), "output")}]
+        return Example(_with_system(chat, get("system")), tools)
+    if shape == "prompt":
+        prompt, completion = get("prompt"), get("completion")
+        if isinstance(prompt, list) and isinstance(completion, list):
+            return Example(_with_system(_messages(prompt) + _messages(completion), get("system")), tools)
+        return Example(None, tools, _text(prompt, "prompt"), _text(completion, "completion"))
+    return Example(None, None, "", _text(get("text"), "text"))
+
+
+def as_chat(example: Example) -> Example:
+    """A prompt and completion of plain strings as one user and one assistant message."""
+    if example.messages is not None:
+        return example
+    chat = [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.completion}]
+    return Example(chat, example.tools)
+
+
+def _messages(value: Any) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise BadRow("no messages")
+    return [_message(m) for m in value]
+
+
+def _message(value: Any) -> Message:
+    if not isinstance(value, dict):
+        raise BadRow("a message is not an object")
+    role = value.get("role", value.get("from"))
+    if not isinstance(role, str):
+        raise BadRow("a message has no role")
+    message = {k: v for k, v in value.items() if k not in ("role", "from", "value", "content") and v is not None}
+    content = value.get("content", value.get("value"))
+    message["role"] = ROLE_ALIASES.get(role.lower(), role.lower())
+    if role.lower() == "function_call" and (call := _function_call(content)):
+        return {**message, "content": "", "tool_calls": call}
+    if content is None and not message.get("tool_calls"):
+        raise BadRow("a message has no content")
+    message["content"] = _content(content)
+    return message
+
+
+def _content(content: Any) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
+        return "".join(_text(p.get("text"), "content") for p in content)
+    raise BadRow("a message's content is not text")
+
+
+def _function_call(content: Any) -> list[dict] | None:
+    """ShareGPT writes a call as JSON text: ``{"name": …, "arguments": …}``, or a list of such."""
+    try:
+        calls = json.loads(content)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls or not all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in calls):
+        return None
+    return [{"type": "function", "function": {"name": c["name"], "arguments": c.get("arguments", {})}} for c in calls]
+
+
+def _tools(value: Any) -> list[dict] | None:
+    if not value:
+        return None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise BadRow("tools are not JSON") from None
+    if not isinstance(value, list) or not all(isinstance(t, dict) for t in value):
+        raise BadRow("tools are not a list of objects")
+    return value or None
+
+
+def _with_system(messages: list[Message], system: Any) -> list[Message]:
+    if system and messages[0]["role"] != "system":
+        return [{"role": "system", "content": _text(system, "system")}, *messages]
+    return messages
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise BadRow(f"{name} is not a string")
+    return value
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return ", ".join(one_line(name, 40) for name in list(row)[:20]) or "none"

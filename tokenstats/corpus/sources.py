@@ -1,0 +1,129 @@
+"""Where rows come from: JSON, JSON Lines and Parquet files, folders of them, or a dataset of the Hugging Face Hub.
+
+A source can be read again from any row and has a fingerprint of its content.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenstats.errors import InputError, one_line
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows that can be read any number of times, always in the same order."""
+
+    name: str
+    fingerprint: str
+    _read: Callable[[], Iterator[Row]]
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        return islice(self._read(), start, None)
+
+
+def open_source(dataset: str | Path, split: str = "train") -> Source:
+    """Open a file, a folder or a Hub dataset. Raises InputError where it is none of them or holds no rows."""
+    path = Path(dataset).expanduser()
+    if path.exists():
+        source = _open_files(path)
+    elif path.suffix in SUFFIXES or path.is_absolute() or str(dataset).startswith((".", "~")) or str(dataset).count("/") > 1:
+        raise InputError(f"no dataset at {dataset}: expected a {', '.join(SUFFIXES)} file, a folder of them, or a Hub dataset id")
+    else:
+        source = _open_hub(str(dataset), split)
+    if next(source.rows(), None) is None:
+        raise InputError(f"{dataset} holds no rows: expected at least one")
+    return source
+
+
+def _open_files(path: Path) -> Source:
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        if not files:
+            raise InputError(f"{path} holds no {', '.join(SUFFIXES)} file")
+    elif path.suffix in SUFFIXES:
+        files = [path]
+    else:
+        raise InputError(f"{path} is a {path.suffix or 'file without suffix'}; expected {', '.join(SUFFIXES)} or a folder of them")
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        for file in files:
+            with open(file, "rb") as handle:
+                digest.update(hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).digest())
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    def read() -> Iterator[Row]:
+        for file in files:
+            yield from {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}[file.suffix](file)
+
+    return Source(str(path), digest.hexdigest(), read)
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _parse_object(line, f"{path}, line {number}")
+
+
+def _parse_object(line: bytes, where: str) -> Row:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8 (byte {error.start + 1}); mend or remove the line") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} is not JSON: {error.msg} at column {error.colno}; mend or remove the line") from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{where} cannot be read: {one_line(error, 100)}") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{where} is a {type(row).__name__}; expected a JSON object with named columns")
+    return row
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {one_line(error, 100)}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno} is not JSON: {error.msg} at column {error.colno}") from None
+    if not isinstance(rows, list):
+        raise InputError(f"{path} holds a {type(rows).__name__}; expected a list of objects (or .jsonl, one object a line)")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, entry {number} is a {type(row).__name__}; expected an object with named columns")
+        yield row
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} is not a readable Parquet file: {one_line(error, 100)}") from None
+
+
+def _open_hub(name: str, split: str) -> Source:
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(
+            f"no file or folder {name!r}; to read it as a Hub dataset id, install the extra: pip install 'tokenstats[hub]'"
+        ) from None
+    try:
+        loaded = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the library raises many kinds: no network, no such id, no such split
+        raise InputError(f"no file or folder {name!r}, and as a Hub dataset it cannot be loaded: {one_line(error, 150)}") from None
+    return Source(f"{name}:{split}", str(loaded._fingerprint), lambda: iter(loaded))

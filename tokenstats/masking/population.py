@@ -1,0 +1,168 @@
+"""The tokens that a rule speaks about: the targets of one part that have a prediction, flat and in order."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from tokenstats.errors import RuleError, StoreError, nearest
+from tokenstats.masking.syntax import DERIVED, STATISTIC_COLUMNS, TOKEN_COLUMNS
+from tokenstats.schema import STATISTIC_BY_NAME
+from tokenstats.store import Store
+from tokenstats.store.manifests import Tokenizer
+
+Column = tuple[str | None, str]
+
+
+@dataclass(frozen=True)
+class Population:
+    """n target tokens of one part, in dataset order.
+
+    offsets: [R + 1] where each of the part's R rows begins among all its tokens
+    place:   [n] index of each target among all the part's tokens
+    """
+
+    part: int
+    seq_ids: pa.ChunkedArray
+    rows: np.ndarray
+    ids: np.ndarray
+    roles: np.ndarray
+    offsets: np.ndarray
+    place: np.ndarray
+    statistics: Mapping[Column, np.ndarray]
+    tokenizer: Tokenizer
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    @cached_property
+    def row(self) -> np.ndarray:
+        """[n] which of the part's rows a token belongs to."""
+        return np.searchsorted(self.offsets, self.place, side="right") - 1
+
+    @cached_property
+    def position_in_sequence(self) -> np.ndarray:
+        return self.place - self.offsets[self.row]
+
+    @cached_property
+    def sequence_starts(self) -> np.ndarray:
+        """[R + 1] where each row begins among the targets."""
+        return np.searchsorted(self.place, self.offsets)
+
+    @cached_property
+    def turn_starts(self) -> np.ndarray:
+        """Where each reply begins among the targets: after a gap, or at a new row."""
+        fresh = np.ones(len(self) + 1, bool)
+        fresh[1:-1] = (np.diff(self.place) > 1) | (np.diff(self.row) > 0)
+        return np.flatnonzero(fresh)
+
+    def starts(self, scope: str) -> np.ndarray:
+        return self.sequence_starts if scope == "sequence" else self.turn_starts
+
+    def column(self, column: Column) -> np.ndarray:
+        """[n] values of a column of the rule language. Statistics stay float32; what is derived from them is float64."""
+        scoring, name = column
+        if name in DERIVED:
+            logprob = self.statistics[scoring, DERIVED[name]].astype(np.float64)
+            return {"nll": np.negative, "prob": np.exp, "ppl": lambda x: np.exp(-x)}[name.removeprefix("ref_")](logprob)
+        if name in STATISTIC_COLUMNS:
+            return self.statistics[scoring, name]
+        return getattr(self, f"_{name}")
+
+    @property
+    def _token_id(self) -> np.ndarray:
+        return self.ids[self.place]
+
+    @property
+    def _role(self) -> np.ndarray:
+        return self.roles[self.place]
+
+    @cached_property
+    def _is_end_of_turn(self) -> np.ndarray:
+        return np.isin(self._token_id, self.tokenizer.end_of_turn_ids)
+
+    @cached_property
+    def _is_special(self) -> np.ndarray:
+        return np.isin(self._token_id, self.tokenizer.special_ids)
+
+    @cached_property
+    def _reply(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.turn_starts) - 1), np.diff(self.turn_starts))
+
+    @property
+    def _position(self) -> np.ndarray:
+        return np.arange(len(self)) - self.turn_starts[self._reply]
+
+    @property
+    def _length(self) -> np.ndarray:
+        return np.diff(self.turn_starts)[self._reply]
+
+    @property
+    def _turn(self) -> np.ndarray:
+        first = np.searchsorted(self.turn_starts, self.sequence_starts[self.row])
+        return self._reply - first
+
+
+def physical_columns(columns: Iterable[Column]) -> set[Column]:
+    """The stored statistics behind the columns that a rule names."""
+    return {(scoring, DERIVED.get(name, name)) for scoring, name in columns if name not in TOKEN_COLUMNS}
+
+
+def resolve_scorings(store: Store, columns: Iterable[Column], scoring: str | None) -> dict[str | None, str]:
+    """Which scoring each prefix of a rule means, None being the bare names. Raises where one lacks a column."""
+    names: dict[str | None, str] = {}
+    for prefix, column in sorted(physical_columns(columns), key=str):
+        if prefix not in names:
+            if prefix is not None and prefix not in store.scorings():
+                known = store.scorings()
+                raise RuleError(f"the rule reads scoring {prefix!r}{nearest(prefix, known)}; {store.path} holds: {', '.join(known) or 'none'}")
+            names[prefix] = store.scoring(prefix if prefix is not None else scoring)[0]
+        manifest = store.scoring(names[prefix])[1]
+        if STATISTIC_BY_NAME[column].of_reference and manifest.reference is None:
+            raise RuleError(f"the rule reads {column}, but scoring {names[prefix]!r} has no reference; compute one with --reference")
+    return names
+
+
+def read_populations(
+    store: Store, columns: Iterable[Column], scorings: Mapping[str | None, str], parts: Iterable[int] | None = None
+) -> Iterator[Population]:
+    """Yield one population per part, holding the statistics that the columns need."""
+    needed = physical_columns(columns)
+    by_family: dict[str, list[str]] = {"tokens": ["seq_id", "row", "input_ids", "role", "is_target"]}
+    for prefix, name in needed:
+        by_family.setdefault(f"stats/{scorings[prefix]}", []).append(name)
+    wanted = list(range(store.part_count) if parts is None else parts)
+    for index, tables in zip(wanted, store.aligned(by_family, wanted), strict=True):
+        tokens = tables["tokens"]
+        ids = tokens["input_ids"].combine_chunks()
+        offsets = ids.offsets.to_numpy().astype(np.int64)
+        target = tokens["is_target"].combine_chunks().flatten().to_numpy(zero_copy_only=False).copy()
+        target[offsets[:-1]] = False
+        place = np.flatnonzero(target)
+        statistics = {
+            (prefix, name): _targets_of(tables[f"stats/{scorings[prefix]}"], name, place, len(target), f"stats/{scorings[prefix]}, part {index}")
+            for prefix, name in needed
+        }
+        yield Population(
+            part=index,
+            seq_ids=tokens["seq_id"],
+            rows=tokens["row"].to_numpy(),
+            ids=ids.flatten().to_numpy(),
+            roles=tokens["role"].combine_chunks().flatten().to_numpy(),
+            offsets=offsets,
+            place=place,
+            statistics=statistics,
+            tokenizer=store.manifest.tokenizer,
+        )
+
+
+def _targets_of(table: pa.Table, name: str, place: np.ndarray, tokens: int, where: str) -> np.ndarray:
+    values = table[name].combine_chunks().flatten()
+    if len(values) != tokens:
+        raise StoreError(f"{where}: {name} has {len(values)} values for {tokens} tokens; score the store again")
+    chosen = values.take(pa.array(place))
+    if chosen.null_count:
+        raise StoreError(f"{where}: {name} is null for {chosen.null_count} target tokens; score the store again")
+    return chosen.to_numpy()

@@ -1,0 +1,37 @@
+"""What a model argument points at: a local folder, an adapter folder, or a Hub id."""
+
+import json
+from pathlib import Path
+
+from tokenstats.errors import InputError, one_line
+
+
+def local_folder(source: str) -> Path | None:
+    """The folder a model argument names, or None for a Hub id. Raises InputError for a path that is no model folder."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists() and not is_adapter(path):
+            raise InputError(f"{source} is not a model folder: it has no config.json and no adapter_config.json")
+        return path
+    if path.exists():
+        raise InputError(f"{source} is a file; expected a model folder or a Hub id")
+    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        raise InputError(f"no model folder at {source}: expected a folder with a config.json, an adapter folder, or a Hub id")
+    return None
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").exists()
+
+
+def adapter_base(folder: Path) -> str | None:
+    """The base model that an adapter folder names, or None where the folder is no adapter."""
+    if not is_adapter(folder):
+        return None
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}/adapter_config.json cannot be read: {one_line(error, 100)}") from None
+    if not isinstance(base, str) or not base:
+        raise InputError(f"{folder}/adapter_config.json names no base model: expected base_model_name_or_path")
+    return base

@@ -1,0 +1,86 @@
+"""A causal language model in two halves: hidden states for all positions, logits only for the rows that are wanted.
+
+Most positions of a fine-tuning set are prompts; a vocabulary-sized product for each of them is waste. The split is
+checked against the model's own logits before it is used.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+_AGREES = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative to the largest logit
+
+
+class SplitModel:
+    """``logits(hidden(ids)[rows])`` is ``model(ids).logits[rows]``, in float32.
+
+    float32_head: keep a float32 copy of a half-precision head. Half-precision logits cost a KL its last three digits.
+                  Training takes the true head: a copy would keep its gradients to itself.
+    model:        what ``hidden`` calls; may be set to a wrapper of the model, which data-parallel training counts on
+    """
+
+    def __init__(self, model: nn.Module, float32_head: bool = True):
+        self.model = model
+        self._config = model.config.get_text_config()
+        self._head = model.get_output_embeddings()
+        self._finish = _after_head(self._config)
+        self.is_split = self._head is not None
+        self._wide_head = self._head
+        if self.is_split and float32_head and next(self._head.parameters()).dtype != torch.float32:
+            self._wide_head = deepcopy(self._head).float()
+
+    @property
+    def vocabulary(self) -> int:
+        """Columns of the logits, those that only pad the embedding included."""
+        return int(self._config.vocab_size)
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """[B, T] ids → [B, T, H], what the head would see (or, for a model that cannot be split, its logits [B, T, V])."""
+        if not self.is_split:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        seen: list[Tensor] = []
+
+        def stop_at_head(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+            seen.append(inputs[0])
+            return (inputs[0][:, :1],)  # the head itself then runs on one position: next to nothing
+
+        hook = self._head.register_forward_pre_hook(stop_at_head)
+        try:
+            self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        finally:
+            hook.remove()
+        return seen[0]
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """[N, H] hidden states → [N, V] float32 logits, scale and soft-capping included."""
+        if not self.is_split:
+            return rows.float()
+        wide = next(self._wide_head.parameters()).dtype
+        return self._finish(self._wide_head(rows.to(wide)).float())
+
+    def check(self, input_ids: Tensor) -> bool:
+        """Compare with the model's own logits on [B, T] ids; where they differ, use the model's own from here on."""
+        if not self.is_split:
+            return False
+        with torch.no_grad():
+            truth = self.model(input_ids=input_ids, use_cache=False).logits
+            ours = self.logits(self.hidden(input_ids).flatten(0, 1)).view_as(truth)
+        allowed = _AGREES.get(truth.dtype, 1e-4) * truth.float().abs().max().clamp_min(1.0)
+        self.is_split = bool((ours - truth.float()).abs().max() <= allowed)
+        return self.is_split
+
+
+def _after_head(config: object) -> Callable[[Tensor], Tensor]:
+    """What an architecture does to its logits after the output matrix, as its configuration tells it."""
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    scale *= getattr(config, "lm_head_multiplier", None) or 1.0  # Falcon-H1
+    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+
+    def finish(logits: Tensor) -> Tensor:
+        logits = logits if scale == 1.0 else logits * scale
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    return finish

@@ -1,0 +1,113 @@
+"""Load a causal language model, adapters included, and say exactly which weights it has."""
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from tokenstats.errors import InputError, one_line
+from tokenstats.modeling.folders import adapter_base, local_folder
+from tokenstats.store.manifests import Model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode on its device, with its description for manifests."""
+
+    model: nn.Module
+    description: Model
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise InputError(f"device {device!r} cannot be used: {one_line(error, 120)}; expected auto, cpu or cuda") from None
+    return chosen
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    """``auto`` is the checkpoint's own type on a GPU, and float32 on a CPU, where half precision costs accuracy and gains little."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not known; expected auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def load_model(source: str, dtype: str, device: torch.device) -> LoadedModel:
+    """Load a model folder, Hub id or adapter folder. Raises InputError where it is none."""
+    folder = local_folder(source)
+    base = adapter_base(folder) if folder is not None else None
+    model = _load_weights(base or source, dtype, device)
+    if base is not None:
+        model = _load_adapter(model, folder, source)
+    model = model.to(device).eval()
+    config = model.config
+    return LoadedModel(
+        model,
+        Model(
+            source=source,
+            fingerprint=weights_fingerprint(model),
+            revision=getattr(config, "_commit_hash", None),
+            architecture=type(model.get_base_model() if base is not None else model).__name__,
+            parameters=sum(p.numel() for p in model.parameters()),
+        ),
+    )
+
+
+def _load_weights(source: str, dtype: str, device: torch.device) -> nn.Module:
+    folder = local_folder(source)
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder or source,
+            dtype=pick_dtype(dtype, device),
+            local_files_only=folder is not None,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises many kinds here
+        raise InputError(f"no causal language model can be loaded from {source}: {one_line(error, 150)}") from None
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise InputError(f"{source} lacks weights ({missing}, …): they would be random numbers; use a complete checkpoint")
+    return model
+
+
+def _load_adapter(model: nn.Module, folder: Path | None, source: str) -> nn.Module:
+    if find_spec("peft") is None:
+        raise InputError(f"{source} is an adapter; install the extra that reads it: pip install 'tokenstats[peft]'")
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:
+        raise InputError(f"the adapter {source} cannot be put on its base model: {one_line(error, 150)}") from None
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Digest of every tensor's name, type, shape, the sum of its bits, and 64 of its elements.
+
+    The sum is over integers, so it does not depend on the order of summation, the device or the number of threads.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        bits = tensor.detach().flatten()
+        bits = bits.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[bits.element_size()])
+        some = bits[:: max(1, bits.numel() // 64)].cpu().numpy().tobytes()
+        total = int(bits.sum(dtype=torch.int64))
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {total} ".encode() + some)
+    return digest.hexdigest()

@@ -1,0 +1,62 @@
+"""Load a tokenizer and say exactly which one it is."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from tokenstats.errors import InputError, one_line
+from tokenstats.modeling.folders import adapter_base, local_folder
+from tokenstats.store.manifests import Tokenizer
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model folder, a Hub id, or an adapter (its own, else its base model's)."""
+    folder = local_folder(source)
+    if folder is not None and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        base = adapter_base(folder)
+        if base is None:
+            raise InputError(f"{source} has no tokenizer ({', '.join(_TOKENIZER_FILES[:2])}); copy the one it was trained with there")
+        return load_tokenizer(base)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder or source, local_files_only=folder is not None)
+    except Exception as error:  # transformers raises many kinds here
+        raise InputError(f"no tokenizer can be loaded from {source}: {one_line(error, 150)}") from None
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(f"{source} has a slow tokenizer, which does not say which characters a token covers; expected a fast one")
+    return tokenizer
+
+
+def tokenizer_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """One more than the largest id: the real vocabulary. A model may have more columns, as padding."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Digest of the map from words to ids: two tokenizers with the same digest read and write the same ids."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
+    return hashlib.blake2b(vocabulary.encode(), digest_size=16).hexdigest()
+
+
+def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, source: str, end_of_turn_ids: list[int]) -> Tokenizer:
+    return Tokenizer(
+        source=source,
+        fingerprint=tokenizer_fingerprint(tokenizer),
+        size=tokenizer_size(tokenizer),
+        bos_id=tokenizer.bos_token_id,
+        end_of_turn_ids=tuple(end_of_turn_ids),
+        special_ids=tuple(sorted(special_ids(tokenizer))),
+    )
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | set(tokenizer.all_special_ids)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,92 @@
+"""The models of a scoring: one, or one and its reference, checked to be worth comparing."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokenstats.alignment import outputs_that_predict
+from tokenstats.errors import InputError
+from tokenstats.modeling.head import SplitModel
+from tokenstats.modeling.load import LoadedModel, load_model
+from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tokenstats.scoring.statistics import token_statistics
+
+_LOGITS_AT_ONCE = 1 << 24  # rows · vocabulary of one float32 block: 64 MiB
+_ADVICE = "take a policy that has moved: a warm-up checkpoint, another checkpoint, an adapter"
+
+
+@dataclass
+class ModelPair:
+    """A scored model, perhaps a reference, and the vocabulary they share."""
+
+    policy: LoadedModel
+    reference: LoadedModel | None
+    vocabulary: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        for loaded in self.loaded:
+            columns = loaded.model.get_output_embeddings()
+            width = getattr(columns, "out_features", self.vocabulary) if columns is not None else self.vocabulary
+            if width < self.vocabulary:
+                raise InputError(
+                    f"{loaded.description.source} gives {width} logits a token, but its tokenizer has ids up to "
+                    f"{self.vocabulary - 1}; expected a model whose vocabulary covers its tokenizer"
+                )
+        self.split = [SplitModel(loaded.model) for loaded in self.loaded]
+
+    @property
+    def loaded(self) -> list[LoadedModel]:
+        return [self.policy] + ([self.reference] if self.reference else [])
+
+    @property
+    def max_positions(self) -> int | None:
+        known = [getattr(m.model.config.get_text_config(), "max_position_embeddings", None) for m in self.loaded]
+        return min((n for n in known if n), default=None)
+
+    @torch.inference_mode()
+    def check(self, input_ids: Tensor) -> dict[str, str]:
+        """Try both models on [B, T] ids: refuse two that answer the same, and say how each one's head is run."""
+        input_ids = input_ids.to(self.device)
+        ways = {}
+        for loaded, split in zip(self.loaded, self.split, strict=True):
+            ways[loaded.description.source] = "split" if split.check(input_ids) else "whole: its own full logits"
+        if len(self.split) == 2:
+            first, second = (s.logits(s.hidden(input_ids).flatten(0, 1))[:, : self.vocabulary] for s in self.split)
+            if torch.equal(first, second):
+                raise InputError(f"model and reference give the same logits, so every KL would be 0; {_ADVICE}")
+        return ways
+
+    @torch.inference_mode()
+    def score(self, input_ids: Tensor, chosen: Tensor, topk: int) -> dict[str, Tensor]:
+        """Statistics of the chosen tokens of [B, T] right-padded ids, on the CPU, in the order of ``ids[chosen]``."""
+        input_ids, chosen = input_ids.to(self.device), chosen.to(self.device)
+        # no attention mask: padding is on the right, where a causal model's earlier positions cannot see it
+        rows = [outputs_that_predict(split.hidden(input_ids), chosen) for split in self.split]
+        targets = input_ids[chosen]
+        blocks = []
+        step = max(1, _LOGITS_AT_ONCE // self.vocabulary)
+        for start in range(0, len(targets), step):
+            block = slice(start, start + step)
+            logits = [s.logits(r[block])[:, : self.vocabulary] for s, r in zip(self.split, rows, strict=True)]
+            blocks.append(token_statistics(logits[0], targets[block], *logits[1:], topk=topk))
+        return {name: torch.cat([b[name] for b in blocks]).cpu() for name in blocks[0]}
+
+
+def load_pair(model: str, reference: str | None, dtype: str, device: torch.device, vocabulary: int, tokenizer_id: str) -> ModelPair:
+    """Load and compare. Raises InputError for other tokenizers, identical weights, or a model that lacks columns."""
+    if reference is not None:
+        other = tokenizer_fingerprint(load_tokenizer(reference))
+        if other != tokenizer_id:
+            raise InputError(
+                f"{model} and {reference} have different tokenizers ({tokenizer_id[:8]}, {other[:8]}): their probabilities "
+                "are over different words; take a reference with the same tokenizer"
+            )
+    policy = load_model(model, dtype, device)
+    if reference is None:
+        return ModelPair(policy, None, vocabulary, device)
+    second = load_model(reference, dtype, device)
+    if second.description.fingerprint == policy.description.fingerprint:
+        raise InputError(f"{model} and {reference} have the same weights, so every KL would be 0; {_ADVICE}")
+    return ModelPair(policy, second, vocabulary, device)

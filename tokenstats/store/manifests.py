@@ -1,0 +1,154 @@
+"""What the manifests say: typed, read strictly, written last."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tokenstats.errors import StoreError
+from tokenstats.schema import SCHEMA_VERSION
+from tokenstats.store.parts import write_json
+
+MANIFEST = "manifest.json"
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Part(_Record):
+    """One part file: how many rows and tokens it holds, and the digest of its bytes."""
+
+    rows: int
+    tokens: int
+    digest: str
+
+
+class _Manifest(_Record):
+    schema_version: int = SCHEMA_VERSION
+    created: str
+    parts: tuple[Part, ...]
+    fingerprint: str
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / MANIFEST, self.model_dump_json(indent=2))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        path = folder / MANIFEST
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(f"{path} is missing: the run that makes it has not ended; run it again to finish") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
+        try:
+            manifest = cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise StoreError(f"{path} is not a manifest of tokenstats: {where}: {first['msg']}") from None
+        if manifest.schema_version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path} has schema version {manifest.schema_version}, this tokenstats reads {SCHEMA_VERSION}"
+            )
+        return manifest
+
+
+class Dataset(_Record):
+    """Where the rows came from and what became of them."""
+
+    source: str
+    fingerprint: str
+    shape: str
+    columns: dict[str, str]
+    rows: int
+    dropped: dict[str, int]
+    first_dropped: dict[str, int]
+    truncated: int
+
+
+class Tokenizer(_Record):
+    """Ids and words that everything in the store is written in."""
+
+    source: str
+    fingerprint: str
+    size: int
+    bos_id: int | None
+    end_of_turn_ids: tuple[int, ...]
+    special_ids: tuple[int, ...]
+
+
+class Template(_Record):
+    """How rows became text, and how targets were found in it."""
+
+    fingerprint: str
+    targets: str
+    max_length: int | None
+
+
+class StoreManifest(_Manifest):
+    """``STORE/manifest.json``: the tokens family."""
+
+    dataset: Dataset
+    tokenizer: Tokenizer
+    template: Template
+    part_tokens: int
+    sequences: int
+    tokens: int
+    targets: int
+
+
+class Model(_Record):
+    """One scored model: where it was, and a digest of its weights."""
+
+    source: str
+    fingerprint: str
+    revision: str | None
+    architecture: str
+    parameters: int
+
+
+class ScoringManifest(_Manifest):
+    """``stats/<scoring>/manifest.json``."""
+
+    store_fingerprint: str
+    model: Model
+    reference: Model | None
+    dtype: str
+    device: str
+    vocabulary: int
+    topk: int
+    score_all: bool
+    head: dict[str, str]
+    versions: dict[str, str]
+    scored: int
+    means: dict[str, float]
+    padding: float
+
+
+class Clause(_Record):
+    """One branch of a rule: its text and how many target tokens it dropped."""
+
+    text: str
+    dropped: int
+
+
+class MaskManifest(_Manifest):
+    """``masks/<mask>/manifest.json``."""
+
+    store_fingerprint: str
+    rule: dict[str, str]
+    rule_fingerprint: str
+    scorings: dict[str, str]
+    thresholds: dict[str, float]
+    clauses: tuple[Clause, ...]
+    targets: int
+    kept: int
+    protected: int
+    rows_with_nothing_kept: int

@@ -1,0 +1,165 @@
+"""One part: a Parquet file that appears whole or not at all, and says which run made it.
+
+A part is written under a temporary name in its own folder, flushed to disk, then renamed. The settings of the run are
+kept in the file's metadata, so that a later run knows whether it may go on beside it. Pages carry checksums: flipped
+bytes are an error that names the part, never a wrong number.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenstats.errors import StoreError, one_line
+
+_SETTINGS, _PROGRESS = b"tokenstats.settings", b"tokenstats.progress"
+_VALUES_PER_ROW_GROUP = 1_000_000
+_TEMPORARY = ".writing-"
+
+Settings = Mapping[str, Any]
+"""What a run was asked for, as JSON: parts of other settings are never mixed."""
+
+
+def part_path(folder: Path, index: int) -> Path:
+    return folder / f"part-{index:05d}.parquet"
+
+
+def write_part(folder: Path, index: int, table: pa.Table, settings: Settings, progress: Settings | None = None) -> None:
+    """Write one part, atomically. ``progress`` says where in its source the part ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = table.replace_schema_metadata(
+        {_SETTINGS: _to_json(settings).encode(), _PROGRESS: _to_json(progress or {}).encode()}
+    )
+    target = part_path(folder, index)
+    temporary = folder / f"{_TEMPORARY}{target.name}"
+    try:
+        with open(temporary, "wb") as file:
+            pq.write_table(table, file, row_group_size=_rows_per_group(table), **_encoding(table.schema))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        _flush_folder(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {target}: {error.strerror or error}; free some space or mend its rights") from error
+
+
+def write_json(path: Path, content: str) -> None:
+    """Write a manifest, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{_TEMPORARY}{path.name}"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(content + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; free some space or mend its rights") from error
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a part, or some of its columns. Raises StoreError, naming it, where it is missing or damaged."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(columns=list(columns) if columns is not None else None)
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing; run the command that made it again") from None
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise StoreError(
+            f"{path} cannot be read ({one_line(error, 120)}); delete it and run the command that made it again"
+        ) from error
+
+
+def finished_parts(folder: Path, settings: Settings, what: str) -> list[int]:
+    """Indices of the parts that are there already, made with the same settings.
+
+    Clears away what a killed run was writing. Raises StoreError where a part was made with other settings,
+    naming each setting that differs; ``what`` says in words what the folder holds.
+    """
+    if not folder.is_dir():
+        return []
+    for leftover in folder.glob(f"{_TEMPORARY}*"):
+        leftover.unlink()
+    wanted = json.loads(_to_json(settings))
+    indices = []
+    for path in sorted(folder.glob("part-*.parquet")):
+        found = _metadata(path, _SETTINGS)
+        if found != wanted:
+            raise StoreError(f"{what} was made with other settings: {describe_difference(found, wanted)}")
+        indices.append(int(path.stem.removeprefix("part-")))
+    return indices
+
+
+def part_progress(path: Path) -> dict[str, Any]:
+    return _metadata(path, _PROGRESS)
+
+
+def describe_difference(found: Settings, wanted: Settings) -> str:
+    """``name: there X, asked for Y`` for each setting that differs."""
+    names = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+    return "; ".join(f"{k}: there {one_line(found.get(k), 80)}, asked for {one_line(wanted.get(k), 80)}" for k in names)
+
+
+def digest_of(path: Path) -> str:
+    """BLAKE2b of a file's bytes, 16 bytes in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _metadata(path: Path, key: bytes) -> dict[str, Any]:
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        return json.loads(metadata[key])
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise StoreError(f"{path} is not a readable part ({one_line(error, 120)}); delete it and run again") from error
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _rows_per_group(table: pa.Table) -> int:
+    values = max((len(c.combine_chunks().flatten()) for c in table.columns if pa.types.is_list(c.type)), default=0)
+    return max(1, _VALUES_PER_ROW_GROUP * max(1, len(table)) // max(1, values))
+
+
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """Byte-stream-split for floats and wide integers, dictionaries for the rest; zstd-1; large pages.
+
+    Small pages (pyarrow starts a new one every 20,000 rows) would cut the byte streams short.
+    """
+    split: dict[str, str] = {}
+    dictionary: list[str] = []
+    for column in schema:
+        path, kind = column.name, column.type
+        while pa.types.is_list(kind):
+            path, kind = f"{path}.list.element", kind.value_type
+        if pa.types.is_floating(kind) or pa.types.is_int32(kind):
+            split[path] = "BYTE_STREAM_SPLIT"
+        elif not pa.types.is_boolean(kind) and not pa.types.is_string(kind):
+            dictionary.append(path)
+    return {
+        "compression": "zstd",
+        "compression_level": 1,
+        "column_encoding": split or None,
+        "use_dictionary": dictionary or False,
+        "data_page_size": 64 << 20,
+        "max_rows_per_page": 1 << 30,
+        "write_page_checksum": True,
+    }
