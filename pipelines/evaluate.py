@@ -42,15 +42,11 @@ def evaluate(model, tokenizer, chats: list[dict], samples: int = 8, seed: int = 
     """Greedy accuracy, pass@1 and pass@``samples`` over ``chats``."""
     model.eval()
     torch.manual_seed(seed)
-    prompts = [
-        tokenizer.apply_chat_template(c["messages"][:-1], tokenize=False, add_generation_prompt=True) for c in chats
-    ]
+    prompts = [tokenizer.apply_chat_template(c["messages"][:-1], tokenize=False, add_generation_prompt=True) for c in chats]
     answers = [c["answer"] for c in chats]
     greedy = [stated_answer(r) == a for r, a in zip(replies(model, tokenizer, prompts, sample=False), answers, strict=True)]
     drawn = replies(model, tokenizer, [p for p in prompts for _ in range(samples)], sample=True)
-    correct = [
-        sum(stated_answer(r) == a for r in drawn[i * samples : (i + 1) * samples]) for i, a in enumerate(answers)
-    ]
+    correct = [sum(stated_answer(r) == a for r in drawn[i * samples : (i + 1) * samples]) for i, a in enumerate(answers)]
     return {
         "greedy": sum(greedy) / len(chats),
         "pass@1": sum(pass_at_k(samples, c, 1) for c in correct) / len(chats),

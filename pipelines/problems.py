@@ -11,21 +11,93 @@ several wordings. So a model trained on these meets real forks (which operation,
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 NAMES = {
-    "he": "Tom Ben Sam Max Leo Jack Omar Ravi Hugo Ivan Noah Luis Adam Finn Paul Yusuf".split(),
-    "she": "Anna Mia Zoe Lily Emma Ruth Nina Sara Olga Jane Maya Ines Clara Leila Rosa Hana".split(),
+    "he": [
+        "Tom",
+        "Ben",
+        "Sam",
+        "Max",
+        "Leo",
+        "Jack",
+        "Omar",
+        "Ravi",
+        "Hugo",
+        "Ivan",
+        "Noah",
+        "Luis",
+        "Adam",
+        "Finn",
+        "Paul",
+        "Yusuf",
+    ],
+    "she": [
+        "Anna",
+        "Mia",
+        "Zoe",
+        "Lily",
+        "Emma",
+        "Ruth",
+        "Nina",
+        "Sara",
+        "Olga",
+        "Jane",
+        "Maya",
+        "Ines",
+        "Clara",
+        "Leila",
+        "Rosa",
+        "Hana",
+    ],
 }
-THINGS = (
-    "apples pears pens books coins cards shells stamps eggs buttons marbles cookies stickers balloons "
-    "candles flowers lemons muffins beads ribbons stones tickets toys cups"
-).split()
-COLOURS = "red blue green white yellow black".split()
-CONTAINERS = "boxes bags jars baskets packs trays".split()
+THINGS = [
+    "apples",
+    "pears",
+    "pens",
+    "books",
+    "coins",
+    "cards",
+    "shells",
+    "stamps",
+    "eggs",
+    "buttons",
+    "marbles",
+    "cookies",
+    "stickers",
+    "balloons",
+    "candles",
+    "flowers",
+    "lemons",
+    "muffins",
+    "beads",
+    "ribbons",
+    "stones",
+    "tickets",
+    "toys",
+    "cups",
+]
+COLOURS = ["red", "blue", "green", "white", "yellow", "black"]
+CONTAINERS = ["boxes", "bags", "jars", "baskets", "packs", "trays"]
 STYLES = ("equations", "prose", "story", "terse")
-LARGEST = 199  # every running total stays at or below this
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How large numbers get: running totals, one quantity, a plain number, and the things in one container."""
+
+    total: int
+    quantity: int
+    plain: int
+    each: int
+
+
+SMALL = Numbers(total=199, quantity=60, plain=40, each=12)
+"""What the base model is pre-trained on."""
+
+LARGER = Numbers(total=299, quantity=100, plain=70, each=15)
+"""What it is fine-tuned and tested on: the same problems, a little beyond what it has seen."""
 
 
 @dataclass
@@ -54,8 +126,9 @@ class Problem:
 class _Builder:
     """Collects sentences and steps while a problem grows."""
 
-    def __init__(self, rng: random.Random):
+    def __init__(self, rng: random.Random, numbers: Numbers):
         self.rng = rng
+        self.numbers = numbers
         self.pronoun = rng.choice(list(NAMES))
         self.name = rng.choice(NAMES[self.pronoun])
         self.thing = rng.choice(THINGS)
@@ -80,7 +153,7 @@ class _Builder:
         rng = self.rng
         if room >= 8 and rng.random() < 0.55:
             count = rng.randint(2, min(9, room // 2))
-            each = rng.randint(2, min(12, room // count))
+            each = rng.randint(2, min(self.numbers.each, room // count))
             container = rng.choice(CONTAINERS)
             phrase = rng.choice([f"{count} {container} of {each} {what}", f"{count} {container} with {each} {what} each"])
             wordings = [
@@ -89,7 +162,7 @@ class _Builder:
                 f"{count} {container} with {each} {what} make {{eq}}.",
             ]
             return phrase, count * each, self.add_step(count, "*", each, [], wordings)
-        value = rng.randint(2, max(2, min(40, room)))
+        value = rng.randint(2, max(2, min(self.numbers.plain, room)))
         return f"{value} {what}", value, None
 
     def start(self, groups: int) -> None:
@@ -98,7 +171,7 @@ class _Builder:
         phrases = []
         for colour in colours:
             what = f"{colour} {self.thing}" if groups > 1 else self.thing
-            phrase, value, step = self.quantity(what, 60)
+            phrase, value, step = self.quantity(what, self.numbers.quantity)
             phrases.append(phrase)
             if self.total:
                 wordings = [
@@ -114,7 +187,7 @@ class _Builder:
 
     def gain(self) -> None:
         verb, past = self.rng.choice([("buys", "buying"), ("finds", "finding"), ("gets", "getting"), ("wins", "winning")])
-        room = min(60, LARGEST - self.total)
+        room = min(self.numbers.quantity, self.numbers.total - self.total)
         phrase, value, step = self.quantity(self.thing, room)
         more = phrase if step is not None else f"{value} more"
         self.sentences.append(f"{self.he()} {verb} {more}.")
@@ -128,7 +201,7 @@ class _Builder:
 
     def lose(self) -> None:
         verb, past = self.rng.choice([("gives away", "giving"), ("loses", "losing"), ("sells", "selling"), ("uses", "using")])
-        phrase, value, step = self.quantity(self.thing, min(60, self.total - 1))
+        phrase, value, step = self.quantity(self.thing, min(self.numbers.quantity, self.total - 1))
         self.sentences.append(f"{self.he()} {verb} {phrase if step is not None else f'{value} of them'}.")
         wordings = [
             f"After {past} them {self.pronoun} has {{eq}} {self.thing} left.",
@@ -140,10 +213,13 @@ class _Builder:
 
     def double(self) -> None:
         factor, word = self.rng.choice([(2, "twice"), (3, "three times")])
-        if self.total * factor > LARGEST:
+        if self.total * factor > self.numbers.total:
             factor, word = 2, "twice"
         self.sentences.append(f"A week later {self.pronoun} has {word} as many.")
-        wordings = [f"A week later {self.pronoun} has {{eq}} {self.thing}.", f"{word.capitalize()} as many is {{eq}} {self.thing}."]
+        wordings = [
+            f"A week later {self.pronoun} has {{eq}} {self.thing}.",
+            f"{word.capitalize()} as many is {{eq}} {self.thing}.",
+        ]
         self.total_step = self.add_step(self.total, "*", factor, [self.total_step], wordings)
         self.total *= factor
 
@@ -156,8 +232,14 @@ class _Builder:
             k = rng.choice(friends)
             self.sentences.append(f"{self.he()} shares them equally among {k} friends.")
             question = f"How many {self.thing} does each friend get?"
-            self.add_step(self.total, "/", k, [self.total_step], [f"Each friend gets {{eq}} {unit}.", f"Shared, that is {{eq}} {unit} each."])
-        elif ending < 0.35 and self.total <= 60 and len(self.steps) < 5:
+            self.add_step(
+                self.total,
+                "/",
+                k,
+                [self.total_step],
+                [f"Each friend gets {{eq}} {unit}.", f"Shared, that is {{eq}} {unit} each."],
+            )
+        elif ending < 0.35 and self.total <= self.numbers.quantity and len(self.steps) < 5:
             price, unit = rng.randint(2, 5), "dollars"
             self.sentences.append(f"{self.he()} sells all of them for {price} dollars each.")
             question = f"How many dollars does {self.pronoun} get?"
@@ -168,15 +250,15 @@ class _Builder:
         return Problem(text, self.steps[-1].result, self.name, unit, self.steps)
 
 
-def make_problem(rng: random.Random) -> Problem:
+def make_problem(rng: random.Random, numbers: Numbers = SMALL) -> Problem:
     """Draw a problem with 2 to 5 operations."""
     while True:
-        b = _Builder(rng)
+        b = _Builder(rng, numbers)
         b.start(groups=rng.choice([1, 1, 2, 2, 3]))
         for _ in range(rng.randint(0, 3)):
-            options = [b.gain] if b.total <= LARGEST - 20 else []
+            options = [b.gain] if b.total <= numbers.total - 20 else []
             options += [b.lose, b.lose] if b.total >= 6 else []
-            options += [b.double] if 4 <= b.total <= LARGEST // 2 else []
+            options += [b.double] if 4 <= b.total <= numbers.total // 2 else []
             rng.choice(options)()
         if not b.steps:
             continue
@@ -203,7 +285,9 @@ def solve(problem: Problem, style: str, rng: random.Random) -> str:
         return f"{', '.join(str(s.result) for s in steps)}. The answer is {answer}."
     if style == "story":
         links = ["First", *["Next"] * (len(steps) - 2), "Finally"]
-        lines = [f"{link} {rng.choice(['compute', 'work out', 'we get'])} {e}." for link, e in zip(links, equations, strict=True)]
+        lines = [
+            f"{link} {rng.choice(['compute', 'work out', 'we get'])} {e}." for link, e in zip(links, equations, strict=True)
+        ]
         return " ".join([*lines, f"{name} ends with {answer} {unit}."])
     if style == "prose":
         opening = rng.choice(["", "", f"Let us count the {unit}. ", "Step by step. "])
@@ -212,12 +296,14 @@ def solve(problem: Problem, style: str, rng: random.Random) -> str:
     raise ValueError(f"style {style!r} is not one of {STYLES}")
 
 
-def chats(count: int, seed: int, styles: tuple[str, ...] = STYLES, taken: frozenset[str] | set[str] = frozenset()) -> Iterator[dict]:
+def chats(
+    count: int, seed: int, styles: Sequence[str] = STYLES, numbers: Numbers = SMALL, taken: Collection[str] = ()
+) -> Iterator[dict]:
     """Yield ``count`` chats. Questions in ``taken`` are not used again."""
     rng = random.Random(seed)
     made = 0
     while made < count:
-        problem = make_problem(rng)
+        problem = make_problem(rng, numbers)
         style = rng.choice(styles)
         if problem.question in taken:
             continue

@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from pipelines.problems import chats
+from pipelines.problems import LARGER, chats
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 SFT_ROWS, TEST_ROWS, SAMPLE_ROWS = 400, 300, 500
@@ -47,7 +48,7 @@ CHAT_TEMPLATE = (
 
 def held_out_questions() -> set[str]:
     """Questions of the test set: no other set may contain them."""
-    return {c["messages"][0]["content"] for c in chats(TEST_ROWS, TEST_SEED, SFT_STYLE)}
+    return {c["messages"][0]["content"] for c in chats(TEST_ROWS, TEST_SEED, SFT_STYLE, LARGER)}
 
 
 def write_chats(path: Path, rows: Iterator[dict]) -> None:
@@ -58,8 +59,8 @@ def write_chats(path: Path, rows: Iterator[dict]) -> None:
 
 def make_data() -> None:
     held_out = held_out_questions()
-    write_chats(DATA / "test.jsonl", chats(TEST_ROWS, TEST_SEED, SFT_STYLE))
-    write_chats(DATA / "sft.jsonl", chats(SFT_ROWS, SFT_SEED, SFT_STYLE, taken=held_out))
+    write_chats(DATA / "test.jsonl", chats(TEST_ROWS, TEST_SEED, SFT_STYLE, LARGER))
+    write_chats(DATA / "sft.jsonl", chats(SFT_ROWS, SFT_SEED, SFT_STYLE, LARGER, held_out))
     write_chats(DATA / "pretrain-sample.jsonl", chats(SAMPLE_ROWS, PRETRAIN_SEED, taken=held_out))
 
 
@@ -101,7 +102,7 @@ def pretraining_batches(tokenizer: PreTrainedTokenizerFast, batch_size: int, ste
             yield torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in batch])
 
 
-def make_base(steps: int, batch_size: int = 128, peak_lr: float = 3e-3, out: Path = DATA / "models" / "base") -> None:
+def make_base(steps: int, out: Path, batch_size: int = 128, peak_lr: float = 3e-3) -> None:
     """Pre-train the base model: AdamW, linear warm-up, linear decay to zero."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -159,14 +160,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["data", "base", "warmup", "evaluate"])
     parser.add_argument("--steps", type=int, default=3500, help="pre-training steps of 128 problems")
-    parser.add_argument("--out", type=Path, default=DATA / "models" / "base")
+    parser.add_argument("--models", type=Path, default=DATA / "models", help="folder of base/ and warmup/")
     args = parser.parse_args()
     if args.what == "data":
         make_data()
     elif args.what == "base":
-        make_base(args.steps, out=args.out)
+        make_base(args.steps, out=args.models / "base")
+    elif args.what == "warmup":
+        from pipelines.demo import warm_up
+
+        # float32: bfloat16 would round away part of so small a move
+        shutil.rmtree(args.models / "warmup", ignore_errors=True)
+        warm_up(args.models / "warmup", base=args.models / "base")
     elif args.what == "evaluate":
-        evaluate_models([args.out])
+        evaluate_models([args.models / "base", args.models / "warmup"])
 
 
 if __name__ == "__main__":

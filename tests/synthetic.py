@@ -48,7 +48,11 @@ def make_store(
         )
         write_part(path / "tokens", index, tokens, {"made": "up"})
         columns = [
-            nested([statistics[f.name][i] if f.name in statistics else np.zeros(len(ids[i])) for i in rows], f.type.value_type, chosen)
+            nested(
+                [statistics[f.name][i] if f.name in statistics else np.zeros(len(ids[i])) for i in rows],
+                f.type.value_type,
+                chosen,
+            )
             for f in list(schema)[1:]
         ]
         stats = pa.table([pa.array([seq_ids[i] for i in rows]), *columns], schema=schema)
@@ -59,8 +63,12 @@ def make_store(
     StoreManifest(
         **shared,
         fingerprint="f" * 32,
-        dataset=Dataset(source="made up", fingerprint="", shape="text", columns={}, rows=len(ids), dropped={}, first_dropped={}, truncated=0),
-        tokenizer=Tokenizer(source="", fingerprint="", size=100, bos_id=None, end_of_turn_ids=(END_OF_TURN,), special_ids=(0, 1, 2)),
+        dataset=Dataset(
+            source="made up", fingerprint="", shape="text", columns={}, rows=len(ids), dropped={}, first_dropped={}, truncated=0
+        ),
+        tokenizer=Tokenizer(
+            source="", fingerprint="", size=100, bos_id=None, end_of_turn_ids=(END_OF_TURN,), special_ids=(0, 1, 2)
+        ),
         template=Template(fingerprint="", targets="text", max_length=None),
         part_tokens=0,
         sequences=len(ids),
@@ -95,7 +103,10 @@ def random_store(path: Path, sequences: int, seed: int, rows_per_part: int = 50,
     for row in range(sequences):
         turns = rng.integers(1, 4)
         flags = np.concatenate(
-            [np.repeat([False, True], [rng.integers(1, 4), 1 if rng.random() < 0.3 else rng.integers(1, 20)]) for _ in range(turns)]
+            [
+                np.repeat([False, True], [rng.integers(1, 4), 1 if rng.random() < 0.3 else rng.integers(1, 20)])
+                for _ in range(turns)
+            ]
         )
         words = rng.integers(3, 100, len(flags))
         words[np.flatnonzero(flags & ~np.append(flags[1:], False))] = END_OF_TURN

@@ -76,7 +76,9 @@ def test_every_shape_gives_the_same_tokens(tokenizer, tmp_path, row):
 
 
 def test_alpaca_input_follows_the_instruction(tokenizer, tmp_path):
-    found = only_row(build(tokenizer, tmp_path, [{"instruction": "Add", "input": "2 and 2", "output": "4", "system": "Be brief"}]))
+    found = only_row(
+        build(tokenizer, tmp_path, [{"instruction": "Add", "input": "2 and 2", "output": "4", "system": "Be brief"}])
+    )
     text = tokenizer.decode(found["input_ids"])
     assert "system\nBe brief<|im_end|>\n<|im_start|>user\nAdd\n2 and 2<|im_end|>" in text
 
@@ -101,10 +103,18 @@ def test_a_function_call_is_learned_and_its_result_is_not(tokenizer, tmp_path):
 
 
 def test_several_turns_are_all_targets_and_roles_are_told_apart(tokenizer, tmp_path):
-    chat = [{"role": "system", "content": "Be kind"}, *CHAT, {"role": "user", "content": "and 3+3?"}, {"role": "assistant", "content": "6"}]
+    chat = [
+        {"role": "system", "content": "Be kind"},
+        *CHAT,
+        {"role": "user", "content": "and 3+3?"},
+        {"role": "assistant", "content": "6"},
+    ]
     found = only_row(build(tokenizer, tmp_path, [{"messages": chat}]))
     assert learned(tokenizer, found) == "2+2=4<|im_end|>|6<|im_end|>"
-    by_role = {name: tokenizer.decode([i for i, r in zip(found["input_ids"], found["role"], strict=True) if ROLES[r] == name]) for name in ROLES}
+    by_role = {
+        name: tokenizer.decode([i for i, r in zip(found["input_ids"], found["role"], strict=True) if ROLES[r] == name])
+        for name in ROLES
+    }
     assert "Be kind" in by_role["system"]
     assert "What is 2+2?" in by_role["user"]
     assert "and 3+3?" in by_role["user"]
@@ -114,7 +124,9 @@ def test_several_turns_are_all_targets_and_roles_are_told_apart(tokenizer, tmp_p
 def test_without_markers_targets_come_from_comparison(tokenizer, tmp_path, base):
     bare = load_tokenizer(base)
     bare.chat_template = NO_MARKERS
-    store = build(bare, tmp_path, [{"messages": [*CHAT, {"role": "user", "content": "so?"}, {"role": "assistant", "content": "yes"}]}])
+    store = build(
+        bare, tmp_path, [{"messages": [*CHAT, {"role": "user", "content": "so?"}, {"role": "assistant", "content": "yes"}]}]
+    )
     assert store.manifest.template.targets == "with and without the reply"
     assert learned(bare, only_row(store)) == "2+2=4<|im_end|>\n|yes<|im_end|>\n"
     assert store.manifest.tokenizer.end_of_turn_ids == (bare.convert_tokens_to_ids("<|im_end|>"),)
@@ -199,7 +211,10 @@ def test_part_size_changes_nothing_but_the_parts(tokenizer, tmp_path, chats):
     assert [s.part_count for s in stores] == [30, stores[1].part_count, 1]
     assert stores[1].part_count > 3
     assert len({s.fingerprint for s in stores}) == 1
-    assert all(s.manifest.dataset == stores[0].manifest.dataset.model_copy(update={"source": s.manifest.dataset.source}) for s in stores)
+    assert all(
+        s.manifest.dataset == stores[0].manifest.dataset.model_copy(update={"source": s.manifest.dataset.source})
+        for s in stores
+    )
     columns = [pa.concat_tables(s.part("tokens", i) for i in range(s.part_count)) for s in stores]
     assert columns[0].equals(columns[1])
     assert columns[0].equals(columns[2])

@@ -60,12 +60,21 @@ def expected_columns(ids: list[int], models: list, vocabulary: int) -> dict[str,
             "top1_logprob": lp.max(),
         }.items():
             out.setdefault(name, []).append(value)
-    return {**{k: np.array(v) for k, v in out.items()}, "rank": ranks[0], "ref_rank": ranks[1], "top1_id": tops[0], "unsure": unsure}
+    return {
+        **{k: np.array(v) for k, v in out.items()},
+        "rank": ranks[0],
+        "ref_rank": ranks[1],
+        "top1_id": tops[0],
+        "unsure": unsure,
+    }
 
 
-def assert_scoring_is_true(store: Store, scoring: str, model: str, reference: str, rows: int) -> None:
+def assert_scoring_is_true(store: Store, scoring: str, model, reference: str, rows: int) -> None:
     vocabulary = store.manifest.tokenizer.size
-    models = [AutoModelForCausalLM.from_pretrained(m, dtype=torch.float32).eval() for m in (model, reference)]
+    models = [
+        AutoModelForCausalLM.from_pretrained(m, dtype=torch.float32).eval() if isinstance(m, str) else m
+        for m in (model, reference)
+    ]
     unsure = 0
     for number in range(rows):
         row = store.sequence(number, {"tokens": ["input_ids", "is_target"], f"stats/{scoring}": [s.name for s in STATISTICS]})
@@ -77,12 +86,16 @@ def assert_scoring_is_true(store: Store, scoring: str, model: str, reference: st
             # ranks compare logits: where two are equal up to rounding, a batch of another shape may swap them
             scored = np.flatnonzero(tokens["is_target"] & ~(expected["unsure"] & (name not in CLOSE)))
             values, truth = np.array([column[t] for t in scored]), np.array([expected[name][t] for t in scored])
-            np.testing.assert_allclose(values, truth, atol=1e-5 if name in CLOSE else 0, rtol=0, err_msg=f"{name}, row {number}")
+            np.testing.assert_allclose(
+                values, truth, atol=1e-5 if name in CLOSE else 0, rtol=0, err_msg=f"{name}, row {number}"
+            )
     assert unsure < 0.05 * store.manifest.tokens
 
 
 def test_every_statistic_of_two_hundred_sequences(tmp_path, chats, base, warmup):
-    store, name = compute(write_jsonl(tmp_path / "d.jsonl", chats[:200]), model=warmup, reference=base, store=tmp_path / "store")
+    store, name = compute(
+        write_jsonl(tmp_path / "d.jsonl", chats[:200]), model=warmup, reference=base, store=tmp_path / "store"
+    )
     assert name == "warmup"
     assert store.manifest.sequences == 200
     assert_scoring_is_true(store, name, warmup, base, 200)
@@ -142,10 +155,14 @@ def small(architecture: str, vocabulary: int):
     sizes = {"vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     if architecture == "gemma2":
-        return Gemma2ForCausalLM(Gemma2Config(**sizes, **heads, head_dim=16, final_logit_softcapping=2.0, initializer_range=0.3))
+        return Gemma2ForCausalLM(
+            Gemma2Config(**sizes, **heads, head_dim=16, final_logit_softcapping=2.0, initializer_range=0.3)
+        )
     if architecture == "cohere":
         return CohereForCausalLM(CohereConfig(**sizes, **heads, logit_scale=0.25, initializer_range=0.3))
-    return GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=512, initializer_range=0.3))
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=512, initializer_range=0.3)
+    )
 
 
 def save(model, folder: Path, tokenizer_from: str) -> str:
@@ -206,10 +223,11 @@ def test_an_adapter_is_scored_with_its_base(tmp_path, chats, base):
     adapter.save_pretrained(tmp_path / "adapter")
     data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
     store, name = compute(data, model=str(tmp_path / "adapter"), reference=base, store=tmp_path / "s")
-    merged = save(adapter.merge_and_unload(), tmp_path / "merged", base)
-    assert_scoring_is_true(store, name, merged, base, 3)
+    assert_scoring_is_true(store, name, adapter.eval(), base, 3)
 
-    fresh = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    fresh = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), peft.LoraConfig(r=4, target_modules=["q_proj"])
+    )
     fresh.save_pretrained(tmp_path / "untrained")
     with pytest.raises(InputError, match="same logits"):
         compute(data, model=str(tmp_path / "untrained"), reference=base, store=tmp_path / "t")
@@ -219,7 +237,9 @@ def test_an_adapter_is_scored_with_its_base(tmp_path, chats, base):
 def test_a_copy_of_the_reference_is_refused(tmp_path, chats, base):
     shutil.copytree(base, tmp_path / "copy")
     with pytest.raises(InputError, match=r"same weights.*warm-up checkpoint"):
-        compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=str(tmp_path / "copy"), reference=base, store=tmp_path / "s")
+        compute(
+            write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=str(tmp_path / "copy"), reference=base, store=tmp_path / "s"
+        )
     assert not (tmp_path / "s").exists()
 
 
@@ -232,7 +252,9 @@ def test_other_tokenizers_are_refused(tmp_path, chats, base, warmup):
     vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
     path.write_text(json.dumps(words))
     with pytest.raises(InputError, match="different tokenizers"):
-        compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=warmup, reference=str(tmp_path / "other"), store=tmp_path / "s")
+        compute(
+            write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=warmup, reference=str(tmp_path / "other"), store=tmp_path / "s"
+        )
     assert not (tmp_path / "s").exists()
 
 

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokenstats.errors import InputError, TokenstatsError, one_line
+from tokenstats.training.options import TrainOptions
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tokenstats.masking.rule import Rule
 
 cli = typer.Typer(
@@ -24,6 +27,7 @@ cli = typer.Typer(
     help="Score a fine-tuning dataset once, see its tokens, and decide which of them to learn from.",
 )
 
+_DEFAULTS = TrainOptions()
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="a folder made by 'tokenstats compute'")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Scoring = Annotated[str | None, typer.Option(help="which scoring the bare column names mean, where the store has several")]
@@ -110,13 +114,19 @@ def compute(
         _print_json({"store": str(store), "scoring": scoring, **manifest.model_dump(mode="json", exclude={"parts"})})
         return
     whole, data = built.manifest, built.manifest.dataset
-    print(f"{store}: {whole.sequences:,} sequences, {whole.tokens:,} tokens, {whole.targets:,} targets (by {whole.template.targets})")
+    print(
+        f"{store}: {whole.sequences:,} sequences, {whole.tokens:,} tokens, {whole.targets:,} targets "
+        f"(by {whole.template.targets})"
+    )
     if data.truncated:
         print(f"  {data.truncated:,} sequences cut at {whole.template.max_length} tokens")
     for reason, count in data.dropped.items():
         print(f"  left out {count:,} rows: {reason} (first: row {data.first_dropped[reason]})")
     means = "  ".join(f"{c} {manifest.means[c]:.4f}" for c in ("logprob", "entropy", "kl", "reverse_kl") if c in manifest.means)
-    print(f"scoring {scoring}: {manifest.scored:,} tokens scored in {manifest.dtype} on {manifest.device}, padding {manifest.padding:.1%}")
+    print(
+        f"scoring {scoring}: {manifest.scored:,} tokens scored in {manifest.dtype} on {manifest.device}, "
+        f"padding {manifest.padding:.1%}"
+    )
     print(f"  means in nats: {means}")
 
 
@@ -141,7 +151,10 @@ def mask(
         _print_json({"store": str(store), "mask": name, **manifest.model_dump(mode="json", exclude={"parts"})})
         return
     dropped = manifest.targets - manifest.kept
-    print(f"mask {name}: drops {dropped:,} of {manifest.targets:,} targets ({_share(dropped, manifest.targets)}), keeps {manifest.kept:,}")
+    print(
+        f"mask {name}: drops {dropped:,} of {manifest.targets:,} targets ({_share(dropped, manifest.targets)}), "
+        f"keeps {manifest.kept:,}"
+    )
     for clause in manifest.clauses:
         print(f"  {clause.dropped:>10,}  {_share(clause.dropped, manifest.targets):>6}  {clause.text}")
     for text, value in manifest.thresholds.items():
@@ -191,6 +204,175 @@ def compare(store: StorePath, mask_a: str, mask_b: str, as_json: AsJson = False)
     for one, tokens in ((mask_a, found.only_a), (mask_b, found.only_b)):
         words = "  ".join(f"{decoder.visible(token)} {count:,}" for token, count in tokens)
         print(f"most often dropped by {one} only: {words or 'none'}")
+
+
+@cli.command()
+def show(
+    store: StorePath,
+    mask: Annotated[str | None, typer.Option(help="whose decisions to show; without one, all targets are learned")] = None,
+    row: Annotated[int, typer.Option(help="the first sequence to show, counted from 0")] = 0,
+    count: Annotated[int, typer.Option(help="how many sequences", min=1)] = 1,
+    scoring: Scoring = None,
+    details: Annotated[bool, typer.Option("--details", help="a line for each token with its statistics")] = False,
+    text: Annotated[bool, typer.Option("--text", help="plain ASCII, to search, compare and pipe")] = False,
+) -> None:
+    """Show sequences, their tokens and which of them are learned."""
+    from tokenstats import Store
+    from tokenstats.inspect import plain_sequence, render_sequence
+
+    opened = Store(store)
+    for number in range(row, min(row + count, max(row + 1, opened.manifest.sequences))):
+        if text:
+            print(plain_sequence(opened, number, mask, scoring, details))
+        else:
+            _console().print(render_sequence(opened, number, mask, scoring, details))
+
+
+@cli.command()
+def audit(
+    store: StorePath,
+    mask: Annotated[str | None, typer.Option(help="a mask; without one, plain SFT is audited")] = None,
+    scoring: Scoring = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what will be learned, and what looks wrong."""
+    from tokenstats import Store
+    from tokenstats.inspect import audit as run
+    from tokenstats.inspect import render_audit
+
+    found = run(Store(store), mask, scoring)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _console().print(render_audit(found))
+
+
+@cli.command()
+def report(
+    store: StorePath,
+    to: Annotated[Path, typer.Option(help="folder for the page and its pictures; a former report is replaced")],
+    scoring: Scoring = None,
+) -> None:
+    """Write plots and a page about a store, its scoring and its masks."""
+    from tokenstats import Store
+    from tokenstats.inspect import report as run
+
+    print(f"wrote {run(Store(store), to, scoring=scoring)}")
+
+
+@cli.command()
+def app(
+    store: Annotated[Path | None, typer.Argument(metavar="[STORE]", help="the store to open with")] = None,
+    port: Annotated[int, typer.Option(help="where the app listens, on this machine only", min=1, max=65535)] = 8501,
+) -> None:
+    """Open the app: tokens, thresholds, masks."""
+    import subprocess
+
+    from tokenstats.inspect import app_command
+
+    sys.exit(subprocess.call(app_command(store, port)))
+
+
+@cli.command()
+def train(
+    store: StorePath,
+    mask: Annotated[str, typer.Option(help="the tokens to learn: a mask of the store, or none for plain SFT")],
+    model: Annotated[str, typer.Option(help="what to fine-tune: folder, Hub id or adapter folder")],
+    out: Annotated[Path, typer.Option(help="folder for the result; new or empty")],
+    epochs: Annotated[float, typer.Option(help="passes over the rows")] = _DEFAULTS.epochs,
+    max_steps: Annotated[int | None, typer.Option(help="optimizer steps, instead of epochs")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="the peak [2e-5, or 2e-4 with LoRA]")] = None,
+    batch_size: Annotated[int, typer.Option(help="sequences in one forward pass")] = _DEFAULTS.batch_size,
+    accumulation: Annotated[int, typer.Option(help="forward passes in one optimizer step")] = _DEFAULTS.accumulation,
+    schedule: Annotated[str, typer.Option(help="cosine, linear or constant")] = _DEFAULTS.schedule,
+    warmup_ratio: Annotated[float, typer.Option(help="share of the steps that the rate rises over")] = _DEFAULTS.warmup_ratio,
+    weight_decay: Annotated[float, typer.Option(help="decoupled, as in AdamW")] = _DEFAULTS.weight_decay,
+    max_grad_norm: Annotated[float, typer.Option(help="gradients are scaled down to it; 0: never")] = _DEFAULTS.max_grad_norm,
+    lora_rank: Annotated[int | None, typer.Option(help="train an adapter of this rank instead")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(help="scale of the adapter [twice the rank]")] = None,
+    lora_targets: Annotated[str, typer.Option(help="modules, by name, separated by commas")] = _DEFAULTS.lora_targets,
+    eval_share: Annotated[float, typer.Option(help="share of the rows held out")] = _DEFAULTS.eval_share,
+    eval_steps: Annotated[int | None, typer.Option(help="evaluate every so many steps, not only at the ends")] = None,
+    save_steps: Annotated[int | None, typer.Option(help="write a checkpoint every so many steps")] = None,
+    logging_steps: Annotated[int, typer.Option(help="steps averaged in one entry of the history")] = _DEFAULTS.logging_steps,
+    report_to: Annotated[str, typer.Option(help="none, or tensorboard, wandb, … as installed")] = _DEFAULTS.report_to,
+    seed: Annotated[int, typer.Option(help="of the order of rows, dropout and a new adapter")] = _DEFAULTS.seed,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16")] = _DEFAULTS.dtype,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = _DEFAULTS.device,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="trade time for memory")
+    ] = _DEFAULTS.gradient_checkpointing,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a model on the tokens that a mask keeps."""
+    options = TrainOptions(
+        epochs=epochs,
+        max_steps=max_steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        schedule=schedule,
+        warmup_ratio=warmup_ratio,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_targets=lora_targets,
+        eval_share=eval_share,
+        eval_steps=eval_steps,
+        save_steps=save_steps,
+        logging_steps=logging_steps,
+        report_to=report_to,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    from tokenstats import Store
+    from tokenstats.training import train as run
+
+    done = run(Store(store), model=model, out=out, mask=mask, options=options, resume=resume)
+    if as_json:
+        _print_json(asdict(done))
+        return
+    print(f"{done.out}: {done.steps:,} steps over {done.rows:,} rows, {done.kept_tokens:,} tokens learned in an epoch")
+    if done.rows_left_out:
+        print(f"  left out {done.rows_left_out:,} rows that keep nothing")
+    print(f"  loss {done.loss:.4f} nats per kept token")
+    if done.eval_loss is not None:
+        before = f"{done.eval_loss_before:.4f} before, " if done.eval_loss_before is not None else ""
+        print(f"  {done.eval_rows:,} rows held out, all their targets: {before}{done.eval_loss:.4f} after")
+
+
+@cli.command()
+def export(
+    store: StorePath,
+    mask: Annotated[str, typer.Option(help="the tokens to learn: a mask of the store, or none for all targets")],
+    to: Annotated[Path, typer.Option(help="folder for the files; new or empty")],
+    form: Annotated[str, typer.Option(help="labels (TRL, transformers, Axolotl) or loss-mask (SkyRL, verl)")] = "labels",
+    as_json: AsJson = False,
+) -> None:
+    """Write the store's rows and what is learned of them for another trainer."""
+    from tokenstats import Store
+    from tokenstats.training import export as run
+
+    done = run(Store(store), mask=mask, to=to, form=form)
+    if as_json:
+        _print_json(asdict(done))
+        return
+    print(
+        f"{done.to}: {done.rows:,} rows, {done.tokens:,} tokens, {done.kept_tokens:,} learned, the longest row {done.longest:,}"
+    )
+    if done.rows_left_out:
+        print(f"  left out {done.rows_left_out:,} rows that keep nothing")
+    print(f"\n{done.how_to_read}")
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(soft_wrap=False)
 
 
 def _share(part: int, whole: int) -> str:

@@ -31,7 +31,9 @@ class RuleError(TokenstatsError):
 
 def one_line(text: object, limit: int = 300) -> str:
     """Untrusted text on one printable line: no control characters, no terminal escapes."""
-    clean = re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in str(text)))
+    clean = re.sub(
+        r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    )
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 

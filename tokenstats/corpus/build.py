@@ -173,7 +173,9 @@ def _write_missing_parts(corpus: Corpus, folder: Path, finished: set[int]) -> No
             index += 1
             if pending is None:
                 return
-    reasons = "; ".join(f"{n:,} rows: {reason} (first: row {counts.first_dropped[reason]})" for reason, n in counts.dropped.items())
+    reasons = "; ".join(
+        f"{n:,} rows: {reason} (first: row {counts.first_dropped[reason]})" for reason, n in counts.dropped.items()
+    )
     raise InputError(f"{corpus.source.name} has no row to learn from. {reasons}. Targets found by: {corpus.renderer.targets}")
 
 
@@ -189,12 +191,16 @@ def tokenized(corpus: Corpus, counts: Counts) -> Iterator[Sequence]:
                 rendered.append((i, corpus.renderer.render(as_chat(example) if corpus.renderer.is_chat else example)))
             except BadRow as reason:
                 reasons[i] = str(reason)
-        encoded = corpus.tokenizer(
-            [r.text for _, r in rendered],
-            add_special_tokens=corpus.renderer.adds_special_tokens,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-        ) if rendered else {"input_ids": [], "offset_mapping": []}
+        encoded = (
+            corpus.tokenizer(
+                [r.text for _, r in rendered],
+                add_special_tokens=corpus.renderer.adds_special_tokens,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+            )
+            if rendered
+            else {"input_ids": [], "offset_mapping": []}
+        )
         by_row = {i: k for k, (i, _) in enumerate(rendered)}
         for i in range(len(chunk)):
             counts.rows = first + i + 1
@@ -213,7 +219,9 @@ def tokenized(corpus: Corpus, counts: Counts) -> Iterator[Sequence]:
         first += len(chunk)
 
 
-def _align(corpus: Corpus, ids: list[int], offsets: list[tuple[int, int]], rendered: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _align(
+    corpus: Corpus, ids: list[int], offsets: list[tuple[int, int]], rendered: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Token ids, targets and roles from character spans. A token that a target span touches is a target."""
     token_ids = np.asarray(ids, np.int32)
     begins, ends = np.asarray(offsets, np.int64).reshape(-1, 2).T if ids else np.zeros((2, 0), np.int64)

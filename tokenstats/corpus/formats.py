@@ -65,9 +65,14 @@ def parse_columns(text: str | None) -> dict[str, str]:
     for item in filter(None, (text or "").split(",")):
         ours, separator, theirs = (part.strip() for part in item.partition("="))
         if not (ours and separator and theirs):
-            raise InputError(f"--columns got {one_line(item, 60)!r}; expected OURS=THEIRS, such as prompt=question,completion=answer")
+            raise InputError(
+                f"--columns got {one_line(item, 60)!r}; expected OURS=THEIRS, such as prompt=question,completion=answer"
+            )
         if ours not in KNOWN_COLUMNS:
-            raise InputError(f"--columns maps {one_line(ours, 60)!r}{nearest(ours, KNOWN_COLUMNS)}; expected one of: {', '.join(KNOWN_COLUMNS)}")
+            raise InputError(
+                f"--columns maps {one_line(ours, 60)!r}{nearest(ours, KNOWN_COLUMNS)}; "
+                f"expected one of: {', '.join(KNOWN_COLUMNS)}"
+            )
         mapping[ours] = theirs
     return mapping
 

@@ -38,7 +38,9 @@ def open_source(dataset: str | Path, split: str = "train") -> Source:
     if path.exists():
         source = _open_files(path)
     elif path.suffix in SUFFIXES or path.is_absolute() or str(dataset).startswith((".", "~")) or str(dataset).count("/") > 1:
-        raise InputError(f"no dataset at {dataset}: expected a {', '.join(SUFFIXES)} file, a folder of them, or a Hub dataset id")
+        raise InputError(
+            f"no dataset at {dataset}: expected a {', '.join(SUFFIXES)} file, a folder of them, or a Hub dataset id"
+        )
     else:
         source = _open_hub(str(dataset), split)
     if next(source.rows(), None) is None:
@@ -54,7 +56,9 @@ def _open_files(path: Path) -> Source:
     elif path.suffix in SUFFIXES:
         files = [path]
     else:
-        raise InputError(f"{path} is a {path.suffix or 'file without suffix'}; expected {', '.join(SUFFIXES)} or a folder of them")
+        raise InputError(
+            f"{path} is a {path.suffix or 'file without suffix'}; expected {', '.join(SUFFIXES)} or a folder of them"
+        )
     digest = hashlib.blake2b(digest_size=16)
     try:
         for file in files:
@@ -125,5 +129,7 @@ def _open_hub(name: str, split: str) -> Source:
     try:
         loaded = datasets.load_dataset(name, split=split)
     except Exception as error:  # the library raises many kinds: no network, no such id, no such split
-        raise InputError(f"no file or folder {name!r}, and as a Hub dataset it cannot be loaded: {one_line(error, 150)}") from None
+        raise InputError(
+            f"no file or folder {name!r}, and as a Hub dataset it cannot be loaded: {one_line(error, 150)}"
+        ) from None
     return Source(f"{name}:{split}", str(loaded._fingerprint), lambda: iter(loaded))

@@ -39,15 +39,21 @@ def build_mask(store: Store, rule: Rule, name: str, *, scoring: str | None = Non
     folder = store.path / "masks" / name
     if folder.exists() and not replace:
         found = MaskManifest.read(folder)
-        if (found.store_fingerprint, found.rule_fingerprint, found.scorings) == (store.fingerprint, rule.fingerprint, settings["scorings"]):
+        if (found.store_fingerprint, found.rule_fingerprint, found.scorings) == (
+            store.fingerprint,
+            rule.fingerprint,
+            settings["scorings"],
+        ):
             return found
         raise StoreError(
-            f"mask {name!r} is there already, of another rule ({found.rule.get('drop') or 'keep ' + found.rule.get('keep', '')}) or scoring; "
+            f"mask {name!r} is there already, of another rule or scoring ({found.rule.get('drop') or found.rule.get('keep')}); "
             "choose another name, or replace it with --replace"
         )
     read = partial(read_populations, store, rule.columns, scorings)
     thresholds = resolve_thresholds(rule, read)
-    verdicts = (judge(rule, population, thresholds, budget) for population, budget in zip(read(), _budgets(store, rule), strict=True))
+    verdicts = (
+        judge(rule, population, thresholds, budget) for population, budget in zip(read(), _budgets(store, rule), strict=True)
+    )
     # built beside its place and moved there at the end: a killed run leaves no half-made mask
     draft = folder.parent / f".making-{name}"
     shutil.rmtree(draft, ignore_errors=True)
@@ -90,7 +96,9 @@ def _write_parts(folder: Path, verdicts: Iterator[Verdict], count: int, settings
         keep, reason = keep_and_reason(verdict)
         offsets = pa.array(population.offsets, pa.int32())
         lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (keep, reason)]
-        write_part(folder, population.part, pa.table([population.seq_ids.combine_chunks(), *lists], schema=MASK_SCHEMA), settings)
+        write_part(
+            folder, population.part, pa.table([population.seq_ids.combine_chunks(), *lists], schema=MASK_SCHEMA), settings
+        )
         kept_by_row = np.diff(np.concatenate([[0], np.cumsum(~verdict.dropped)])[population.sequence_starts])
         totals.clauses += [np.count_nonzero(verdict.reason & (1 << bit)) for bit in range(16)]
         totals.targets += len(population)
@@ -145,5 +153,3 @@ def _manifest(
         protected=totals.protected,
         rows_with_nothing_kept=totals.rows_with_nothing_kept,
     )
-
-

@@ -48,7 +48,7 @@ def compare_masks(store: Store, mask_a: str, mask_b: str, most: int = 10) -> Com
         a, b = (target & ~_flags(tables[f"masks/{m}"]["keep"]) for m in (mask_a, mask_b))
         table += [[np.sum(a & b), np.sum(a & ~b)], [np.sum(b & ~a), np.sum(target & ~a & ~b)]]
         both, either = (np.diff(np.concatenate([[0], np.cumsum(x)])[offsets]) for x in (a & b, a | b))
-        rows.append((both[either > 0] / either[either > 0]))
+        rows.append(both[either > 0] / either[either > 0])
         for counter, difference in zip(only, (a & ~b, b & ~a), strict=True):
             values, counts = np.unique(ids.flatten().to_numpy()[difference], return_counts=True)
             counter.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))

@@ -13,7 +13,7 @@ from tokenstats.masking.population import Population
 from tokenstats.masking.ranks import dataset_quantile, dataset_top
 from tokenstats.masking.rule import Rule
 from tokenstats.masking.selections import first_in_groups, quantile_in_groups, top_in_groups, uniform
-from tokenstats.masking.syntax import SELECTIONS, column_of, number_of, options_of
+from tokenstats.masking.syntax import SELECTIONS, column_of, name_of, number_of, options_of
 from tokenstats.schema import ROLES
 
 Read = Callable[[], Iterable[Population]]
@@ -53,31 +53,31 @@ def resolve_thresholds(rule: Rule, read: Read) -> dict[str, Threshold]:
     trees = [rule.expression.tree] + ([rule.protected.tree] if rule.protected else [])
     for call in (node for tree in trees for node in _inner_first(tree)):
         text = ast.unparse(call)
-        if text in found or options_of(call)[0] != "dataset":
-            continue
-        f, largest = number_of(call.args[-1]), call.func.id == "top"  # type: ignore[attr-defined]
-        parts: list[int] = []
-
-        def values(call: ast.Call = call, parts: list[int] = parts, sign: int = 1) -> Iterator[np.ndarray]:
-            parts.clear()
-            for population in read():
-                parts.append(population.part)
-                yield sign * _as_float(_argument(call, population, found))
-
-        if call.func.id == "quantile":  # type: ignore[attr-defined]
-            found[text] = Threshold(dataset_quantile(values, f))
-        else:
-            # the smallest of x are the largest of -x
-            value, ties = dataset_top(lambda v=values, s=1 if largest else -1: v(sign=s), f)
-            found[text] = Threshold(value if largest else -value, dict(zip(parts, ties, strict=True)) if ties else {})
+        if text not in found and options_of(call)[0] == "dataset":
+            found[text] = _threshold(call, read, found)
     return found
+
+
+def _threshold(call: ast.Call, read: Read, found: dict[str, Threshold]) -> Threshold:
+    name, f = name_of(call), number_of(call.args[-1])
+    sign = 1 if name in ("top", "quantile") else -1  # the smallest of x are the largest of -x
+    parts: list[int] = []
+
+    def values() -> Iterator[np.ndarray]:
+        parts.clear()
+        for population in read():
+            parts.append(population.part)
+            yield sign * _as_float(_argument(call, population, found))
+
+    if name == "quantile":
+        return Threshold(dataset_quantile(values, f))
+    value, ties = dataset_top(values, f)
+    return Threshold(sign * value, dict(zip(parts, ties, strict=True)) if ties else {})
 
 
 def judge(rule: Rule, population: Population, thresholds: dict[str, Threshold], budget: np.ndarray | None = None) -> Verdict:
     """Decide for each token. ``budget`` [R]: how many tokens to draw in each row, for a rule with a budget."""
-    spared = (
-        evaluate(rule.protected.tree, population, thresholds) if rule.protected else np.zeros(len(population), bool)
-    )
+    spared = evaluate(rule.protected.tree, population, thresholds) if rule.protected else np.zeros(len(population), bool)
     reason = np.zeros(len(population), np.uint16)
     if budget is not None:
         call = rule.expression.tree
@@ -116,7 +116,7 @@ def evaluate(node: ast.expr, population: Population, thresholds: dict[str, Thres
             return ~value(operand) if isinstance(op, ast.Not) else -_as_float(value(operand))
         case ast.BinOp(left=left, op=op, right=right):
             with np.errstate(all="ignore"):
-                result = _ARITHMETIC[type(op)](_wide(value(left)), _wide(value(right)))  # type: ignore[index]
+                result = _ARITHMETIC[type(op)](_wide(value(left)), _wide(value(right)))
             return _number(result, node, population)
         case ast.Compare():
             return _comparison(node, value)
@@ -150,7 +150,7 @@ def _selection(call: ast.Call, name: str, population: Population, thresholds: di
 
 def _argument(call: ast.Call, population: Population, thresholds: dict[str, Threshold]) -> np.ndarray:
     """What a selection ranks. ``random`` takes the smallest of numbers drawn for each token."""
-    if call.func.id == "random":  # type: ignore[attr-defined]
+    if name_of(call) == "random":
         return _draws(call, population)
     return evaluate(call.args[0], population, thresholds)
 
@@ -162,7 +162,7 @@ def _draws(call: ast.Call, population: Population) -> np.ndarray:
 def _comparison(node: ast.Compare, value: Callable[[ast.expr], np.ndarray]) -> np.ndarray:
     sides = [node.left, *node.comparators]
     if any(isinstance(s, ast.Name) and s.id == "role" for s in sides):
-        arrays: list[Any] = [ROLES.index(s.value) if isinstance(s, ast.Constant) else value(s) for s in sides]  # type: ignore[arg-type]
+        arrays: list[Any] = [ROLES.index(s.value) if isinstance(s, ast.Constant) else value(s) for s in sides]
     else:
         # a float32 statistic against a number: both as float64, or 2.1 would be rounded to float32 first
         arrays = [_wide(value(s)) for s in sides]

@@ -66,7 +66,7 @@ class Population:
         scoring, name = column
         if name in DERIVED:
             logprob = self.statistics[scoring, DERIVED[name]].astype(np.float64)
-            return {"nll": np.negative, "prob": np.exp, "ppl": lambda x: np.exp(-x)}[name.removeprefix("ref_")](logprob)
+            return np.exp(logprob) if name.endswith("prob") else np.exp(-logprob) if name == "ppl" else -logprob
         if name in STATISTIC_COLUMNS:
             return self.statistics[scoring, name]
         return getattr(self, f"_{name}")
@@ -117,11 +117,16 @@ def resolve_scorings(store: Store, columns: Iterable[Column], scoring: str | Non
         if prefix not in names:
             if prefix is not None and prefix not in store.scorings():
                 known = store.scorings()
-                raise RuleError(f"the rule reads scoring {prefix!r}{nearest(prefix, known)}; {store.path} holds: {', '.join(known) or 'none'}")
+                raise RuleError(
+                    f"the rule reads scoring {prefix!r}{nearest(prefix, known)}; "
+                    f"{store.path} holds: {', '.join(known) or 'none'}"
+                )
             names[prefix] = store.scoring(prefix if prefix is not None else scoring)[0]
         manifest = store.scoring(names[prefix])[1]
         if STATISTIC_BY_NAME[column].of_reference and manifest.reference is None:
-            raise RuleError(f"the rule reads {column}, but scoring {names[prefix]!r} has no reference; compute one with --reference")
+            raise RuleError(
+                f"the rule reads {column}, but scoring {names[prefix]!r} has no reference; compute one with --reference"
+            )
     return names
 
 
@@ -142,7 +147,9 @@ def read_populations(
         target[offsets[:-1]] = False
         place = np.flatnonzero(target)
         statistics = {
-            (prefix, name): _targets_of(tables[f"stats/{scorings[prefix]}"], name, place, len(target), f"stats/{scorings[prefix]}, part {index}")
+            (prefix, name): _targets_of(
+                tables[f"stats/{scorings[prefix]}"], name, place, len(target), f"stats/{scorings[prefix]}, part {index}"
+            )
             for prefix, name in needed
         }
         yield Population(

@@ -23,7 +23,9 @@ def order_statistics(read: Reader, wanted: Callable[[int], list[int]]) -> tuple[
 
     Works on float32 or float64 chunks, all of one type. NaN is not allowed.
     """
-    n, bits, ranks, prefixes = 0, 0, [], []
+    n, bits = 0, 0
+    ranks: list[int] = []
+    prefixes: list[int] = []
     level = 0
     while level == 0 or level * 16 < bits:
         histograms: dict[int, np.ndarray] = {}

@@ -105,7 +105,9 @@ class Rule:
         try:
             return cls._from_toml(path.read_text(encoding="utf-8"), str(path))
         except FileNotFoundError:
-            raise InputError(f"no rule file at {path}; expected a .toml file or one of the presets: {', '.join(preset_names())}") from None
+            raise InputError(
+                f"no rule file at {path}; expected a .toml file or one of the presets: {', '.join(preset_names())}"
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} cannot be read: {one_line(error, 100)}") from None
 
@@ -113,7 +115,9 @@ class Rule:
     def from_preset(cls, name: str) -> "Rule":
         known = preset_names()
         if name not in known:
-            raise InputError(f"no preset {one_line(name, 60)!r}{nearest(name, known)}; expected a .toml file or one of: {', '.join(known)}")
+            raise InputError(
+                f"no preset {one_line(name, 60)!r}{nearest(name, known)}; expected a .toml file or one of: {', '.join(known)}"
+            )
         rule = cls._from_toml((files("tokenstats.masking") / "presets" / f"{name}.toml").read_text(encoding="utf-8"), name)
         return cls(**{**asdict(rule), "preset": name})
 
@@ -125,7 +129,9 @@ class Rule:
             raise RuleError(f"{where} is not TOML: {one_line(error, 120)}") from None
         for key, value in table.items():
             if key not in _KEYS:
-                raise RuleError(f"{where} has an unknown key {one_line(key, 40)!r}{nearest(key, list(_KEYS))}; expected: {', '.join(_KEYS)}")
+                raise RuleError(
+                    f"{where} has an unknown key {one_line(key, 40)!r}{nearest(key, list(_KEYS))}; expected: {', '.join(_KEYS)}"
+                )
             if not isinstance(value, str):
                 raise RuleError(f"{where}: {key} is a {type(value).__name__}; expected a string")
         return cls(**table)

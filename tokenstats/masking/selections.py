@@ -7,7 +7,6 @@ Among equal values the earlier token comes first.
 import numpy as np
 
 
-
 def top_in_groups(values: np.ndarray, f: int | float, starts: np.ndarray) -> np.ndarray:
     """Boolean [n]: is the value among the floor(f·size) (or f) largest of its group?"""
     sizes = np.diff(starts)
@@ -57,5 +56,3 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-

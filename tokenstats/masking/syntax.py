@@ -7,7 +7,7 @@ again gives the same expression).
 import ast
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenstats.errors import RuleError, nearest, one_line
 from tokenstats.schema import ROLES, STATISTICS
@@ -41,9 +41,9 @@ class Expression:
     """A checked expression. ``columns`` holds (scoring or None, column) for each name it reads."""
 
     text: str
-    tree: ast.expr
-    kind: str
-    columns: frozenset[tuple[str | None, str]]
+    tree: ast.expr = field(compare=False)
+    kind: str = BOOLEAN
+    columns: frozenset[tuple[str | None, str]] = frozenset()
 
     def clauses(self) -> list["Expression"]:
         """The top-level ``or`` branches."""
@@ -96,6 +96,11 @@ def options_of(call: ast.Call) -> tuple[str, int]:
     return scope.id if isinstance(scope, ast.Name) else "dataset", int(number_of(seed)) if seed is not None else 0
 
 
+def name_of(call: ast.Call) -> str:
+    assert isinstance(call.func, ast.Name)
+    return call.func.id
+
+
 def number_of(node: ast.expr) -> int | float:
     assert isinstance(node, ast.Constant)
     assert isinstance(node.value, int | float)
@@ -124,9 +129,13 @@ class _Checker:
                 warnings.simplefilter("ignore")
                 tree = ast.parse(self.text, mode="eval").body
         except SyntaxError as error:
-            raise RuleError(f"syntax error at column {error.offset or 1} of the rule {one_line(self.text, 120)!r}: {error.msg}") from None
+            raise RuleError(
+                f"syntax error at column {error.offset or 1} of the rule {one_line(self.text, 120)!r}: {error.msg}"
+            ) from None
         except (ValueError, RecursionError, MemoryError) as error:
-            raise RuleError(f"the rule {one_line(self.text, 60)!r} cannot be parsed: {one_line(error, 80) or type(error).__name__}") from None
+            raise RuleError(
+                f"the rule {one_line(self.text, 60)!r} cannot be parsed: {one_line(error, 80) or type(error).__name__}"
+            ) from None
         level: list[ast.AST] = [tree]
         for _ in range(_MOST_DEPTH):
             level = [child for node in level for child in ast.iter_child_nodes(node)]
@@ -157,13 +166,18 @@ class _Checker:
             case ast.Name() | ast.Attribute():
                 return self.column(node)
             case ast.Constant(value=bool() | str() | bytes() | None):
-                raise self.fail(node, f"{one_line(repr(node.value), 40)} has no place here; expected a column, number, comparison or selection")
+                raise self.fail(
+                    node,
+                    f"{one_line(repr(node.value), 40)} has no place here; expected a column, number, comparison or selection",
+                )
             case ast.Constant(value=int() | float() as value):
                 self.finite(node, value)
                 return NUMBER
         raise self.fail(
-            node, f"{type(node).__name__} is not part of the rule language; expected columns, numbers, and/or/not, comparisons, + - * /, "
-            f"{', '.join([*FUNCTIONS, *SELECTIONS])}"
+            node,
+            f"{type(node).__name__} is not part of the rule language; "
+            "expected columns, numbers, and/or/not, comparisons, + - * /, "
+            f"{', '.join([*FUNCTIONS, *SELECTIONS])}",
         )
 
     def expect(self, node: ast.expr, wanted: str, by: str) -> None:
@@ -211,7 +225,9 @@ class _Checker:
         known = [*FUNCTIONS, *SELECTIONS]
         if not isinstance(node.func, ast.Name) or node.func.id not in known:
             name = ast.unparse(node.func)
-            raise self.fail(node, f"unknown function {one_line(name, 40)!r}{nearest(name, known)}; expected one of: {', '.join(known)}")
+            raise self.fail(
+                node, f"unknown function {one_line(name, 40)!r}{nearest(name, known)}; expected one of: {', '.join(known)}"
+            )
         name = node.func.id
         if any(isinstance(a, ast.Starred) for a in node.args) or any(k.arg is None for k in node.keywords):
             raise self.fail(node, "* and ** have no place in a rule")
@@ -234,11 +250,17 @@ class _Checker:
         seen = set()
         for option in node.keywords:
             if option.arg not in _OPTIONS[name] or option.arg in seen:
-                raise self.fail(option.value, f"{name} takes {' and '.join(sorted(_OPTIONS[name]))} once, got {one_line(option.arg, 40)!r}")
+                raise self.fail(
+                    option.value, f"{name} takes {' and '.join(sorted(_OPTIONS[name]))} once, got {one_line(option.arg, 40)!r}"
+                )
             seen.add(option.arg)
             if option.arg == "per" and not (isinstance(option.value, ast.Name) and option.value.id in SCOPES):
-                raise self.fail(option.value, f"per is one of {', '.join(SCOPES)}; got {one_line(ast.unparse(option.value), 40)}")
-            if option.arg == "seed" and not (isinstance(option.value, ast.Constant) and type(option.value.value) is int and option.value.value < 2**63):
+                raise self.fail(
+                    option.value, f"per is one of {', '.join(SCOPES)}; got {one_line(ast.unparse(option.value), 40)}"
+                )
+            if option.arg == "seed" and not (
+                isinstance(option.value, ast.Constant) and type(option.value.value) is int and option.value.value < 2**63
+            ):
                 raise self.fail(option.value, "seed is a whole number from 0 to 2**63 - 1")
         return SELECTIONS[name]
 
@@ -255,7 +277,7 @@ def _canonical(tree: ast.expr) -> ast.expr:
     """One spelling per meaning: flat ``and``/``or``, no unary plus, options in order and only where they say something."""
 
     class Canonical(ast.NodeTransformer):
-        def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:  # noqa: N802
+        def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
             self.generic_visit(node)
             flat: list[ast.expr] = []
             for value in node.values:
@@ -263,11 +285,11 @@ def _canonical(tree: ast.expr) -> ast.expr:
                 flat.extend(value.values if same else [value])  # type: ignore[attr-defined]
             return ast.BoolOp(node.op, flat)
 
-        def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:  # noqa: N802
+        def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
             self.generic_visit(node)
             return node.operand if isinstance(node.op, ast.UAdd) else node
 
-        def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
+        def visit_Call(self, node: ast.Call) -> ast.AST:
             self.generic_visit(node)
             if isinstance(node.func, ast.Name) and node.func.id in SELECTIONS:
                 scope, seed = options_of(node)

@@ -9,6 +9,7 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 _AGREES = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative to the largest logit
 
@@ -21,7 +22,7 @@ class SplitModel:
     model:        what ``hidden`` calls; may be set to a wrapper of the model, which data-parallel training counts on
     """
 
-    def __init__(self, model: nn.Module, float32_head: bool = True):
+    def __init__(self, model: PreTrainedModel, float32_head: bool = True):
         self.model = model
         self._config = model.config.get_text_config()
         self._head = model.get_output_embeddings()

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tokenstats.errors import InputError, one_line
 from tokenstats.modeling.folders import adapter_base, local_folder
@@ -22,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class LoadedModel:
     """A model in evaluation mode on its device, with its description for manifests."""
 
-    model: nn.Module
+    model: PreTrainedModel
     description: Model
 
 
@@ -39,7 +38,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
-    """``auto`` is the checkpoint's own type on a GPU, and float32 on a CPU, where half precision costs accuracy and gains little."""
+    """``auto`` is the checkpoint's own type on a GPU, and float32 on a CPU: there half precision loses digits for little."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     if dtype not in DTYPES:
@@ -68,7 +67,7 @@ def load_model(source: str, dtype: str, device: torch.device) -> LoadedModel:
     )
 
 
-def _load_weights(source: str, dtype: str, device: torch.device) -> nn.Module:
+def _load_weights(source: str, dtype: str, device: torch.device) -> PreTrainedModel:
     folder = local_folder(source)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
@@ -87,7 +86,7 @@ def _load_weights(source: str, dtype: str, device: torch.device) -> nn.Module:
     return model
 
 
-def _load_adapter(model: nn.Module, folder: Path | None, source: str) -> nn.Module:
+def _load_adapter(model: PreTrainedModel, folder: Path | None, source: str) -> PreTrainedModel:
     if find_spec("peft") is None:
         raise InputError(f"{source} is an adapter; install the extra that reads it: pip install 'tokenstats[peft]'")
     from peft import PeftModel
@@ -98,7 +97,7 @@ def _load_adapter(model: nn.Module, folder: Path | None, source: str) -> nn.Modu
         raise InputError(f"the adapter {source} cannot be put on its base model: {one_line(error, 150)}") from None
 
 
-def weights_fingerprint(model: nn.Module) -> str:
+def weights_fingerprint(model: PreTrainedModel) -> str:
     """Digest of every tensor's name, type, shape, the sum of its bits, and 64 of its elements.
 
     The sum is over integers, so it does not depend on the order of summation, the device or the number of threads.

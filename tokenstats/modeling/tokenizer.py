@@ -19,14 +19,18 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerFast:
     if folder is not None and not any((folder / name).exists() for name in _TOKENIZER_FILES):
         base = adapter_base(folder)
         if base is None:
-            raise InputError(f"{source} has no tokenizer ({', '.join(_TOKENIZER_FILES[:2])}); copy the one it was trained with there")
+            raise InputError(
+                f"{source} has no tokenizer ({', '.join(_TOKENIZER_FILES[:2])}); copy the one it was trained with there"
+            )
         return load_tokenizer(base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder or source, local_files_only=folder is not None)
     except Exception as error:  # transformers raises many kinds here
         raise InputError(f"no tokenizer can be loaded from {source}: {one_line(error, 150)}") from None
     if not getattr(tokenizer, "is_fast", False):
-        raise InputError(f"{source} has a slow tokenizer, which does not say which characters a token covers; expected a fast one")
+        raise InputError(
+            f"{source} has a slow tokenizer, which does not say which characters a token covers; expected a fast one"
+        )
     return tokenizer
 
 

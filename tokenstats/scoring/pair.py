@@ -70,11 +70,13 @@ class ModelPair:
         for start in range(0, len(targets), step):
             block = slice(start, start + step)
             logits = [s.logits(r[block])[:, : self.vocabulary] for s, r in zip(self.split, rows, strict=True)]
-            blocks.append(token_statistics(logits[0], targets[block], *logits[1:], topk=topk))
+            blocks.append(token_statistics(logits[0], targets[block], logits[1] if len(logits) == 2 else None, topk=topk))
         return {name: torch.cat([b[name] for b in blocks]).cpu() for name in blocks[0]}
 
 
-def load_pair(model: str, reference: str | None, dtype: str, device: torch.device, vocabulary: int, tokenizer_id: str) -> ModelPair:
+def load_pair(
+    model: str, reference: str | None, dtype: str, device: torch.device, vocabulary: int, tokenizer_id: str
+) -> ModelPair:
     """Load and compare. Raises InputError for other tokenizers, identical weights, or a model that lacks columns."""
     if reference is not None:
         other = tokenizer_fingerprint(load_tokenizer(reference))

@@ -72,7 +72,13 @@ def compute(
     source = open_source(dataset, split)
     tokenizer = load_tokenizer(model)
     corpus = plan_corpus(
-        source, tokenizer, model, columns=dict(columns or {}), chat=chat, max_length=max_length, part_tokens=part_tokens or PART_TOKENS
+        source,
+        tokenizer,
+        model,
+        columns=dict(columns or {}),
+        chat=chat,
+        max_length=max_length,
+        part_tokens=part_tokens or PART_TOKENS,
     )
     vocabulary = tokenizer_size(tokenizer)
     # models before tokens: what cannot be scored should leave no store behind
@@ -81,14 +87,24 @@ def compute(
     head = pair.check(probe)
     for source_name, way in head.items():
         if way != "split":
-            print(f"warning: {source_name} is scored through its own full logits: slower, and in its own precision", file=sys.stderr)
+            print(
+                f"warning: {source_name} is scored through its own full logits: slower, and in its own precision",
+                file=sys.stderr,
+            )
     built = build_tokens(corpus, store)
     score_store(built, name, pair, head, topk=topk, score_all=score_all, batch_tokens=batch_tokens)
     return built, name
 
 
 def score_store(
-    store: Store, name: str, pair: ModelPair, head: dict[str, str], *, topk: int = 0, score_all: bool = False, batch_tokens: int = BATCH_TOKENS
+    store: Store,
+    name: str,
+    pair: ModelPair,
+    head: dict[str, str],
+    *,
+    topk: int = 0,
+    score_all: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> ScoringManifest:
     """Write the parts of a scoring that are missing, then its manifest."""
     folder = store.path / "stats" / name
@@ -106,7 +122,9 @@ def score_store(
     if len(finished) == store.part_count and (folder / "manifest.json").exists():
         return ScoringManifest.read(folder)
     done = sum(p.tokens for i, p in enumerate(store.manifest.parts) if i in finished)
-    with tqdm(desc=f"scoring {name}", total=store.manifest.tokens, initial=done, unit=" tokens", unit_scale=True, disable=None) as bar:
+    with tqdm(
+        desc=f"scoring {name}", total=store.manifest.tokens, initial=done, unit=" tokens", unit_scale=True, disable=None
+    ) as bar:
         for index in range(store.part_count):
             if index not in finished:
                 table, progress = score_part(store.part("tokens", index), pair, topk, score_all, batch_tokens, bar)
@@ -114,7 +132,9 @@ def score_store(
     return _finish(store, name, pair, head, settings)
 
 
-def score_part(tokens: pa.Table, pair: ModelPair, topk: int, score_all: bool, batch_tokens: int, bar: Any) -> tuple[pa.Table, dict[str, Any]]:
+def score_part(
+    tokens: pa.Table, pair: ModelPair, topk: int, score_all: bool, batch_tokens: int, bar: Any
+) -> tuple[pa.Table, dict[str, Any]]:
     """Statistics of one part of tokens, in the same rows, and the sums that the manifest adds up."""
     offsets = tokens["input_ids"].combine_chunks().offsets.to_numpy()
     ids = tokens["input_ids"].combine_chunks().flatten().to_numpy()
@@ -140,7 +160,8 @@ def score_part(tokens: pa.Table, pair: ModelPair, topk: int, score_all: bool, ba
         padded += batch.numel()
         bar.update(int(lengths[rows].sum()))
     table = pa.table(
-        [seq_ids.combine_chunks(), *(_column(field, values[field.name], chosen, offsets) for field in list(schema)[1:])], schema=schema
+        [seq_ids.combine_chunks(), *(_column(field, values[field.name], chosen, offsets) for field in list(schema)[1:])],
+        schema=schema,
     )
     floats = [c for c in values if c in STATISTIC_BY_NAME and STATISTIC_BY_NAME[c].is_float]
     sums = {c: float(values[c][chosen].sum(dtype=np.float64)) for c in floats}
@@ -198,7 +219,10 @@ def _finish(store: Store, name: str, pair: ModelPair, head: dict[str, str], sett
         topk=settings["topk"],
         score_all=settings["score_all"],
         head=head,
-        versions={"python": platform.python_version(), **{p: version(p) for p in ("tokenstats", "torch", "transformers", "pyarrow")}},
+        versions={
+            "python": platform.python_version(),
+            **{p: version(p) for p in ("tokenstats", "torch", "transformers", "pyarrow")},
+        },
         scored=scored,
         means={c: sum(p["sums"][c] for p in progress) / scored for c in progress[0]["sums"]},
         padding=sum(p["padded"] for p in progress) / sum(p["tokens"] for p in progress) - 1.0,

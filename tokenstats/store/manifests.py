@@ -54,9 +54,7 @@ class _Manifest(_Record):
             where = ".".join(map(str, first["loc"]))
             raise StoreError(f"{path} is not a manifest of tokenstats: {where}: {first['msg']}") from None
         if manifest.schema_version != SCHEMA_VERSION:
-            raise StoreError(
-                f"{path} has schema version {manifest.schema_version}, this tokenstats reads {SCHEMA_VERSION}"
-            )
+            raise StoreError(f"{path} has schema version {manifest.schema_version}, this tokenstats reads {SCHEMA_VERSION}")
         return manifest
 
 

@@ -1,10 +1,10 @@
 """A store on disk: one tokenized dataset, any number of scorings and masks of it.
 
-    store = Store("runs/gsm8k")
-    store.scorings(), store.masks()
-    store.scan("stats/warm")                                   # a polars LazyFrame
-    for tables in store.aligned({"tokens": ["input_ids"], "stats/warm": ["entropy"]}):
-        ...                                                    # one part of each, rows proven to match
+store = Store("runs/gsm8k")
+store.scorings(), store.masks()
+store.scan("stats/warm")                                   # a polars LazyFrame
+for tables in store.aligned({"tokens": ["input_ids"], "stats/warm": ["entropy"]}):
+    ...                                                    # one part of each, rows proven to match
 """
 
 import re
@@ -90,7 +90,9 @@ class Store:
             self._check_rows(table, family, index)
         return table if columns is None or "seq_id" in columns else table.drop_columns(["seq_id"])
 
-    def aligned(self, columns: Mapping[str, Sequence[str]], parts: Sequence[int] | None = None) -> Iterator[dict[str, pa.Table]]:
+    def aligned(
+        self, columns: Mapping[str, Sequence[str]], parts: Sequence[int] | None = None
+    ) -> Iterator[dict[str, pa.Table]]:
         """Yield, part by part, one table per family. Row i is the same sequence in all of them."""
         for index in range(self.part_count) if parts is None else parts:
             yield {family: self.part(family, index, names) for family, names in columns.items()}

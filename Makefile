@@ -1,0 +1,40 @@
+# Everything sets itself up from a fresh clone: python3 (3.11 or newer) and make are all it takes.
+#   make demo    the whole road on the bundled data
+#   make test    the test suite
+#   make app     the app, on the demo's store where there is one
+#   make check   lint, format and types
+#   make bench   scoring beside what people do today
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+STORE ?= runs/demo/store
+
+.PHONY: demo test app check bench clean
+
+demo: $(READY)
+	$(BIN)/python -m pipelines.demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+app: $(READY)
+	$(BIN)/tokenstats app $(STORE)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m pipelines.bench_scoring
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,73 @@
+"""Who may import whom, and how fast the front door opens."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tokenstats
+
+PACKAGE = Path(tokenstats.__file__).parent
+STAGES = {"corpus", "scoring", "masking", "training"}
+FLOORS = [{"schema", "errors", "alignment", "__init__"}, {"store"}, {"modeling"}, STAGES, {"inspect"}, {"cli"}, {"__main__"}]
+ALLOWED = {("scoring", "corpus")}
+"""``compute`` is one command for both: it builds the tokens that it then scores."""
+
+
+def imported_modules(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+    names += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    return {n.split(".")[1] for n in names if n.startswith("tokenstats.")}
+
+
+def test_imports_go_down_and_stages_meet_only_in_the_store():
+    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    for path in PACKAGE.rglob("*.py"):
+        mine = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if mine in ("__init__", "_app"):
+            continue
+        for other in imported_modules(path) - {mine}:
+            assert floor[other] < floor[mine] or (mine, other) in ALLOWED, f"{path.name} of {mine} imports {other}"
+
+
+def loaded_after(code: str, unwanted: str) -> list[str]:
+    script = f"{code}\nimport sys\nprint(*[m for m in {unwanted.split()!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import tokenstats", "torch transformers polars pyarrow streamlit"),
+        ("from tokenstats import Store, Rule, build_mask, compare_masks", "torch transformers"),
+        ("import tokenstats.masking, tokenstats.inspect", "torch transformers"),
+        ("import tokenstats.cli", "torch transformers polars pyarrow"),
+        ("import tokenstats.scoring, tokenstats.corpus.build", "polars matplotlib streamlit"),
+    ],
+)
+def test_nobody_loads_what_they_do_not_need(code: str, unwanted: str):
+    assert loaded_after(code, unwanted) == []
+
+
+def test_names_of_the_front_door():
+    assert sorted(tokenstats.__all__) == ["Rule", "Store", "TokenstatsError", "build_mask", "compare_masks"]
+    assert all(getattr(tokenstats, name).__name__ == name for name in tokenstats.__all__)
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = tokenstats.nothing_of_the_kind
+
+
+def test_help_of_every_command_says_something(cli):
+    status, out, _ = cli("--help")
+    assert status == 0
+    commands = ["compute", "mask", "show", "audit", "compare", "train", "export", "report", "app"]
+    for command in commands:
+        assert command in out
+        status, text, _ = cli(command, "--help")
+        assert status == 0
+        assert len(text.splitlines()) > 8
+    readme = (PACKAGE.parent / "README.md").read_text()
+    assert all(f"tokenstats {command}" in readme for command in commands)

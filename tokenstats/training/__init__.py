@@ -1,0 +1,34 @@
+"""Tokens and a mask become a model, or files for somebody else's trainer.
+
+    from tokenstats.training import train, export, TrainOptions
+
+    train("runs/store", model="base", mask="eksft", out="runs/model", options=TrainOptions(epochs=2))
+    export("runs/store", mask="eksft", to="runs/dataset")
+
+Importing this module loads neither torch nor transformers; ``export`` needs neither.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["ExportSummary", "TrainOptions", "TrainSummary", "export", "train"]
+
+if TYPE_CHECKING:
+    from tokenstats.training.exports import ExportSummary, export
+    from tokenstats.training.options import TrainOptions
+    from tokenstats.training.trainer import TrainSummary, train
+
+_HOMES = {
+    "export": "exports",
+    "ExportSummary": "exports",
+    "TrainOptions": "options",
+    "train": "trainer",
+    "TrainSummary": "trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # an export needs no torch, and whoever reads the defaults of TrainOptions neither
+    if name in _HOMES:
+        return getattr(import_module(f"tokenstats.training.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'tokenstats.training' has no attribute {name!r}")

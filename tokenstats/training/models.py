@@ -1,0 +1,111 @@
+"""The model of a training run: loaded, given an adapter where one is asked for, and checked against the store."""
+
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+import transformers
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from tokenstats.errors import InputError, StoreError, one_line
+from tokenstats.modeling.folders import is_adapter, local_folder
+from tokenstats.modeling.head import SplitModel
+from tokenstats.modeling.load import load_model
+from tokenstats.store import Store
+from tokenstats.store.manifests import Model
+from tokenstats.training.data import TrainingData
+from tokenstats.training.options import ALL_LINEAR, TrainOptions
+
+_PROBE_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class TrainableModel:
+    """A model on its device, its halves, and a description of what it was before training."""
+
+    model: PreTrainedModel
+    split: SplitModel
+    description: Model
+    precision: str
+
+
+def load_trainable(
+    source: str, options: TrainOptions, device: torch.device, autocast: bool, store: Store, data: TrainingData
+) -> TrainableModel:
+    """Load a model for training. Raises InputError where it does not fit the store's tokens, or cannot take the adapter.
+
+    autocast: compute in bfloat16. Weights that are trained are float32 all the same: their steps are smaller than
+              bfloat16 resolves. Frozen ones, below an adapter, are kept in bfloat16.
+    """
+    folder = local_folder(source)
+    on_adapter = folder is not None and is_adapter(folder)
+    if options.is_lora:
+        _check_lora(source, on_adapter)
+    loaded = load_model(source, "bfloat16" if autocast and options.is_lora else "float32", device)
+    model: PreTrainedModel = loaded.model
+    if on_adapter:
+        model = model.merge_and_unload()
+    _check_fits(model, source, store, data)
+    model.requires_grad_(True)
+    if options.is_lora:
+        model = _with_adapter(model, options)
+    split = SplitModel(model, float32_head=False)
+    probe = torch.from_numpy(data.train.ids[:_PROBE_TOKENS]).long()[None].to(device)
+    if not split.check(probe):
+        print(f"warning: {source} is trained through its own full logits: more memory", file=sys.stderr)
+    return TrainableModel(model, split, loaded.description, "bfloat16" if autocast else "float32")
+
+
+def load_store_tokenizer(store: Store) -> PreTrainedTokenizerFast:
+    """The tokenizer that wrote the store, and the chat template that the model learns."""
+    try:
+        return AutoTokenizer.from_pretrained(store.tokenizer_folder, local_files_only=True)
+    except Exception as error:  # transformers raises many kinds here
+        raise StoreError(
+            f"{store.tokenizer_folder} holds no readable tokenizer ({one_line(error, 100)}); "
+            "run the 'tokenstats compute' that made the store again"
+        ) from None
+
+
+def _check_lora(source: str, on_adapter: bool) -> None:
+    if find_spec("peft") is None:
+        raise InputError("lora_rank was given, but peft is not installed; pip install 'tokenstats[peft]'")
+    if on_adapter:
+        raise InputError(
+            f"{source} is an adapter, and an adapter cannot be put on another: its base would be nowhere saved; "
+            "train the whole model (no lora_rank: the adapter is merged), or an adapter of its base model"
+        )
+
+
+def _check_fits(model: PreTrainedModel, source: str, store: Store, data: TrainingData) -> None:
+    width, size = model.get_input_embeddings().num_embeddings, store.manifest.tokenizer.size
+    if width < size:
+        raise InputError(
+            f"{source} knows {width} tokens, but the store's tokenizer has {size}; expected a model whose vocabulary covers it"
+        )
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(data.train.longest, data.evaluation.longest if data.evaluation else 0)
+    if most and longest > most:
+        raise InputError(
+            f"the longest sequence has {longest} tokens, but {source} reads at most {most}; "
+            f"compute a store with --max-length {most} or less"
+        )
+
+
+def _with_adapter(model: PreTrainedModel, options: TrainOptions) -> PreTrainedModel:
+    from peft import LoraConfig, get_peft_model
+
+    targets = options.lora_targets
+    transformers.set_seed(options.seed)  # the adapter's first weights are random
+    config = LoraConfig(
+        r=options.lora_rank,
+        lora_alpha=options.lora_alpha or 2 * (options.lora_rank or 0),
+        lora_dropout=options.lora_dropout,
+        target_modules=targets if targets == ALL_LINEAR else [name.strip() for name in targets.split(",")],
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"no adapter can be put on lora_targets {one_line(targets, 80)!r}: {one_line(error, 150)}") from None

@@ -1,0 +1,44 @@
+"""Where trained weights and exported rows came from: the store, the mask and its rule, as one JSON object."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenstats import __version__
+from tokenstats.store import Store
+from tokenstats.store.parts import write_json
+from tokenstats.training.rows import ChosenMask
+
+RECORD = "tokenstats.json"
+"""Name of the file with the record, beside the weights or the exported rows."""
+
+
+def provenance(store: Store, mask: ChosenMask, *, rows: int, left_out: int, kept: int) -> dict[str, Any]:
+    """The record that goes with what was made of a store: ``rows`` of it, ``kept`` tokens learned in them."""
+    data, manifest = store.manifest.dataset, mask.manifest
+    return {
+        "tokenstats_version": __version__,
+        "store_fingerprint": store.fingerprint,
+        "dataset": {"source": without_folders(data.source), "fingerprint": data.fingerprint},
+        "tokenizer_fingerprint": store.manifest.tokenizer.fingerprint,
+        "template_fingerprint": store.manifest.template.fingerprint,
+        "mask": mask.name,
+        "mask_fingerprint": manifest.fingerprint if manifest else None,
+        "rule": dict(manifest.rule) if manifest else {"keep": "all target tokens"},
+        "rule_fingerprint": manifest.rule_fingerprint if manifest else None,
+        "thresholds": dict(manifest.thresholds) if manifest else {},
+        "scorings": dict(manifest.scorings) if manifest else {},
+        "targets": store.manifest.targets,
+        "rows": rows,
+        "rows_with_nothing_kept": left_out,
+        "kept_tokens": kept,
+    }
+
+
+def without_folders(source: str) -> str:
+    """A Hub id or relative path as it is; of an absolute path the last name: what is given away tells no home folder."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    write_json(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False))

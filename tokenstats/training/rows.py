@@ -1,0 +1,134 @@
+"""Rows of a store with what is learned from them. Reads ids, targets and a mask; loads no torch.
+
+Which tokens are learned: those that the mask keeps, or, without a mask, all targets (plain fine-tuning). Token 0 of a
+sequence never is: nothing predicts it.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tokenstats.errors import InputError, StoreError
+from tokenstats.store import Store
+from tokenstats.store.manifests import MaskManifest
+
+IGNORED = -100
+"""The label of a token that is not learned: what cross_entropy and every trainer of the field leave out."""
+
+PLAIN = "none"
+"""The mask name that means no mask."""
+
+
+@dataclass(frozen=True)
+class ChosenMask:
+    """A mask of a store, or none: plain fine-tuning on all targets."""
+
+    name: str | None
+    manifest: MaskManifest | None
+
+    @property
+    def title(self) -> str:
+        return self.name or "none: all target tokens"
+
+
+def open_store(store: Store | str | Path) -> Store:
+    return store if isinstance(store, Store) else Store(store)
+
+
+def choose_mask(store: Store, name: str | None) -> ChosenMask:
+    """The mask called ``name``; None and "none" are plain fine-tuning. Raises StoreError where it is not the store's."""
+    if name is None or name == PLAIN:
+        return ChosenMask(None, None)
+    name, manifest = store.mask(name)
+    if "weight" in manifest.rule:
+        raise InputError(
+            f"mask {name!r} weighs tokens; only masks that keep or drop can be trained on: expected a rule without weight"
+        )
+    return ChosenMask(name, manifest)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError where a folder could not be made."""
+    parent = next(p for p in folder.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{folder} cannot be made: {parent} is not a folder that can be written to; choose another place")
+
+
+@dataclass(frozen=True)
+class LearnedPart:
+    """One part of a store: R rows of N tokens in all; row i is tokens ``offsets[i]`` to ``offsets[i + 1]``.
+
+    seq_ids [R]; ids [N] int32; offsets [R + 1] int64; is_target [N] and keep [N] boolean, keep only where is_target
+    """
+
+    seq_ids: pa.ChunkedArray
+    ids: np.ndarray
+    offsets: np.ndarray
+    is_target: np.ndarray
+    keep: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    @property
+    def kept_per_row(self) -> np.ndarray:
+        return np.diff(np.concatenate([[0], np.cumsum(self.keep)])[self.offsets])
+
+
+def read_parts(store: Store, mask: ChosenMask) -> Iterator[LearnedPart]:
+    """Yield the store part by part. Raises StoreError where the mask has other lengths, or keeps what is no target."""
+    columns = {"tokens": ["seq_id", "input_ids", "is_target"]}
+    family = f"masks/{mask.name}"
+    if mask.name is not None:
+        columns[family] = ["keep"]
+    for index, tables in enumerate(store.aligned(columns)):
+        tokens = tables["tokens"]
+        lists = tokens["input_ids"].combine_chunks()
+        offsets = lists.offsets.to_numpy().astype(np.int64)
+        is_target = _flags(tokens["is_target"]).copy()
+        is_target[offsets[:-1]] = False
+        keep = is_target
+        if mask.name is not None:
+            keep = _flags(tables[family]["keep"])
+            same_lengths = np.array_equal(tables[family]["keep"].combine_chunks().offsets.to_numpy(), offsets)
+            if not same_lengths or bool((keep & ~is_target).any()):
+                raise StoreError(
+                    f"{store.path / family}, part {index} keeps tokens that are no targets of its rows; "
+                    "delete the mask and make it again"
+                )
+        yield LearnedPart(tokens["seq_id"], lists.flatten().to_numpy(), offsets, is_target, keep)
+
+
+def row_keys(store: Store) -> np.ndarray:
+    """[rows] uint64: a number for each row of the store that depends on its seq_id alone."""
+    keys = [
+        _key(seq_id)
+        for index in range(store.part_count)
+        for seq_id in store.part("tokens", index, ["seq_id"])["seq_id"].to_pylist()
+    ]
+    return np.array(keys, np.uint64)
+
+
+def shuffled(keys: np.ndarray, *salt: object) -> np.ndarray:
+    """An order of rows that depends on their keys and the salt alone: common rows of two sets come in the same order.
+
+    The finalizer of SplitMix64 (Steele, Lea and Flood, 2014) makes the salted keys random; their ranks are the order.
+    """
+    mixed = keys ^ np.uint64(_key(repr(salt)))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(mixed ^ (mixed >> np.uint64(31)), kind="stable")
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _flags(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False)

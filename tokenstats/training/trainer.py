@@ -1,0 +1,283 @@
+"""Fine-tune a model on the tokens that a mask keeps.
+
+    train("runs/store", model="models/base", mask="eksft", out="runs/eksft")                       # the whole model
+    train("runs/store", model="models/base", mask="none", out="runs/plain",                        # an adapter
+          options=TrainOptions(lora_rank=16, eval_share=0.05))
+
+Under ``torchrun`` each process trains on its own share of every batch (data parallel), to the same weights.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
+
+from tokenstats.errors import InputError, one_line
+from tokenstats.modeling.load import pick_device
+from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tokenstats.store import Store
+from tokenstats.store.parts import describe_difference, write_json
+from tokenstats.training.data import TrainingData, load_training_data
+from tokenstats.training.loop import MaskedTrainer
+from tokenstats.training.models import TrainableModel, load_store_tokenizer, load_trainable
+from tokenstats.training.options import SCHEDULES, TrainOptions
+from tokenstats.training.provenance import RECORD, provenance, without_folders, write_record
+from tokenstats.training.rows import check_writable, choose_mask, open_store
+
+HISTORY = "history.json"
+_CHECKPOINTS_KEPT = 2  # the last, and the one before it in case a kill has cut the last short
+_MAY_CHANGE_ON_RESUME = ("device", "report_to")
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a run did.
+
+    out:              folder of the weights, tokenizer, ``tokenstats.json`` (origin) and ``history.json`` (losses)
+    steps:            optimizer steps in all, those before a resume included
+    loss:             mean training loss of the last logged steps, nats per kept token
+    eval_loss:        loss of the rows held out over all their target tokens, in nats; None where none are
+    eval_loss_before: the same before the first step
+    rows:             rows trained on; rows_left_out: rows with nothing kept; eval_rows: rows held out
+    kept_tokens:      tokens that the rows trained on contribute to the loss, in one epoch
+    """
+
+    out: str
+    steps: int
+    loss: float
+    eval_loss: float | None
+    eval_loss_before: float | None
+    rows: int
+    rows_left_out: int
+    eval_rows: int
+    kept_tokens: int
+
+
+def train(
+    store: Store | str | Path,
+    *,
+    model: str,
+    out: str | Path,
+    mask: str | None,
+    options: TrainOptions | None = None,
+    resume: bool = False,
+) -> TrainSummary:
+    """Fine-tune ``model`` on a store's rows and save it in ``out``.
+
+    model:  a model folder, a Hub id, or an adapter folder (which is merged into its base model)
+    mask:   the tokens to learn: a mask of the store; None or "none" is plain fine-tuning on all targets
+    resume: go on from the last checkpoint in ``out``; everything else must be as it was
+
+    The loss is the sum of the kept tokens' cross-entropies over their number in the whole optimizer batch. Rows with
+    nothing kept are left out. ``out`` gets the weights (an adapter's, with ``lora_rank``), the store's tokenizer with
+    its chat template, ``tokenstats.json`` with where they came from (in ``config.json`` too, for a whole model), and
+    ``history.json``. Checkpoints are written only with ``save_steps``, to ``out/checkpoint-N``.
+
+    Raises InputError or StoreError for what the caller can mend: before training begins nothing is written.
+    """
+    options, out = options or TrainOptions(), Path(out).expanduser()
+    opened = open_store(store)
+    chosen = choose_mask(opened, mask)
+    checkpoint = _check_out(out, resume)
+    _check_report_to(options.report_to)
+    _check_tokenizer(opened, model)
+    arguments = _arguments(options, out)
+    data = load_training_data(opened, chosen, options.eval_share, options.eval_seed)
+    loaded = load_trainable(model, options, arguments.device, arguments.bf16, opened, data)
+    record = {
+        **provenance(opened, chosen, rows=len(data.train), left_out=data.left_out, kept=data.train.learned_tokens),
+        "base_model": {**loaded.description.model_dump(mode="json"), "source": without_folders(model)},
+        "training": {
+            **asdict(options),
+            "learning_rate": options.peak_learning_rate,
+            "dtype": loaded.precision,
+            "devices": arguments.world_size,
+        },
+        "eval_rows": len(data.evaluation) if data.evaluation else 0,
+    }
+    if checkpoint is not None:
+        _check_same_run(out, record)
+    if not options.is_lora:
+        loaded.model.config.tokenstats = record
+    tokenizer = load_store_tokenizer(opened)
+    trainer = _trainer(loaded, arguments, options, data, tokenizer, out, record, resumed=checkpoint is not None)
+    _run(trainer, checkpoint, options)
+    history = _history(trainer.state.log_history)
+    if trainer.is_world_process_zero():
+        _save(loaded.model, tokenizer, out, record, history)
+    return _summary(out, trainer.state.global_step, data, history)
+
+
+def _check_out(out: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from, or None. Raises InputError where ``out`` is taken, or holds nothing to resume."""
+    if not resume:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(
+                f"{out} exists and is not empty; choose another folder, or go on with the run that made it (resume)"
+            )
+        check_writable(out)
+        return None
+    # a checkpoint's trainer_state.json is written last: without it the checkpoint was cut short
+    found = (p.parent for p in out.glob("checkpoint-*/trainer_state.json"))
+    whole = {int(p.name.removeprefix("checkpoint-")): p for p in found if re.fullmatch(r"checkpoint-\d+", p.name)}
+    if not whole:
+        raise InputError(f"{out} holds no checkpoint to resume from; expected the folder of a stopped run that had save_steps")
+    return whole[max(whole)]
+
+
+def _check_report_to(report_to: str) -> None:
+    from transformers.integrations import get_available_reporting_integrations
+
+    usable = ["none", "all", *get_available_reporting_integrations()]
+    unknown = [name for name in report_to.split(",") if name not in usable]
+    if unknown:
+        raise InputError(f"report_to got {one_line(unknown[0], 60)!r}; expected what is installed here: {', '.join(usable)}")
+
+
+def _check_tokenizer(store: Store, model: str) -> None:
+    found, expected = tokenizer_fingerprint(load_tokenizer(model)), store.manifest.tokenizer.fingerprint
+    if found != expected:
+        raise InputError(
+            f"{model} has another tokenizer ({found[:8]}) than {store.path} was written with ({expected[:8]}): its ids mean "
+            "other words; train a model with the same tokenizer, or compute a store with this one"
+        )
+
+
+def _arguments(options: TrainOptions, out: Path) -> TrainingArguments:
+    """transformers' own settings; they also decide the device of each process."""
+    device = pick_device(options.device)
+    on_gpu = device.type == "cuda"
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps or -1,
+        learning_rate=options.peak_learning_rate,
+        lr_scheduler_type=SCHEDULES[options.schedule],
+        warmup_steps=options.warmup_ratio,
+        weight_decay=options.weight_decay,
+        adam_beta2=options.beta2,
+        max_grad_norm=options.max_grad_norm,
+        per_device_train_batch_size=options.batch_size,
+        average_tokens_across_devices=True,
+        per_device_eval_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulation,
+        bf16=options.dtype == "bfloat16" or (options.dtype == "auto" and on_gpu and torch.cuda.is_bf16_supported()),
+        eval_strategy="steps" if options.eval_share else "no",
+        eval_steps=options.eval_steps or 1 << 30,  # the end is always evaluated
+        save_strategy="steps" if options.save_steps else "no",
+        save_steps=options.save_steps or 1,
+        save_total_limit=_CHECKPOINTS_KEPT,
+        logging_steps=options.logging_steps,
+        logging_nan_inf_filter=False,  # it would put an average in the place of a NaN
+        report_to="none" if options.report_to == "none" else options.report_to.split(","),
+        seed=options.seed,
+        use_cpu=device.type == "cpu",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=on_gpu,
+        ddp_find_unused_parameters=False,
+    )
+    if device.index is not None and device != arguments.device:
+        raise InputError(
+            f"device {options.device!r} cannot be trained on; expected cuda, with CUDA_VISIBLE_DEVICES={device.index} set"
+        )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process: threads that share a model; torchrun is the way
+    return arguments
+
+
+def _check_same_run(out: Path, record: dict[str, Any]) -> None:
+    """Refuse to go on with another store, mask, model or setting than the checkpoint was made with."""
+    try:
+        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        there, asked = _identity(found), _identity(record)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{out / RECORD} cannot be read ({one_line(error, 80)}): what the checkpoint is of is not known; begin anew"
+        ) from None
+    if there != asked:
+        raise InputError(
+            f"{out} holds another run: {describe_difference(there, asked)}; resume with what it had, or choose another folder"
+        )
+
+
+def _identity(record: dict[str, Any]) -> dict[str, Any]:
+    settings = {name: value for name, value in record["training"].items() if name not in _MAY_CHANGE_ON_RESUME}
+    return {
+        "store": record["store_fingerprint"],
+        "mask": record["mask_fingerprint"],
+        "model": record["base_model"]["fingerprint"],
+        **settings,
+    }
+
+
+def _trainer(
+    loaded: TrainableModel,
+    arguments: TrainingArguments,
+    options: TrainOptions,
+    data: TrainingData,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    record: dict[str, Any],
+    resumed: bool,
+) -> MaskedTrainer:
+    arguments.use_cache = loaded.model.config.use_cache  # the trainer would switch it off in the saved config
+    arguments.eval_on_start = bool(options.eval_share) and not resumed
+    if options.gradient_checkpointing:
+        # transformers renamed it, and still warns about the old name
+        enable = getattr(loaded.model, "activation_checkpointing_enable", None) or loaded.model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    trainer = MaskedTrainer(
+        loaded.model, arguments, data, tokenizer, loaded.split, before_save=lambda: write_record(out, record)
+    )
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise InputError(
+            "models in shards (FSDP, DeepSpeed) cannot be trained here; expected one device, or data parallel by torchrun"
+        )
+    return trainer
+
+
+def _run(trainer: MaskedTrainer, checkpoint: Path | None, options: TrainOptions) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"out of memory with batch_size {options.batch_size} ({one_line(error, 100)}); lower batch_size and raise "
+            "accumulation as much, turn gradient_checkpointing on, or train an adapter (lora_rank)"
+        ) from None
+
+
+def _history(logs: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
+    """The curve of a run: ``training`` and ``evaluation`` losses in nats per token, by step."""
+    names = ["step", "epoch", "loss", "grad_norm", "learning_rate"]
+    training = [{name: entry[name] for name in names if name in entry} for entry in logs if "loss" in entry]
+    evaluation = [{"step": e["step"], "epoch": e.get("epoch", 0.0), "loss": e["eval_loss"]} for e in logs if "eval_loss" in e]
+    return {"training": training, "evaluation": evaluation}
+
+
+def _save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path, record: dict[str, Any], history: dict[str, Any]
+) -> None:
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    write_record(out, record)
+    write_json(out / HISTORY, json.dumps(history, indent=1))
+
+
+def _summary(out: Path, steps: int, data: TrainingData, history: dict[str, list[dict[str, float]]]) -> TrainSummary:
+    evaluation = history["evaluation"]
+    return TrainSummary(
+        out=str(out),
+        steps=steps,
+        loss=history["training"][-1]["loss"],
+        eval_loss=evaluation[-1]["loss"] if evaluation else None,
+        eval_loss_before=evaluation[0]["loss"] if evaluation else None,
+        rows=len(data.train),
+        rows_left_out=data.left_out,
+        eval_rows=len(data.evaluation) if data.evaluation else 0,
+        kept_tokens=data.train.learned_tokens,
+    )
