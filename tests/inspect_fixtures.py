@@ -1,16 +1,18 @@
 """A small store with everything that is hard to show: many scripts, HTML, terminal escapes, special tokens in the data.
 
-Use with ``pytest_plugins = ["inspect_fixtures"]``. Nothing comes from the network: the tokenizer is trained and two tiny
+Nothing comes from the network: the tokenizer is trained and two tiny
 models are drawn at random here.
 """
 
+import atexit
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tokenstats import Rule, Store, build_mask
@@ -89,7 +91,7 @@ def conversations() -> list[dict]:
     return [{"messages": [{"role": role, "content": text} for role, text in chat]} for chat in chats]
 
 
-def make_models(folder: Path) -> tuple[str, str]:
+def make_models(folder: Path) -> None:
     """Two tiny random models with the tokenizer: a policy and a reference."""
     import torch
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -112,35 +114,42 @@ def make_models(folder: Path) -> tuple[str, str]:
         torch.manual_seed(seed)
         Qwen3ForCausalLM(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    return str(folder / "policy"), str(folder / "reference")
 
 
-@pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    return make_models(tmp_path_factory.mktemp("tiny"))
+@cache
+def _workplace() -> Path:
+    """A folder for this run of the tests, gone when it ends."""
+    folder = Path(tempfile.mkdtemp(prefix="inspect-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
-@pytest.fixture(scope="session")
-def make_inspect_store(tmp_path_factory: pytest.TempPathFactory, tiny_models: tuple[str, str]) -> Callable[..., Store]:
-    """Score the conversations into a new store; ``part_tokens`` decides how many parts it has."""
+@cache
+def make_store(name: str, part_tokens: int = 700, reference: bool = True, topk: int = 0) -> Store:
+    """The conversations, scored; ``part_tokens`` decides how many parts the store has."""
     from tokenstats.scoring import compute
 
-    def make(part_tokens: int = 700, reference: bool = True, **options) -> Store:
-        folder = tmp_path_factory.mktemp("inspect")
-        rows = folder / "chats.jsonl"
+    rows = _workplace() / "chats.jsonl"
+    if not rows.exists():
         rows.write_text("".join(json.dumps(row) + "\n" for row in conversations()), encoding="utf-8")
-        policy, other = tiny_models
-        settings = {"max_length": MAX_LENGTH, "name": "warm", "reference": other if reference else None} | options
-        store, _ = compute(rows, model=policy, store=folder / "store", part_tokens=part_tokens, **settings)
-        return store
+        make_models(_workplace())
+    store, _ = compute(
+        rows,
+        model=str(_workplace() / "policy"),
+        reference=str(_workplace() / "reference") if reference else None,
+        store=_workplace() / name,
+        name="warm",
+        part_tokens=part_tokens,
+        max_length=MAX_LENGTH,
+        topk=topk,
+    )
+    return store
 
-    return make
 
-
-@pytest.fixture(scope="session")
-def inspect_store(make_inspect_store: Callable[..., Store]) -> Store:
-    """The store with three masks. Tests that write copy it first."""
-    store = make_inspect_store()
+@cache
+def store_with_masks() -> Store:
+    """Several parts and three masks. Tests only read it."""
+    store = make_store("shared")
     assert store.part_count > 2
     build_mask(store, Rule.from_preset("eksft"), "eksft")
     build_mask(store, Rule(drop="top(entropy, 0.3) or kl > 6.0 or position < 2"), "dataset-wide")
@@ -148,11 +157,10 @@ def inspect_store(make_inspect_store: Callable[..., Store]) -> Store:
     return store
 
 
-@pytest.fixture
-def own_store(inspect_store: Store, tmp_path: Path) -> Store:
+def copy_of_store(folder: Path) -> Store:
     """A copy that a test may write to."""
-    shutil.copytree(inspect_store.path, tmp_path / "store")
-    return Store(tmp_path / "store")
+    shutil.copytree(store_with_masks().path, folder / "store")
+    return Store(folder / "store")
 
 
 def edit_manifest(folder: Path, **changes: object) -> None:

@@ -149,6 +149,29 @@ def test_what_is_no_store_is_said(cli, tmp_path, command):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_odd_places_for_a_store_are_one_line(cli, data, tmp_path, warmup):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "x", "/proc/nowhere/x", tmp_path / ("long" * 100)):
+        status, _, err = cli("compute", data, "--model", warmup, "--store", place)
+        assert status == 2, place
+        assert err.count("\n") == 1, err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_without_arguments_there_is_help(cli):
+    status, out, err = cli()
+    assert (status, err) == (0, "")
+    assert "Commands:" in out
+
+
+def test_a_rule_file_cannot_write_escapes_to_the_terminal(cli, small, tmp_path):
+    rule = tmp_path / "rule.toml"
+    rule.write_text('drop = "entropy > 0"\nprotect = "is_end_of_turn # \\u001b[31m"\nsource = "\\u001b]0;x\\u0007"\n')
+    status, out, err = cli("mask", small, "--rule", rule, "--name", "x")
+    assert status == 2
+    assert "\x1b" not in out + err
+
+
 def test_a_real_process_ends_with_status_2_and_no_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tokenstats", "compute", "no\x1b[31mfile.jsonl", "--model", "m", "--store", str(tmp_path / "s")],

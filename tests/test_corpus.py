@@ -128,7 +128,7 @@ def test_without_markers_targets_come_from_comparison(tokenizer, tmp_path, base)
         bare, tmp_path, [{"messages": [*CHAT, {"role": "user", "content": "so?"}, {"role": "assistant", "content": "yes"}]}]
     )
     assert store.manifest.template.targets == "with and without the reply"
-    assert learned(bare, only_row(store)) == "2+2=4<|im_end|>\n|yes<|im_end|>\n"
+    assert learned(bare, only_row(store)) == "2+2=4<|im_end|>|yes<|im_end|>"
     assert store.manifest.tokenizer.end_of_turn_ids == (bare.convert_tokens_to_ids("<|im_end|>"),)
 
 
@@ -299,3 +299,90 @@ def test_column_maps_that_make_no_sense(text):
 def test_mapping_a_column_that_is_not_there_lists_those_that_are(tokenizer, tmp_path):
     with pytest.raises(InputError, match="columns seen: question, answer"):
         build(tokenizer, tmp_path, [{"question": "a", "answer": "b"}], columns={"prompt": "q", "completion": "answer"})
+
+
+def test_nothing_that_is_no_store_is_touched(tokenizer, tmp_path):
+    source = open_source(write_jsonl(tmp_path / "rows.jsonl", [{"messages": CHAT[:1]}]))
+    corpus = plan_corpus(source, tokenizer, "here")
+    for content in ("tokens/mine.txt", "notes.txt", "tokens/part-00000 copy.parquet"):
+        folder = tmp_path / content.replace("/", "-").replace(" ", "-")
+        (folder / content).parent.mkdir(parents=True)
+        (folder / content).write_text("my work")
+        with pytest.raises(InputError, match=r"holds other files|no part of a store"):
+            build_tokens(corpus, folder)
+        assert (folder / content).read_text() == "my work"
+    with pytest.raises(InputError, match="is a file"):
+        build_tokens(corpus, tmp_path / "rows.jsonl")
+
+
+def test_a_full_disk_keeps_what_was_written(tokenizer, tmp_path, chats, monkeypatch):
+    import tokenstats.corpus.build as module
+
+    corpus = plan_corpus(open_source(write_jsonl(tmp_path / "rows.jsonl", chats[:20])), tokenizer, "here", part_tokens=500)
+    real, written = module.write_part, []
+
+    def full(*arguments):
+        if len(written) == 2:
+            raise StoreError("no space left on device")
+        written.append(1)
+        real(*arguments)
+
+    monkeypatch.setattr(module, "write_part", full)
+    with pytest.raises(StoreError):
+        build_tokens(corpus, tmp_path / "store")
+    assert len(list((tmp_path / "store" / "tokens").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": "a", "tool_calls": ["x"]},
+        {"role": "assistant", "content": "a", "tool_calls": 5},
+        {"role": "assistant", "content": "a", "tool_calls": [{"function": [1]}]},
+        {"role": "assistant", "content": "\ud83d"},
+        {"role": 3, "content": "a"},
+        {"role": "assistant", "content": None},
+        "not a message",
+        None,
+    ],
+)
+def test_odd_rows_are_left_out_and_do_not_end_the_run(tokenizer, tmp_path, message):
+    manifest = build(tokenizer, tmp_path, [{"messages": CHAT}, {"messages": [CHAT[0], message]}]).manifest
+    assert manifest.sequences == 1
+    assert sum(manifest.dataset.dropped.values()) == 1
+
+
+def test_a_template_that_forgets_tool_calls_is_noticed(tmp_path, base):
+    forgetful = load_tokenizer(base)
+    forgetful.chat_template = NO_MARKERS
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {}}}],
+    }
+    rows = [{"messages": CHAT}, {"messages": [{"role": "user", "content": "add"}, call]}]
+    assert build(forgetful, tmp_path, rows).manifest.dataset.dropped == {"the template leaves out a tool call": 1}
+
+
+def test_columns_that_are_named_come_before_those_that_are_not(tokenizer, tmp_path):
+    other = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    row = {"messages": other, "question": "What is 2+2?", "answer": "2+2=4", "rules": "Be brief"}
+    columns = {"prompt": "question", "completion": "answer", "system": "rules"}
+    found = only_row(build(tokenizer, tmp_path, [row], columns=columns))
+    assert tokenizer.decode(found["input_ids"]) == "<|im_start|>system\nBe brief<|im_end|>\n" + RENDERED
+
+
+def test_no_chat_is_refused_where_there_are_only_chats(tokenizer, tmp_path):
+    with pytest.raises(InputError, match="--no-chat is for plain prompts"):
+        build(tokenizer, tmp_path, [{"messages": CHAT}], chat=False)
+
+
+def test_another_way_of_splitting_text_is_another_tokenizer(tokenizer, tmp_path, base):
+    build(tokenizer, tmp_path, [{"messages": CHAT}])
+    other = load_tokenizer(base)
+    from tokenizers import pre_tokenizers
+
+    other.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    assert other.get_vocab() == tokenizer.get_vocab()
+    with pytest.raises(StoreError, match="tokenizer: there"):
+        build(other, tmp_path, [{"messages": CHAT}])

@@ -265,3 +265,56 @@ def test_comparison_counts(store):
     assert (found.both_dropped, found.only_a_dropped, found.only_b_dropped, found.both_kept) == tuple(counts.values())
     assert found.jaccard == pytest.approx(counts[True, True] / (len(pairs) - counts[False, False]))
     assert sum(n for _, n in compare_masks(store, "one", "two", most=10**6).only_a) == found.only_a_dropped
+
+
+def test_a_share_too_small_for_one_token_takes_none_and_the_mask_can_be_read(store):
+    rule = Rule(drop="top(entropy, 0.0000001) or entropy > 2")
+    made = build_mask(store, rule, "tiny", replace=True)
+    assert made.clauses[0].dropped == 0
+    assert build_mask(store, rule, "tiny") == made  # read again from the disk
+
+
+def test_infinite_values_are_ordered_and_never_become_thresholds(store):
+    with pytest.raises(RuleError, match=r"the threshold of 'bottom\(log\(clip.* is -inf; keep it finite"):
+        build_mask(store, Rule(drop="bottom(log(clip(entropy - 1, 0, 100)), 5)"), "x", replace=True)
+    x = "log(clip(entropy - 0.5, 0, 100))"
+    build_mask(store, Rule(drop=f"{x} <= quantile({x}, 0.3, per=sequence)", protect=""), "x", replace=True)
+    for row in sequences(store, "x")[:200]:
+        values = np.array([max(row["entropy"][t] - 0.5, 0.0) for t in learnable(row)])
+        least = np.sort(values)[int(np.floor((len(values) - 1) * 0.3))]
+        assert all(not row["keep"][t] for t, v in zip(learnable(row), values, strict=True) if v <= least)
+
+
+def test_replacing_a_mask_never_loses_both(store, monkeypatch):
+    import os
+
+    class Killed(BaseException):
+        pass
+
+    old = build_mask(store, Rule(drop="entropy > 2"), "precious", replace=True)
+    real = os.replace
+
+    def dies_at(nth):
+        calls = []
+
+        def replace(source, target):
+            if store.path / "masks" in target.parents and target.parent.name == "masks":
+                calls.append(1)
+                if len(calls) == nth:
+                    raise Killed
+            real(source, target)
+
+        return replace
+
+    for nth in (1, 2):
+        monkeypatch.setattr(os, "replace", dies_at(nth))
+        with pytest.raises(Killed):
+            build_mask(store, Rule(drop="entropy > 3"), "precious", replace=True)
+        monkeypatch.setattr(os, "replace", real)
+        assert not any(name.startswith(".") for name in store.masks())
+        assert build_mask(store, Rule(drop="entropy > 2"), "precious").fingerprint == old.fingerprint
+
+
+def test_a_mask_cannot_be_called_none(store):
+    with pytest.raises(InputError, match="that means plain SFT"):
+        build_mask(store, Rule(drop="entropy > 2"), "none")

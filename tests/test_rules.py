@@ -136,6 +136,7 @@ HOSTILE = [
     "not " * 900 + "is_special",
     "entropy > 1\x00",
     "entropy > 1 # \ud800",
+    "top(entropy, 0.2) # high entropy\n or top(kl, 0.2)",
     "abs(" * 49 + "entropy" + ")" * 49 + " + 1" * 200 + " > 2",
 ]
 

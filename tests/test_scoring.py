@@ -279,10 +279,11 @@ def test_missing_weights_are_an_error_and_not_random_numbers(tmp_path, chats, ba
         compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=str(tmp_path / "holes"), store=tmp_path / "s")
 
 
-def test_sequences_longer_than_the_model_reads_are_named(tmp_path, base):
+def test_sequences_longer_than_the_model_reads_are_named_before_anything_is_scored(tmp_path, chats, base):
     row = {"messages": [{"role": "user", "content": "7 " * 1500}, {"role": "assistant", "content": "1"}]}
-    with pytest.raises(InputError, match=r"has \d+ tokens, but the model reads at most 2048; .*--max-length"):
-        compute(write_jsonl(tmp_path / "d.jsonl", [row]), model=base, store=tmp_path / "s")
+    with pytest.raises(InputError, match=r"row 5 has \d+ tokens, but the model reads at most 2048; .*--max-length"):
+        compute(write_jsonl(tmp_path / "d.jsonl", [*chats[:5], row]), model=base, store=tmp_path / "s", part_tokens=200)
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_second_scoring_shares_the_tokens(tmp_path, chats, base, warmup):
@@ -304,3 +305,64 @@ def test_batches_hold_each_row_once_within_the_budget(lengths, budget):
     batches = plan_batches(lengths, budget)
     assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in batches)
+
+
+def test_a_model_that_looks_ahead_is_refused(tmp_path, chats, base):
+    from transformers import BertConfig, BertLMHeadModel
+
+    torch.manual_seed(0)
+    model = BertLMHeadModel(
+        BertConfig(
+            vocab_size=704,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            initializer_range=0.5,
+        )
+    )
+    folder = save(model, tmp_path / "bert", base)
+    with pytest.raises(InputError, match="is not causal"):
+        compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=folder, store=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_positions_that_depend_on_the_width_of_a_batch_do_not_change_results(tmp_path, chats, base):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=704,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=90,
+            rope_parameters=rope,
+            initializer_range=0.5,
+        )
+    )
+    folder = save(model, tmp_path / "dynamic", base)
+    together, name = compute(write_jsonl(tmp_path / "d.jsonl", chats[:6]), model=folder, store=tmp_path / "a")
+    alone, _ = compute(tmp_path / "d.jsonl", model=folder, store=tmp_path / "b", batch_tokens=1)
+    assert_tables_close(table(together, name), table(alone, name))
+
+
+def test_an_edited_configuration_is_another_model(tmp_path, chats, base):
+    shutil.copytree(base, tmp_path / "model")
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:10])
+    store, name = compute(data, model=str(tmp_path / "model"), store=tmp_path / "s", part_tokens=500)
+    (store.path / "stats" / name / "part-00001.parquet").unlink()
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["rms_norm_eps"] = 0.5
+    path.write_text(json.dumps(config))
+    with pytest.raises(StoreError, match="model: there"):
+        compute(data, model=str(tmp_path / "model"), store=tmp_path / "s", part_tokens=500)
+
+
+def test_a_scoring_is_not_called_like_a_column(tmp_path, chats, base):
+    with pytest.raises(InputError, match="rules read that as a column"):
+        compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", name="entropy")

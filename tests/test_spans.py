@@ -1,20 +1,17 @@
 """Tokens as text: nothing lost, no character broken, nothing that acts on a terminal."""
 
 import random
-import shutil
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from inspect_fixtures import CHINESE, FAMILY, SMILE, byte_level_tokenizer
+from inspect_fixtures import CHINESE, FAMILY, SMILE, byte_level_tokenizer, copy_of_store, store_with_masks
 from tokenizers import Tokenizer, decoders, models
 
-from tokenstats import Store, TokenstatsError
+from tokenstats import Rule, TokenstatsError, build_mask
 from tokenstats.inspect.sequences import read_sequence
 from tokenstats.inspect.spans import Decoder, Span, visible
-
-pytest_plugins = ["inspect_fixtures"]
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
@@ -116,7 +113,7 @@ def test_the_space_before_a_sentencepiece_word_belongs_to_it():
 
 def test_special_tokens_are_text_like_any_other():
     ids = encode("<|im_start|>the<|im_end|>")
-    assert [s.text for s in BYTE_LEVEL.spans(ids)][0] == "<|im_start|>"
+    assert BYTE_LEVEL.spans(ids)[0].text == "<|im_start|>"
 
 
 @given(st.text(alphabet=st.characters(), max_size=40))
@@ -133,7 +130,8 @@ def test_what_is_visible_cannot_act(text):
     [
         ("\n", "↵"),
         ("\t", "⇥"),
-        ("\x1b[31m", "␛[31m"),
+        ("\x1b[31m", "⟨ESC⟩[31m"),
+        ("\x07\r\x00", "⟨U+0007⟩⟨CR⟩⟨U+0000⟩"),
         ("\x9b31m", "⟨U+009B⟩31m"),
         ("a\N{RIGHT-TO-LEFT OVERRIDE}b", "a⟨U+202E⟩b"),
         (" ", "·"),
@@ -157,10 +155,11 @@ def test_labels_of_single_tokens_are_one_harmless_line():
     assert BYTE_LEVEL.visible(encode(" ")[0]) == "·"
 
 
-def test_pieces_of_a_stored_sequence_know_their_tokens(inspect_store):
-    decoder = Decoder(inspect_store)
-    for number in range(inspect_store.manifest.sequences):
-        view = read_sequence(inspect_store, number, mask="eksft")
+def test_pieces_of_a_stored_sequence_know_their_tokens():
+    seen = store_with_masks()
+    decoder = Decoder(seen)
+    for number in range(seen.manifest.sequences):
+        view = read_sequence(seen, number, mask="eksft")
         pieces = view.pieces(decoder)
         assert [t.index for p in pieces for t in p.tokens] == list(range(len(view)))
         assert [t.id for p in pieces for t in p.tokens] == view.ids.tolist()
@@ -170,15 +169,28 @@ def test_pieces_of_a_stored_sequence_know_their_tokens(inspect_store):
             assert token.dropped == (token.is_target and not token.kept) == bool(token.clauses)
             assert ("entropy" in token.statistics) == token.is_target
             assert token.role == "assistant" or not token.is_target
-            assert token.protected == (token.is_target and token.id in inspect_store.manifest.tokenizer.end_of_turn_ids)
+            assert token.protected == (token.is_target and token.id in seen.manifest.tokenizer.end_of_turn_ids)
+
+
+def test_what_a_rule_protects_is_marked_whatever_its_protection_reads(tmp_path):
+    own = copy_of_store(tmp_path)
+    build_mask(own, Rule(drop="position < 5", protect="kl > quantile(kl, 0.8) or top(entropy, 0.00001)"), "careful")
+    limit = own.mask("careful")[1].thresholds["quantile(kl, 0.8)"]
+    marked = 0
+    for number in range(own.manifest.sequences):
+        view = read_sequence(own, number, mask="careful")
+        expected = [kl is not None and kl > limit for kl in view.statistics["kl"]]
+        assert view.protected.tolist() == expected
+        marked += sum(expected)
+    assert marked > 0
 
 
 @pytest.mark.parametrize("damage", [None, "{not json"])
-def test_a_missing_or_damaged_tokenizer_is_one_line_that_names_it(own_store: Store, damage):
-    path = own_store.tokenizer_folder / "tokenizer.json"
+def test_a_missing_or_damaged_tokenizer_is_one_line_that_names_it(tmp_path, damage):
+    own = copy_of_store(tmp_path)
+    path = own.tokenizer_folder / "tokenizer.json"
     path.unlink()
     if damage is not None:
         path.write_text(damage)
     with pytest.raises(TokenstatsError, match=r"tokenizer\.json"):
-        Decoder(own_store)
-    shutil.rmtree(own_store.path)
+        Decoder(own)

@@ -35,6 +35,8 @@ Scoring = Annotated[str | None, typer.Option(help="which scoring the bare column
 
 def main() -> None:
     """Entry point: errors of the user become one line and status 2."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
         cli(standalone_mode=False)
     except TokenstatsError as error:
@@ -44,12 +46,14 @@ def main() -> None:
     except typer.Abort:
         sys.exit(130)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away, as in 'tokenstats show STORE | head'
         sys.exit(141)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            _stop(f"{one_line(error.filename, 200)}: {error.strerror}; choose another path, or mend its rights")
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
             _stop(f"{one_line(error.format_message(), 500)} See 'tokenstats --help'.")
         raise
@@ -160,7 +164,7 @@ def mask(
     for text, value in manifest.thresholds.items():
         print(f"  threshold {value:.6g}  {text}")
     if manifest.protected:
-        print(f"  {manifest.protected:,} more were protected by: {manifest.rule.get('protect')}")
+        print(f"  {manifest.protected:,} more were protected by: {one_line(manifest.rule.get('protect'))}")
     if manifest.rows_with_nothing_kept:
         print(f"  {manifest.rows_with_nothing_kept:,} rows keep nothing")
 

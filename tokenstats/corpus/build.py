@@ -1,10 +1,10 @@
 """Build the tokens family of a store: rows in, ids and targets out, part by part."""
 
 import hashlib
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,16 @@ from transformers import PreTrainedTokenizerFast
 from tokenstats.corpus.formats import BadRow, as_chat, read_example, recognise_shape
 from tokenstats.corpus.sources import Source
 from tokenstats.corpus.template import BY_TEXT, Renderer
-from tokenstats.errors import InputError, TokenstatsError
-from tokenstats.modeling.tokenizer import describe_tokenizer, save_tokenizer
+from tokenstats.errors import InputError, one_line
+from tokenstats.modeling.tokenizer import describe_tokenizer, save_tokenizer, tokenization_fingerprint
 from tokenstats.schema import ROLES, SCHEMA_VERSION, TOKENS_SCHEMA
 from tokenstats.store.manifests import Dataset, Part, StoreManifest, Template, now
-from tokenstats.store.parts import digest_of, finished_parts, part_path, part_progress, read_part, write_part
+from tokenstats.store.parts import digest_of, finished_parts, is_part, part_path, part_progress, read_part, write_part
 from tokenstats.store.store import TOKENS, Store
 
 PART_TOKENS = 1_000_000
 _ROWS_AT_ONCE = 256
+_MOST_REASONS = 12
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Counts:
     first_dropped: dict[str, int] = field(default_factory=dict)
 
     def drop(self, row: int, reason: str) -> None:
+        if reason not in self.dropped and len(self.dropped) >= _MOST_REASONS:
+            reason = "other reasons"  # a template's own words can differ in every row
         self.dropped[reason] += 1
         self.first_dropped.setdefault(reason, row)
 
@@ -83,16 +86,17 @@ class Corpus:
     renderer: Renderer
     max_length: int | None
     part_tokens: int
+    longest: int | None = None
+    """How many tokens the models read: a longer sequence is an error, not a surprise hours later."""
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        tokenizer = describe_tokenizer(self.tokenizer, "", self.renderer.end_of_turn_ids())
         return {
             "schema_version": SCHEMA_VERSION,
             "dataset": self.source.fingerprint,
             "shape": self.shape,
             "columns": self.columns,
-            "tokenizer": tokenizer.fingerprint,
+            "tokenizer": tokenization_fingerprint(self.tokenizer),
             "template": self.renderer.fingerprint,
             "max_length": self.max_length,
             "part_tokens": self.part_tokens,
@@ -127,19 +131,48 @@ def build_tokens(corpus: Corpus, folder: str | Path) -> Store:
     a store begun by this very call is then taken away again.
     """
     folder = Path(folder)
+    check_place(folder)
     finished = finished_parts(folder / TOKENS, corpus.settings, f"{folder} exists and")
     if (folder / "manifest.json").exists():
         store = Store(folder)
         if len(finished) == store.part_count:
             return store
-    was_there = folder.exists()
     try:
         _write_missing_parts(corpus, folder / TOKENS, set(finished))
-    except TokenstatsError:
+    except (
+        InputError
+    ):  # the data are at fault: a store begun by this very call goes; what the disk refused stays, to go on from
         if not finished:
-            shutil.rmtree(folder / TOKENS if was_there else folder, ignore_errors=True)
+            _take_back(folder, corpus)
         raise
     return _finish(corpus, folder)
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a folder that holds anything but a store: a store is never mixed with other files."""
+    try:
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise InputError(f"{folder} is a file; expected a folder for the store, new or made by 'tokenstats compute'")
+        names = {p.name for p in folder.iterdir()}
+    except OSError as error:
+        raise InputError(f"{one_line(folder)} cannot be a store: {error.strerror}; choose another folder") from None
+    if names and TOKENS not in names:
+        raise InputError(
+            f"{folder} holds other files ({one_line(', '.join(sorted(names)[:3]), 80)}); choose a new folder for the store"
+        )
+    strangers = [p.name for p in (folder / TOKENS).glob("*") if not is_part(p)] if TOKENS in names else []
+    if strangers:
+        raise InputError(f"{folder / TOKENS} holds {one_line(strangers[0], 60)!r}, which is no part of a store; move it away")
+
+
+def _take_back(folder: Path, corpus: Corpus) -> None:
+    for index in finished_parts(folder / TOKENS, corpus.settings, f"{folder} exists and"):
+        part_path(folder / TOKENS, index).unlink()
+    for place in (folder / TOKENS, folder):
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def _write_missing_parts(corpus: Corpus, folder: Path, finished: set[int]) -> None:
@@ -188,7 +221,9 @@ def tokenized(corpus: Corpus, counts: Counts) -> Iterator[Sequence]:
         for i, row in enumerate(chunk):
             try:
                 example = read_example(row, corpus.shape, corpus.columns)
-                rendered.append((i, corpus.renderer.render(as_chat(example) if corpus.renderer.is_chat else example)))
+                result = corpus.renderer.render(as_chat(example) if corpus.renderer.is_chat else example)
+                _check_unicode(result.text)
+                rendered.append((i, result))
             except BadRow as reason:
                 reasons[i] = str(reason)
         encoded = (
@@ -214,9 +249,24 @@ def tokenized(corpus: Corpus, counts: Counts) -> Iterator[Sequence]:
                 counts.drop(first + i, "no target left after truncation" if cut else "no target token")
                 continue
             truncated = len(encoded["input_ids"][k]) > len(arrays[0])
+            _check_length(len(arrays[0]), first + i, corpus.longest)
             counts.truncated += truncated
             yield Sequence(first + i, *arrays, truncated, counts.to_json())
         first += len(chunk)
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow("text is not valid Unicode: half a surrogate pair") from None
+
+
+def _check_length(length: int, row: int, longest: int | None) -> None:
+    if longest is not None and length > longest:
+        raise InputError(
+            f"row {row} has {length} tokens, but the model reads at most {longest}; cut it with --max-length {longest}"
+        )
 
 
 def _align(

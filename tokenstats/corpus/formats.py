@@ -57,6 +57,7 @@ class Example:
     tools: list[dict] | None = None
     prompt: str = ""
     completion: str = ""
+    system: str | None = None
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
@@ -82,9 +83,10 @@ def recognise_shape(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     missing = [theirs for theirs in columns.values() if theirs not in row]
     if missing:
         raise InputError(f"--columns names {missing[0]!r}, which the dataset does not have; columns seen: {_names(row)}")
-    for shape, needed in SHAPES.items():
-        if all(columns.get(name, name) in row for name in needed):
-            return shape
+    fitting = [shape for shape, needed in SHAPES.items() if all(columns.get(name, name) in row for name in needed)]
+    asked = [shape for shape in fitting if set(SHAPES[shape]) & set(columns)]
+    if asked or fitting:  # what --columns names comes before what else could be read
+        return (asked or fitting)[0]
     raise InputError(
         f"unknown dataset shape; columns seen: {_names(row)}; expected messages, conversations, prompt + completion, "
         "instruction + output or text; name yours with --columns, such as prompt=question,completion=answer"
@@ -111,7 +113,10 @@ def read_example(row: Mapping[str, Any], shape: str, columns: Mapping[str, str])
         prompt, completion = get("prompt"), get("completion")
         if isinstance(prompt, list) and isinstance(completion, list):
             return Example(_with_system(_messages(prompt) + _messages(completion), get("system")), tools)
-        return Example(None, tools, _text(prompt, "prompt"), _text(completion, "completion"))
+        system = get("system")
+        return Example(
+            None, tools, _text(prompt, "prompt"), _text(completion, "completion"), _text(system, "system") if system else None
+        )
     return Example(None, None, "", _text(get("text"), "text"))
 
 
@@ -120,7 +125,7 @@ def as_chat(example: Example) -> Example:
     if example.messages is not None:
         return example
     chat = [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.completion}]
-    return Example(chat, example.tools)
+    return Example(_with_system(chat, example.system), example.tools)
 
 
 def _messages(value: Any) -> list[Message]:
@@ -140,10 +145,17 @@ def _message(value: Any) -> Message:
     message["role"] = ROLE_ALIASES.get(role.lower(), role.lower())
     if role.lower() == "function_call" and (call := _function_call(content)):
         return {**message, "content": "", "tool_calls": call}
-    if content is None and not message.get("tool_calls"):
+    calls = message.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list) and all(_is_call(c) for c in calls)):
+        raise BadRow("tool_calls are not a list of calls")
+    if content is None and not calls:
         raise BadRow("a message has no content")
     message["content"] = _content(content)
     return message
+
+
+def _is_call(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("function") or {}, dict)
 
 
 def _content(content: Any) -> str:

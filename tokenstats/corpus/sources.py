@@ -98,10 +98,10 @@ def _parse_object(line: bytes, where: str) -> Row:
 def _read_json(path: Path) -> Iterator[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {one_line(error, 100)}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno} is not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {one_line(error, 100)}") from None
     if not isinstance(rows, list):
         raise InputError(f"{path} holds a {type(rows).__name__}; expected a list of objects (or .jsonl, one object a line)")
     for number, row in enumerate(rows):
@@ -113,9 +113,12 @@ def _read_json(path: Path) -> Iterator[Row]:
 def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):
+                raise InputError(f"{path} has two columns of one name ({one_line(', '.join(names), 100)}); rename one of them")
             for batch in file.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable Parquet file: {one_line(error, 100)}") from None
 
 

@@ -50,6 +50,8 @@ class Renderer:
         self.tokenizer = tokenizer
         self.template: str | None = None
         self.targets = BY_TEXT if shape == "text" else BY_COMPLETION
+        if not chat and shape not in ("prompt", "text"):
+            raise InputError(f"--no-chat is for plain prompts and completions; the dataset holds chats ({shape}): leave it out")
         if shape == "text" or not chat:
             return
         template = tokenizer.chat_template
@@ -88,8 +90,9 @@ class Renderer:
             targets = self._compare(messages, example.tools, text)
         else:
             text, targets = self._apply_with_markers(messages, example.tools)
-        for call in (c for m in messages for c in m.get("tool_calls") or []):
-            if str(call.get("function", {}).get("name", "")) not in text:
+        if any(m.get("tool_calls") for m in messages):
+            bare = [{k: v for k, v in m.items() if k != "tool_calls"} for m in messages]
+            if self._apply(bare, example.tools) == text:
                 raise BadRow("the template leaves out a tool call")
         return Rendered(text, targets, self._roles(messages, example.tools, text))
 
@@ -102,12 +105,16 @@ class Renderer:
                 rendered = self.render(Example(chat))
             except BadRow:
                 return sorted(found)
+            if not rendered.targets:
+                return sorted(found)
             tail = rendered.text[rendered.targets[-1][0] : rendered.targets[-1][1]].rpartition("b")[2]
             ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
             found |= set(ids) & special_ids(self.tokenizer)
         return sorted(found)
 
     def _render_plain(self, example: Example) -> Rendered:
+        if example.messages is not None or example.system or example.tools:
+            raise BadRow("messages, a system prompt or tools need a chat template")
         text, start = example.prompt + example.completion, len(example.prompt)
         if start == len(text):
             raise BadRow("empty text" if self.targets == BY_TEXT else "empty completion")
@@ -136,8 +143,10 @@ class Renderer:
         return texts[0], [(start, end) for start, end in spans[0] if end > start]
 
     def _compare(self, messages: list[dict], tools: list[dict] | None, text: str) -> list[Span]:
-        """A reply is what the text gains from the generation prompt before it to the end of its turn."""
+        """A reply is what the text gains from the generation prompt before it to its end-of-turn token."""
         spans = []
+        if messages[0]["role"] == "assistant":
+            raise BadRow("a reply comes first: without generation markers its beginning cannot be told")
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
@@ -145,23 +154,35 @@ class Renderer:
             after = self._apply(messages[: i + 1], tools)
             if not (after.startswith(before) and text.startswith(after)):
                 raise BadRow("the template writes a prompt differently once a reply follows; its targets cannot be told")
-            spans.append((len(before), len(after)))
+            # a newline that the template puts after the end-of-turn token is not the assistant's
+            reply = after[len(before) :].rstrip()
+            ends_turn = any(reply.endswith(token) for token in self.tokenizer.all_special_tokens)
+            spans.append((len(before), len(before) + len(reply) if ends_turn else len(after)))
         return spans
 
     def _roles(self, messages: list[dict], tools: list[dict] | None, text: str) -> list[tuple[int, int]]:
-        """Where each message ends in the text. Messages whose end the template hides count as 'other'."""
-        ends, known = [], True
-        for i, message in enumerate(messages[:-1]):
-            try:
-                prefix = self._apply(messages[: i + 1], tools)
-            except BadRow:
-                prefix = None
+        """Ends of the stretches of the text and who wrote them: a message's content is its role's, what the template
+
+        puts before it (headers, a default system prompt, tools) is 'other', and so is a message whose end it hides.
+        """
+        ends: list[tuple[int, int]] = []
+        start, known = 0, True
+        for i, message in enumerate(messages):
+            prefix: str | None = text
+            if i < len(messages) - 1:
+                try:
+                    prefix = self._apply(messages[: i + 1], tools)
+                except BadRow:
+                    prefix = None
             if prefix is None or not text.startswith(prefix):
                 known = False
                 continue
-            ends.append((len(prefix), _ROLE_CODE.get(message["role"], 0) if known else 0))
-            known = True
-        return [*ends, (len(text), _ROLE_CODE.get(messages[-1]["role"], 0) if known else 0)]
+            content = str(message.get("content") or "").strip()
+            begins = text.find(content, start, len(prefix)) if known and content else -1
+            ends += [(begins, _ROLE_CODE["other"])] if begins >= 0 else []
+            ends.append((len(prefix), _ROLE_CODE.get(message["role"], 0) if begins >= 0 else _ROLE_CODE["other"]))
+            start, known = len(prefix), True
+        return ends
 
 
 def _training_template(tokenizer: PreTrainedTokenizerFast, template: str) -> tuple[str, str]:

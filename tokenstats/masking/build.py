@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from tokenstats.errors import StoreError
+from tokenstats.errors import InputError, StoreError
 from tokenstats.masking.evaluate import Threshold, Verdict, judge, resolve_thresholds
 from tokenstats.masking.population import read_populations, resolve_scorings
 from tokenstats.masking.rule import Rule
 from tokenstats.schema import MASK_SCHEMA, SCHEMA_VERSION
 from tokenstats.store import Store, check_name
-from tokenstats.store.manifests import Clause, MaskManifest, Part, now
+from tokenstats.store.manifests import MANIFEST, Clause, MaskManifest, Part, now
 from tokenstats.store.parts import digest_of, part_path, write_part
 
 
@@ -34,10 +34,15 @@ def build_mask(store: Store, rule: Rule, name: str, *, scoring: str | None = Non
     reads what the store does not have, StoreError where the name is taken by another mask.
     """
     check_name(name, "mask")
+    if name == "none":
+        raise InputError("a mask cannot be called 'none': that means plain SFT, without a mask; choose another name")
     scorings = resolve_scorings(store, rule.columns, scoring)
     settings = _settings(store, rule, scorings)
     folder = store.path / "masks" / name
-    if folder.exists() and not replace:
+    draft, former = folder.parent / f".making-{name}", folder.parent / f".former-{name}"
+    if former.exists() and not folder.exists():
+        os.replace(former, folder)  # killed between taking the old mask away and putting the new one there
+    if (folder / MANIFEST).exists() and not replace:
         found = MaskManifest.read(folder)
         if (found.store_fingerprint, found.rule_fingerprint, found.scorings) == (
             store.fingerprint,
@@ -55,7 +60,6 @@ def build_mask(store: Store, rule: Rule, name: str, *, scoring: str | None = Non
         judge(rule, population, thresholds, budget) for population, budget in zip(read(), _budgets(store, rule), strict=True)
     )
     # built beside its place and moved there at the end: a killed run leaves no half-made mask
-    draft = folder.parent / f".making-{name}"
     shutil.rmtree(draft, ignore_errors=True)
     try:
         totals = _write_parts(draft, verdicts, store.part_count, settings, name)
@@ -64,9 +68,11 @@ def build_mask(store: Store, rule: Rule, name: str, *, scoring: str | None = Non
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+    shutil.rmtree(former, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder)
+        os.replace(folder, former)
     os.replace(draft, folder)
+    shutil.rmtree(former, ignore_errors=True)
     return manifest
 
 
@@ -146,7 +152,7 @@ def _manifest(
         rule=rule.to_dict(),
         rule_fingerprint=rule.fingerprint,
         scorings=settings["scorings"],
-        thresholds={text: threshold.value for text, threshold in thresholds.items()},
+        thresholds={text: t.value for text, t in thresholds.items() if t.value is not None},
         clauses=tuple(Clause(text=c.text, dropped=int(totals.clauses[i])) for i, c in enumerate(rule.clauses)),
         targets=totals.targets,
         kept=totals.kept,

@@ -31,9 +31,12 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"abs": np.abs, "log": np.log, "exp"
 
 @dataclass(frozen=True)
 class Threshold:
-    """What a dataset-wide selection came down to: a number and, per part, how many of the tokens equal to it are taken."""
+    """What a dataset-wide selection came down to: a number (None: it takes no token) and, per part, how many of the
 
-    value: float
+    tokens equal to it are taken.
+    """
+
+    value: float | None
     ties: dict[int, int] = field(default_factory=dict)
 
 
@@ -69,9 +72,13 @@ def _threshold(call: ast.Call, read: Read, found: dict[str, Threshold]) -> Thres
             parts.append(population.part)
             yield sign * _as_float(_argument(call, population, found))
 
-    if name == "quantile":
-        return Threshold(dataset_quantile(values, f))
-    value, ties = dataset_top(values, f)
+    value, ties = (dataset_quantile(values, f), []) if name == "quantile" else dataset_top(values, f)
+    if value is None:
+        return Threshold(None)
+    if not np.isfinite(value):
+        raise RuleError(
+            f"the threshold of {ast.unparse(call)!r} is {sign * value}; keep it finite, for example with clip(x, low, high)"
+        )
     return Threshold(sign * value, dict(zip(parts, ties, strict=True)) if ties else {})
 
 
@@ -134,6 +141,8 @@ def _selection(call: ast.Call, name: str, population: Population, thresholds: di
     f = number_of(call.args[-1])
     if scope == "dataset":
         threshold = thresholds[ast.unparse(call)]
+        if threshold.value is None:
+            return np.zeros(len(population), bool)
         if name == "quantile":
             return np.full(len(population), threshold.value)
         x = _as_float(_argument(call, population, thresholds))

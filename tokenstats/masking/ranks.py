@@ -4,6 +4,7 @@ Floats become unsigned integers of the same order; 16 bits at a time, a histogra
 the wanted rank, and the next pass looks only inside it. float32 takes two passes, float64 four.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -58,11 +59,15 @@ def dataset_quantile(read: Reader, f: float) -> float:
     if not values:
         return float("nan")
     low, high = values
-    return low + ((n - 1) * f - int((n - 1) * f)) * (high - low) if high > low else low
+    between = (n - 1) * f - int((n - 1) * f)
+    return low if high == low or not between or low == -math.inf else low + between * (high - low)
 
 
-def dataset_top(read: Reader, f: int | float) -> tuple[float, list[int]]:
-    """Threshold of the k largest, and how many of the values equal to it each chunk contributes (earlier chunks first)."""
+def dataset_top(read: Reader, f: int | float) -> tuple[float | None, list[int]]:
+    """Threshold of the k largest (None: k is 0), and how many of the values equal to it each chunk contributes.
+
+    Earlier chunks come first.
+    """
     taken = 0
 
     def rank(n: int) -> list[int]:
@@ -71,8 +76,8 @@ def dataset_top(read: Reader, f: int | float) -> tuple[float, list[int]]:
         return [n - taken] if taken else []
 
     values, _ = order_statistics(read, rank)
-    if not values:
-        return float("inf"), []
+    if not values:  # a small share of few tokens takes none
+        return None, []
     threshold = values[0]
     above, ties = 0, []
     for chunk in read():

@@ -37,7 +37,11 @@ def quantile_in_groups(values: np.ndarray, f: float, starts: np.ndarray) -> np.n
     first = starts[:-1]
     quantiles = np.full(len(sizes), np.nan)
     at_low, at_high = ordered[(first + low)[inhabited]], ordered[(first + high)[inhabited]]
-    quantiles[inhabited] = at_low + (place - low)[inhabited] * (at_high - at_low)
+    between = (place - low)[inhabited]
+    with np.errstate(invalid="ignore"):  # inf - inf, where nothing lies between
+        quantiles[inhabited] = np.where(
+            (at_low == at_high) | (between == 0) | np.isneginf(at_low), at_low, at_low + between * (at_high - at_low)
+        )
     return quantiles[group]
 
 

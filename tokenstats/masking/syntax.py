@@ -60,6 +60,10 @@ def parse(text: str, wanted: str = BOOLEAN) -> Expression:
     if not isinstance(text, str) or not text.strip():
         raise RuleError("the rule is empty; expected an expression such as top(entropy, 0.2, per=sequence)")
     text = " ".join(text.split("\n")).strip()
+    if "#" in text:
+        raise RuleError(
+            f"the rule {one_line(text, 80)!r} has a '#': a rule has no comments; put them on TOML lines of their own"
+        )
     if len(text) > _MOST_CHARACTERS:
         raise RuleError(f"the rule has {len(text)} characters; expected at most {_MOST_CHARACTERS}")
     checker = _Checker(text)

@@ -29,9 +29,10 @@ def adapter_base(folder: Path) -> str | None:
     if not is_adapter(folder):
         return None
     try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError) as error:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder}/adapter_config.json cannot be read: {one_line(error, 100)}") from None
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(base, str) or not base:
         raise InputError(f"{folder}/adapter_config.json names no base model: expected base_model_name_or_path")
     return base

@@ -1,6 +1,7 @@
 """Load a causal language model, adapters included, and say exactly which weights it has."""
 
 import hashlib
+import json
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from tokenstats.errors import InputError, one_line
 from tokenstats.modeling.folders import adapter_base, local_folder
 from tokenstats.store.manifests import Model
 
+_NOT_THE_MODEL = ("tokenstats", "transformers_version", "name_or_path", "dtype", "use_cache")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -59,7 +61,7 @@ def load_model(source: str, dtype: str, device: torch.device) -> LoadedModel:
         model,
         Model(
             source=source,
-            fingerprint=weights_fingerprint(model),
+            fingerprint=model_fingerprint(model),
             revision=getattr(config, "_commit_hash", None),
             architecture=type(model.get_base_model() if base is not None else model).__name__,
             parameters=sum(p.numel() for p in model.parameters()),
@@ -97,12 +99,13 @@ def _load_adapter(model: PreTrainedModel, folder: Path | None, source: str) -> P
         raise InputError(f"the adapter {source} cannot be put on its base model: {one_line(error, 150)}") from None
 
 
-def weights_fingerprint(model: PreTrainedModel) -> str:
-    """Digest of every tensor's name, type, shape, the sum of its bits, and 64 of its elements.
+def model_fingerprint(model: PreTrainedModel) -> str:
+    """Digest of the configuration and of every tensor's name, type, shape, the sum of its bits, and 64 of its elements.
 
     The sum is over integers, so it does not depend on the order of summation, the device or the number of threads.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _NOT_THE_MODEL and not k.startswith("_")}
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         bits = tensor.detach().flatten()
         bits = bits.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[bits.element_size()])

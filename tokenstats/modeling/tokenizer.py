@@ -40,9 +40,17 @@ def tokenizer_size(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Digest of the map from words to ids: two tokenizers with the same digest read and write the same ids."""
+    """Digest of the map from words to ids: with equal digests, ids mean the same words to both."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
     return hashlib.blake2b(vocabulary.encode(), digest_size=16).hexdigest()
+
+
+def tokenization_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Digest of how text becomes ids, merges and splitting included: equal digests write the same ids for every text."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules = {name: part for name, part in backend.items() if name not in ("padding", "truncation")}
+    rules["eos"] = tokenizer.eos_token_id
+    return hashlib.blake2b(json.dumps(rules, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, source: str, end_of_turn_ids: list[int]) -> Tokenizer:

@@ -1,6 +1,7 @@
 """The models of a scoring: one, or one and its reference, checked to be worth comparing."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +42,15 @@ class ModelPair:
         return [self.policy] + ([self.reference] if self.reference else [])
 
     @property
+    def depends_on_width(self) -> bool:
+        """Do positions mean another thing in a longer batch? Then rows of unlike lengths cannot share one."""
+        return any(_rope_type(m.model.config.get_text_config()) in ("dynamic", "longrope") for m in self.loaded)
+
+    @property
     def max_positions(self) -> int | None:
-        known = [getattr(m.model.config.get_text_config(), "max_position_embeddings", None) for m in self.loaded]
+        configs = [m.model.config.get_text_config() for m in self.loaded]
+        # dynamic scaling is there to go beyond the positions of pre-training
+        known = [getattr(c, "max_position_embeddings", None) for c in configs if _rope_type(c) != "dynamic"]
         return min((n for n in known if n), default=None)
 
     @torch.inference_mode()
@@ -51,6 +59,7 @@ class ModelPair:
         input_ids = input_ids.to(self.device)
         ways = {}
         for loaded, split in zip(self.loaded, self.split, strict=True):
+            _check_causal(loaded, input_ids)
             ways[loaded.description.source] = "split" if split.check(input_ids) else "whole: its own full logits"
         if len(self.split) == 2:
             first, second = (s.logits(s.hidden(input_ids).flatten(0, 1))[:, : self.vocabulary] for s in self.split)
@@ -72,6 +81,22 @@ class ModelPair:
             logits = [s.logits(r[block])[:, : self.vocabulary] for s, r in zip(self.split, rows, strict=True)]
             blocks.append(token_statistics(logits[0], targets[block], logits[1] if len(logits) == 2 else None, topk=topk))
         return {name: torch.cat([b[name] for b in blocks]).cpu() for name in blocks[0]}
+
+
+def _rope_type(config: Any) -> str | None:
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    return scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else None
+
+
+def _check_causal(loaded: LoadedModel, input_ids: Tensor) -> None:
+    """Earlier logits must not move when only the last token changes: else every statistic would see its own answer."""
+    changed = input_ids.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % input_ids.max().clamp_min(2)
+    one, other = (loaded.model(input_ids=ids, use_cache=False).logits[:, :-1].float() for ids in (input_ids, changed))
+    if (one - other).abs().max() > 1e-2 * one.abs().max().clamp_min(1.0):
+        raise InputError(
+            f"{loaded.description.source} is not causal: its predictions look at later tokens; take a causal language model"
+        )
 
 
 def load_pair(

@@ -1,5 +1,6 @@
 """Score a dataset: tokens first, then one part of statistics for each part of tokens."""
 
+import dataclasses
 import hashlib
 import json
 import platform
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from tokenstats.errors import InputError, StoreError
 from tokenstats.modeling.load import pick_device
-from tokenstats.schema import SCHEMA_VERSION, STATISTIC_BY_NAME, TOPK_COLUMNS, stats_schema
+from tokenstats.schema import SCHEMA_VERSION, STATISTIC_BY_NAME, TOKENS_SCHEMA, TOPK_COLUMNS, stats_schema
 from tokenstats.scoring.batches import pad, plan_batches
 from tokenstats.scoring.pair import ModelPair, load_pair
 from tokenstats.store import Store, check_name
@@ -66,6 +67,8 @@ def compute(
     from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_size
 
     name = check_name(name if name is not None else _name_of(model), "scoring")
+    if name in STATISTIC_BY_NAME or name in TOKENS_SCHEMA.names:
+        raise InputError(f"a scoring cannot be called {name!r}: rules read that as a column; choose another --name")
     if topk < 0 or batch_tokens < 1:
         raise InputError(f"got topk {topk} and batch_tokens {batch_tokens}; expected at least 0 and 1")
     where = pick_device(device)
@@ -78,7 +81,7 @@ def compute(
         columns=dict(columns or {}),
         chat=chat,
         max_length=max_length,
-        part_tokens=part_tokens or PART_TOKENS,
+        part_tokens=PART_TOKENS if part_tokens is None else part_tokens,
     )
     vocabulary = tokenizer_size(tokenizer)
     # models before tokens: what cannot be scored should leave no store behind
@@ -91,7 +94,7 @@ def compute(
                 f"warning: {source_name} is scored through its own full logits: slower, and in its own precision",
                 file=sys.stderr,
             )
-    built = build_tokens(corpus, store)
+    built = build_tokens(dataclasses.replace(corpus, longest=pair.max_positions), store)
     score_store(built, name, pair, head, topk=topk, score_all=score_all, batch_tokens=batch_tokens)
     return built, name
 
@@ -148,7 +151,7 @@ def score_part(
     schema = stats_schema(pair.reference is not None, topk)
     values: dict[str, np.ndarray] = {}
     padded = 0
-    for rows in plan_batches(lengths, batch_tokens):
+    for rows in plan_batches(lengths, batch_tokens, pair.depends_on_width):
         spans = [slice(offsets[r], offsets[r + 1]) for r in rows]
         batch = pad([ids[s] for s in spans], 0).long()
         statistics = pair.score(batch, pad([chosen[s] for s in spans], False), topk)

@@ -5,9 +5,11 @@ kept in the file's metadata, so that a later run knows whether it may go on besi
 bytes are an error that names the part, never a wrong number.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,15 +31,20 @@ def part_path(folder: Path, index: int) -> Path:
     return folder / f"part-{index:05d}.parquet"
 
 
+def is_part(path: Path) -> bool:
+    """Is this a part's name, or the temporary name of one being written?"""
+    return re.fullmatch(r"(\.writing-)?part-\d{5,}\.parquet", path.name) is not None
+
+
 def write_part(folder: Path, index: int, table: pa.Table, settings: Settings, progress: Settings | None = None) -> None:
     """Write one part, atomically. ``progress`` says where in its source the part ends."""
-    folder.mkdir(parents=True, exist_ok=True)
     table = table.replace_schema_metadata(
         {_SETTINGS: _to_json(settings).encode(), _PROGRESS: _to_json(progress or {}).encode()}
     )
     target = part_path(folder, index)
     temporary = folder / f"{_TEMPORARY}{target.name}"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             pq.write_table(table, file, row_group_size=_rows_per_group(table), **_encoding(table.schema))
             file.flush()
@@ -45,15 +52,15 @@ def write_part(folder: Path, index: int, table: pa.Table, settings: Settings, pr
         os.replace(temporary, target)
         _flush_folder(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise StoreError(f"cannot write {target}: {error.strerror or error}; free some space or mend its rights") from error
 
 
 def write_json(path: Path, content: str) -> None:
     """Write a manifest, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{_TEMPORARY}{path.name}"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(content + "\n")
             file.flush()
@@ -61,7 +68,7 @@ def write_json(path: Path, content: str) -> None:
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise StoreError(f"cannot write {path}: {error.strerror or error}; free some space or mend its rights") from error
 
 
@@ -90,7 +97,7 @@ def finished_parts(folder: Path, settings: Settings, what: str) -> list[int]:
         leftover.unlink()
     wanted = json.loads(_to_json(settings))
     indices = []
-    for path in sorted(folder.glob("part-*.parquet")):
+    for path in sorted(p for p in folder.glob("part-*.parquet") if is_part(p)):
         found = _metadata(path, _SETTINGS)
         if found != wanted:
             raise StoreError(f"{what} was made with other settings: {describe_difference(found, wanted)}")
@@ -112,6 +119,11 @@ def digest_of(path: Path) -> str:
     """BLAKE2b of a file's bytes, 16 bytes in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _discard(temporary: Path) -> None:
+    with contextlib.suppress(OSError):  # it may lie where nothing can lie
+        temporary.unlink(missing_ok=True)
 
 
 def _metadata(path: Path, key: bytes) -> dict[str, Any]:

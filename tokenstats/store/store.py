@@ -144,4 +144,5 @@ def _with_seq_id(columns: Sequence[str] | None) -> list[str] | None:
 
 
 def _finished(folder: Path) -> list[str]:
-    return sorted(p.parent.name for p in folder.glob(f"*/{MANIFEST}")) if folder.is_dir() else []
+    names = [p.parent.name for p in folder.glob(f"*/{MANIFEST}")] if folder.is_dir() else []
+    return sorted(name for name in names if not name.startswith("."))  # a dot: being made, or being replaced

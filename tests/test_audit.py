@@ -1,0 +1,342 @@
+"""The audit against a recount by hand, and every check against a store that has the fault it looks for."""
+
+import io
+import json
+import shutil
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from inspect_fixtures import (
+    HOSTILE_ROWS,
+    IMITATION,
+    LONG_ROW,
+    byte_level_tokenizer,
+    copy_of_store,
+    edit_manifest,
+    edit_rows,
+    make_store,
+    store_with_masks,
+)
+from rich.console import Console
+from synthetic import random_store
+
+from tokenstats import Rule, Store, build_mask
+from tokenstats.errors import StoreError
+from tokenstats.inspect import audit, render_audit
+from tokenstats.inspect.audits import Audit
+from tokenstats.inspect.findings import Finding
+from tokenstats.inspect.spans import Decoder
+from tokenstats.schema import ROLES
+
+MASKS = ("eksft", "dataset-wide", "random")
+KEYS = {
+    *(
+        "store",
+        "mask",
+        "rule",
+        "scoring",
+        "sequences",
+        "tokens",
+        "targets",
+        "kept",
+        "share_dropped",
+        "dataset_rows",
+        "left_out",
+    ),
+    *(
+        "targets_found_by",
+        "truncated",
+        "replies",
+        "unended",
+        "end_of_turn",
+        "doubled_bos",
+        "nothing_kept",
+        "by_role",
+        "by_clause",
+    ),
+    *("by_position", "means", "most_dropped", "findings", "verdict"),
+}
+
+
+@pytest.fixture
+def seen() -> Store:
+    return store_with_masks()
+
+
+@pytest.fixture
+def own(tmp_path) -> Store:
+    return copy_of_store(tmp_path)
+
+
+def rows_on_disk(store: Store, mask: str | None) -> list[dict]:
+    """Every row of the store as plain Python values."""
+    families = ["tokens", "stats/warm"] + ([f"masks/{mask}"] if mask else [])
+    tables = [pa.concat_tables([store.part(f, i) for i in range(store.part_count)]).to_pylist() for f in families]
+    return [{k: v for family in row for k, v in family.items()} for row in zip(*tables, strict=True)]
+
+
+def recount(store: Store, mask: str | None) -> dict:
+    """What the audit should say, counted token by token in plain Python."""
+    ends = set(store.manifest.tokenizer.end_of_turn_ids)
+    count: Counter = Counter()
+    tenths, roles, clauses = [[0, 0] for _ in range(10)], Counter(), Counter()
+    of_token: dict[int, list[int]] = {}
+    sums: dict[str, list[float]] = {c: [0.0, 0.0] for c in ("entropy", "kl", "nll")}
+    for row in rows_on_disk(store, mask):
+        targets = [i for i, t in enumerate(row["is_target"]) if t and i > 0]
+        keep = row.get("keep", row["is_target"])
+        count["sequences"] += 1
+        count["tokens"] += len(row["input_ids"])
+        count["nothing_kept"] += not any(keep[i] for i in targets)
+        replies: list[list[int]] = []
+        for i in targets:
+            if not replies or replies[-1][-1] != i - 1:
+                replies.append([])
+            replies[-1].append(i)
+        count["replies"] += len(replies)
+        for reply in replies:
+            for place, i in enumerate(reply):
+                dropped = not keep[i]
+                tenth = tenths[int(10 * place / len(reply))]
+                tenth[0] += 1
+                tenth[1] += dropped
+                count["targets"] += 1
+                count["kept"] += not dropped
+                roles[ROLES[row["role"][i]], dropped] += 1
+                count["ends", dropped] += row["input_ids"][i] in ends
+                token = of_token.setdefault(row["input_ids"][i], [0, 0])
+                token[0] += 1
+                token[1] += dropped
+                for bit in range(16):
+                    clauses[bit] += row.get("reason", [0] * len(keep))[i] >> bit & 1
+                for column, value in (("entropy", row["entropy"][i]), ("kl", row["kl"][i]), ("nll", -row["logprob"][i])):
+                    sums[column][dropped] += value
+    return {"count": count, "tenths": tenths, "roles": roles, "clauses": clauses, "tokens": of_token, "sums": sums}
+
+
+def forget_statistics(store: Store) -> None:
+    """Leave only the tokens: edited targets have no statistics."""
+    shutil.rmtree(store.path / "stats")
+    shutil.rmtree(store.path / "masks")
+
+
+def finding(found: Audit, name: str) -> Finding:
+    (one,) = (f for f in found.findings if f.name == name)
+    return one
+
+
+@pytest.mark.parametrize("mask", [None, *MASKS])
+def test_counts_agree_with_a_recount_by_hand(seen, mask):
+    found, hand = audit(seen, mask), recount(seen, mask)
+    count = hand["count"]
+    for name in ("sequences", "tokens", "targets", "kept", "replies", "nothing_kept"):
+        assert getattr(found, name) == count[name], name
+    assert found.share_dropped == pytest.approx(1 - count["kept"] / count["targets"])
+    assert [[s.targets, s.dropped] for s in found.by_position] == hand["tenths"]
+    assert {(s.label, s.targets, s.dropped) for s in found.by_role} == {
+        (role, hand["roles"][role, False] + hand["roles"][role, True], hand["roles"][role, True]) for role, _ in hand["roles"]
+    }
+    assert [s.dropped for s in found.by_clause] == [hand["clauses"][i] for i in range(len(found.by_clause))]
+    assert (found.end_of_turn.targets, found.end_of_turn.dropped) == (
+        count["ends", False] + count["ends", True],
+        count["ends", True],
+    )
+    most = sorted(((t, d, i) for i, (t, d) in hand["tokens"].items() if d), key=lambda x: (-x[1], x[2]))[:20]
+    assert [(t.targets, t.dropped, t.token_id) for t in found.most_dropped] == most
+    assert all(t.text == Decoder(seen).visible(t.token_id) for t in found.most_dropped)
+    for mean in found.means:
+        kept, dropped = hand["sums"][mean.statistic]
+        assert mean.kept == pytest.approx(kept / count["kept"])
+        assert mean.dropped == (pytest.approx(dropped / (count["targets"] - count["kept"])) if mask else None)
+
+
+def test_the_sum_over_positions_and_roles_is_the_whole(seen):
+    found = audit(seen, "dataset-wide")
+    for shares in (found.by_position, found.by_role):
+        assert sum(s.targets for s in shares) == found.targets
+        assert sum(s.dropped for s in shares) == found.targets - found.kept
+
+
+def test_it_does_not_depend_on_the_parts(seen):
+    whole = make_store("one-part", part_tokens=1_000_000)
+    if "eksft" not in whole.masks():
+        build_mask(whole, Rule.from_preset("eksft"), "eksft")
+    found = [{**audit(s, "eksft").to_dict(), "store": "", "means": ""} for s in (whole, seen)]
+    assert found[0] == found[1]
+
+
+def test_keys_of_the_json_are_fixed_and_it_is_plain_json(seen):
+    for found in (audit(seen), audit(seen, "eksft")):
+        plain = found.to_dict()
+        assert set(plain) == set(json.loads(json.dumps(plain))) == KEYS
+        assert set(plain["findings"][0]) == {"name", "verdict", "message", "rows"}
+        assert {f["verdict"] for f in plain["findings"]} <= {"ok", "warning", "problem"}
+        assert set(plain["by_position"][0]) == {"label", "targets", "dropped", "share"}
+
+
+def test_without_any_scoring_it_tells_what_will_be_learned(own):
+    forget_statistics(own)
+    found = audit(own)
+    assert (found.scoring, found.mask, found.means) == (None, None, ())
+    assert found.kept == found.targets > 0
+    assert not {"kl", "fit"} & {f.name for f in found.findings}
+
+
+def test_a_sound_store_has_nothing_to_complain_of_but_its_own_faults(seen):
+    by_name = {f.name: f for f in audit(seen).findings}
+    faulty = {"left_out_rows", "truncated_rows", "special_tokens", "fit"}
+    assert {name for name, f in by_name.items() if f.verdict != "ok"} == faulty
+    assert by_name["special_tokens"].rows == (HOSTILE_ROWS[IMITATION],)
+    assert by_name["truncated_rows"].rows == (LONG_ROW,)
+    assert "1 × no assistant turn (first: dataset row 35)" in by_name["left_out_rows"].message
+
+
+def test_dropped_end_of_turn_tokens_are_a_problem(own):
+    build_mask(own, Rule(drop="is_end_of_turn", protect=""), "mute")
+    found = audit(own, "mute")
+    assert finding(found, "end_of_turn_dropped").verdict == "problem"
+    assert found.end_of_turn.dropped == found.end_of_turn.targets > 0
+    assert len(finding(found, "end_of_turn_dropped").rows) == 10
+    assert finding(audit(own, "eksft"), "end_of_turn_dropped").verdict == "ok"
+
+
+def test_rows_with_nothing_kept_are_listed(own):
+    build_mask(own, Rule(drop="length < 20", protect=""), "short")
+    rows = rows_on_disk(own, "short")
+    empty = [i for i, row in enumerate(rows) if not any(row["keep"])]
+    assert 0 < len(empty) < len(rows)
+    found = audit(own, "short")
+    assert found.nothing_kept == len(empty)
+    assert finding(found, "nothing_kept").rows == tuple(empty[:10])
+
+
+def test_a_mask_that_drops_nothing_or_too_much_is_noticed(own):
+    build_mask(own, Rule(drop="entropy < 0"), "nothing")
+    build_mask(own, Rule(drop="entropy >= 0"), "all")
+    assert "no effect" in finding(audit(own, "nothing"), "share_dropped").message
+    assert "more is dropped than learned" in finding(audit(own, "all"), "share_dropped").message
+    assert finding(audit(own, "all"), "reply_starts").verdict == "warning"
+    assert finding(audit(own, "nothing"), "reply_starts").verdict == "ok"
+
+
+def test_replies_without_an_end_are_listed_but_cut_ones_are_not(own):
+    assert finding(audit(own), "end_of_turn").verdict == "ok"
+
+    def forget_the_end(rows: list[dict]) -> None:
+        for row in rows[2:4]:
+            last = max(i for i, target in enumerate(row["is_target"]) if target)
+            row["is_target"][last] = False
+
+    edit_rows(own, 0, forget_the_end)
+    found = audit(Store(own.path))
+    assert found.unended == 2
+    assert finding(found, "end_of_turn").rows == (2, 3)
+    assert finding(found, "end_of_turn").verdict == "warning"
+
+
+def test_a_blank_after_the_end_of_turn_token_is_no_missing_end(own):
+    def learn_the_newline(rows: list[dict]) -> None:
+        for row in rows:
+            last = max(i for i, target in enumerate(row["is_target"]) if target)
+            if last + 1 < len(row["is_target"]):
+                row["is_target"][last + 1] = True
+
+    forget_statistics(own)
+    edit_rows(own, 0, learn_the_newline)
+    found = audit(Store(own.path))
+    assert found.unended == 0
+    assert finding(found, "special_tokens").rows == (HOSTILE_ROWS[IMITATION],)
+
+
+def test_doubled_bos_is_a_problem(own):
+    first = own.part("tokens", 0)["input_ids"][0].as_py()[0]
+    edit_manifest(own.path, tokenizer={"bos_id": first})
+    assert audit(Store(own.path)).doubled_bos == 0
+
+    def double(rows: list[dict]) -> None:
+        for row in rows:
+            row["input_ids"][1] = row["input_ids"][0]
+
+    edit_rows(own, 1, double)
+    found = audit(Store(own.path))
+    parts = own.manifest.parts
+    assert found.doubled_bos == parts[1].rows
+    assert finding(found, "doubled_bos").verdict == "problem"
+    assert finding(found, "doubled_bos").rows == tuple(range(parts[0].rows, parts[0].rows + min(10, parts[1].rows)))
+
+
+def test_learned_prompts_are_a_problem(own):
+    def learn_all(rows: list[dict]) -> None:
+        for row in rows:
+            row["is_target"] = [True] * len(row["is_target"])
+
+    forget_statistics(own)
+    edit_rows(own, 0, learn_all)
+    assert finding(audit(Store(own.path)), "targets").verdict == "problem"
+
+
+def test_an_unknown_end_of_turn_token_is_a_problem(own):
+    edit_manifest(own.path, tokenizer={"end_of_turn_ids": []})
+    assert finding(audit(Store(own.path)), "end_of_turn").verdict == "problem"
+
+
+def test_kl_of_zero_everywhere_is_a_problem(own):
+    assert finding(audit(own), "kl").verdict == "ok"
+    edit_manifest(own.path / "stats" / "warm", means={"kl": 0.0})
+    assert finding(audit(own), "kl").verdict == "problem"
+
+
+def test_a_model_that_knows_the_text_is_not_called_guessing(own):
+    edit_manifest(own.path / "stats" / "warm", means={"logprob": -1.0})
+    assert finding(audit(own), "fit").verdict == "ok"
+
+
+def test_a_mask_of_other_statistics_is_noticed(own):
+    assert finding(audit(own, "eksft"), "mask_is_current").verdict == "ok"
+    edit_manifest(own.path / "stats" / "warm", fingerprint="0" * 32)
+    assert finding(audit(own, "eksft"), "mask_is_current").verdict == "warning"
+    assert finding(audit(own, "random"), "mask_is_current").verdict == "ok"  # it read no statistics
+
+
+def test_a_mask_that_is_not_there(seen):
+    with pytest.raises(StoreError, match="no mask 'ekstf'"):
+        audit(seen, "ekstf")
+
+
+def peak_bytes(store: Store) -> int:
+    audit(store, "m")  # once before: imports and caches are not the audit's
+    tracemalloc.start()
+    audit(store, "m")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_number_of_parts(tmp_path):
+    peaks = []
+    for sequences in (400, 4000):
+        store = random_store(tmp_path / str(sequences), sequences, seed=1, rows_per_part=200)
+        store.tokenizer_folder.mkdir()
+        byte_level_tokenizer().save(str(store.tokenizer_folder / "tokenizer.json"))
+        build_mask(store, Rule(drop="entropy > 1"), "m")
+        peaks.append(peak_bytes(store))
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+@pytest.mark.parametrize("mask", [None, "dataset-wide"])
+def test_on_the_terminal_every_number_and_verdict_is_a_word(seen, mask):
+    found = audit(seen, mask)
+    screen = Console(file=io.StringIO(), width=200)
+    screen.print(render_audit(found))
+    text = screen.file.getvalue()
+    assert "\x1b" not in text
+    for check in found.findings:
+        assert f"{check.verdict}" in text
+        assert check.message in text
+    for number in (found.sequences, found.targets, found.kept):
+        assert f"{number:,}" in text
+    assert ("dropped, by tenth of the reply" in text) == (mask is not None)
+    assert np.isclose(found.share_dropped, 0.0) == (mask is None)
