@@ -125,11 +125,11 @@ def main() -> None:
         }.items():
             results[name] = measure(folder, rows)
     with step("6  report"):
-        page = report(store, out / "report")
+        report(store, out / "report")
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
 
     print_results(results, shares, len(rows))
-    console.print(f"Store    {store.path}\nReport   {page}\nResults  {out / 'results.json'}")
+    console.print(f"Store    {store.path}\nReport   {out / 'report' / 'index.html'}\nResults  {out / 'results.json'}")
     console.print(f"Done in {time.time() - started:.0f} s. Next:")
     for command in (
         f"tokenstats show {store.path} --mask eksft --row 3",

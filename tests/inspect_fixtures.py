@@ -69,6 +69,8 @@ def byte_level_tokenizer() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator([_WORDS, _WORDS + " user assistant The"], trainer)
+    # whole tags as one token, as vocabularies trained on web pages have them: escaping is tested on these
+    tokenizer.add_tokens([SCRIPT, IMAGE, "</span><b id=broken>", ' onmouseover="window.hacked=\'mouse\'" x="'])
     return tokenizer
 
 

@@ -162,6 +162,7 @@ def value(app: AppTest, label: str) -> str:
 def quiet(app: AppTest) -> AppTest:
     assert not app.exception
     assert not app.error
+    assert not app.warning
     return app
 
 
@@ -280,6 +281,15 @@ def test_a_wrong_expression_is_a_friendly_error_and_can_be_mended(start, own, te
     app = app.text_input(key="protect").set_value("nonsense").run()
     assert not app.exception
     assert "unknown column" in app.error[0].value
+
+
+def test_a_written_expression_survives_a_look_at_the_knobs(start, own):
+    app = choose(quiet(start(own.path)), "way", "Expression")
+    app = quiet(app.text_area(key="expression").set_value("entropy > 3 and position > 4").run())
+    app = quiet(choose(app, "way", "Thresholds"))
+    app = quiet(app.slider(key="kl_share").set_value(40).run())
+    app = quiet(choose(app, "way", "Expression"))
+    assert app.text_area(key="expression").value == "entropy > 3 and position > 4"
 
 
 def test_a_preset_fills_in_the_expression(start, own):
@@ -431,9 +441,9 @@ def test_in_a_real_browser_tokens_are_seen_and_hostile_rows_do_nothing(browser, 
         page.wait_for_function("row => document.querySelector('.ts-head b')?.textContent === `row ${row}`", arg=row)
         shown = page.locator(".ts-tokens").inner_text()
         assert text in shown
-        page.locator(".ts-tokens .d").first.hover()
-        tip = page.evaluate("getComputedStyle(document.querySelector('.ts-tokens .d'), '::after').content")
-        assert "dropped by" in tip
+        page.locator(".ts-tokens .t:not(.x)").first.hover()
+        tip = page.evaluate("getComputedStyle(document.querySelector('.ts-tokens .t:not(.x)'), '::after').content")
+        assert "entropy" in tip
         assert page.evaluate("window.hacked") is None
         assert page.locator("#broken").count() == 0
     assert page.get_by_test_id("stException").count() == 0

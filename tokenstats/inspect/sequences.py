@@ -1,0 +1,226 @@
+"""One sequence of a store with all that is known of it: text, targets, decisions, statistics."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tokenstats.errors import RuleError, StoreError
+from tokenstats.inspect.spans import Decoder, visible
+from tokenstats.masking.evaluate import Threshold, evaluate
+from tokenstats.masking.population import Column, Population, physical_columns, resolve_scorings
+from tokenstats.masking.rule import Rule
+from tokenstats.schema import MAX_CLAUSES, ROLES, STATISTICS, TOPK_COLUMNS
+from tokenstats.store import Store
+from tokenstats.store.manifests import MaskManifest, ScoringManifest, Tokenizer
+
+_TOKENS = ("seq_id", "input_ids", "is_target", "role", "row", "truncated")
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token. ``clauses`` are the rule's branches that dropped it, counted from 0; a statistic not scored is absent."""
+
+    index: int
+    id: int
+    role: str
+    is_target: bool
+    kept: bool
+    clauses: tuple[int, ...]
+    protected: bool
+    statistics: dict[str, Any]
+
+    @property
+    def dropped(self) -> bool:
+        return self.is_target and not self.kept
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The shortest run of tokens whose text stands on its own: one token, or the few that share a character."""
+
+    text: str
+    tokens: tuple[Token, ...]
+
+    @property
+    def shown(self) -> str:
+        """The text, harmless: see :func:`tokenstats.inspect.spans.visible`. ``∅`` where there is none."""
+        return visible(self.text) or "∅"
+
+    @property
+    def is_target(self) -> bool:
+        return any(t.is_target for t in self.tokens)
+
+    @property
+    def dropped(self) -> bool:
+        return any(t.dropped for t in self.tokens)
+
+    @property
+    def protected(self) -> bool:
+        return any(t.protected for t in self.tokens)
+
+    @property
+    def clauses(self) -> tuple[int, ...]:
+        return tuple(sorted({c for t in self.tokens for c in t.clauses}))
+
+
+@dataclass(frozen=True)
+class SequenceView:
+    """A sequence of T tokens. Without a mask every target is kept.
+
+    number:     of the sequence in the store, from 0; row: of the dataset
+    is_target, keep, protected: boolean [T]; reason: uint16 [T], bit i is set where clause i dropped the token
+    protected:  targets that the rule may never drop
+    clauses:    text of the rule's clauses
+    statistics: of the scoring, one list of T values each, None where not scored
+    """
+
+    number: int
+    row: int
+    seq_id: str
+    truncated: bool
+    ids: np.ndarray
+    role: np.ndarray
+    is_target: np.ndarray
+    keep: np.ndarray
+    reason: np.ndarray
+    protected: np.ndarray
+    clauses: tuple[str, ...] = ()
+    mask: str | None = None
+    scoring: str | None = None
+    statistics: dict[str, list[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def targets(self) -> int:
+        return int(self.is_target.sum())
+
+    @property
+    def kept(self) -> int:
+        return int(self.keep.sum())
+
+    @property
+    def dropped(self) -> int:
+        return self.targets - self.kept
+
+    def token(self, index: int) -> Token:
+        reason = int(self.reason[index])
+        return Token(
+            index=index,
+            id=int(self.ids[index]),
+            role=ROLES[self.role[index]],
+            is_target=bool(self.is_target[index]),
+            kept=bool(self.keep[index]),
+            clauses=tuple(bit for bit in range(MAX_CLAUSES) if reason >> bit & 1),
+            protected=bool(self.protected[index]),
+            statistics={name: values[index] for name, values in self.statistics.items() if values[index] is not None},
+        )
+
+    def pieces(self, decoder: Decoder) -> list[Piece]:
+        """The sequence as pieces of text, in order; every token is in exactly one."""
+        return [Piece(s.text, tuple(self.token(i) for i in range(s.start, s.end))) for s in decoder.spans(self.ids.tolist())]
+
+    def decided(self, keep: np.ndarray, reason: np.ndarray, protected: np.ndarray, clauses: Sequence[str]) -> "SequenceView":
+        """The same sequence under other decisions, for a rule that is not stored as a mask."""
+        return replace(self, keep=keep, reason=reason, protected=protected, clauses=tuple(clauses), mask=None)
+
+
+def read_sequence(store: Store, number: int, *, mask: str | None = None, scoring: str | None = None) -> SequenceView:
+    """Read one sequence, counted from 0 over the store.
+
+    mask:    whose decisions; None: plain SFT, every target kept
+    scoring: whose statistics; None: those that the mask read, or the store's only scoring, or none
+
+    Raises InputError for a number out of range, StoreError for a mask or scoring that is not there.
+    """
+    manifest = store.mask(mask)[1] if mask is not None else None
+    scoring = choose_scoring(store, manifest, scoring)
+    families: dict[str, list[str]] = {"tokens": list(_TOKENS)}
+    if manifest is not None:
+        families[f"masks/{mask}"] = ["keep", "reason"]
+    if scoring is not None:
+        families[f"stats/{scoring}"] = statistic_columns(store.scoring(scoring)[1])
+    found = store.sequence(number, families)
+    tokens = found["tokens"]
+    is_target = np.asarray(tokens["is_target"], bool)
+    is_target[:1] = False  # nothing predicts the first token
+    plain = SequenceView(
+        number=number,
+        row=tokens["row"],
+        seq_id=tokens["seq_id"],
+        truncated=tokens["truncated"],
+        ids=np.asarray(tokens["input_ids"], np.int32),
+        role=np.asarray(tokens["role"], np.int8),
+        is_target=is_target,
+        keep=is_target.copy(),
+        reason=np.zeros(len(is_target), np.uint16),
+        protected=np.zeros(len(is_target), bool),
+        scoring=scoring,
+        statistics={k: v for k, v in found.get(f"stats/{scoring}", {}).items() if k != "seq_id"},
+    )
+    if manifest is None:
+        return plain
+    decisions = found[f"masks/{mask}"]
+    keep, reason = np.asarray(decisions["keep"], bool), np.asarray(decisions["reason"], np.uint16)
+    protected = _protected(store, plain, manifest)
+    return replace(plain.decided(keep, reason, protected, [c.text for c in manifest.clauses]), mask=mask)
+
+
+def choose_scoring(store: Store, mask: MaskManifest | None, scoring: str | None) -> str | None:
+    """The scoring asked for; else the one that the mask read; else the only one; else None."""
+    known = store.scorings()
+    if scoring is not None:
+        return store.scoring(scoring)[0]
+    read = [name for name in (mask.scorings if mask else {}) if name in known]
+    return read[0] if read else known[0] if len(known) == 1 else None
+
+
+def statistic_columns(scoring: ScoringManifest) -> list[str]:
+    """The columns that a scoring's parts hold."""
+    names = [s.name for s in STATISTICS if scoring.reference is not None or not s.of_reference]
+    return names + (list(TOPK_COLUMNS) if scoring.topk else [])
+
+
+def rule_of(manifest: MaskManifest) -> Rule:
+    """The rule that a mask was made with."""
+    return Rule(**manifest.rule)
+
+
+def population_of(view: SequenceView, tokenizer: Tokenizer, statistics: dict[Column, np.ndarray]) -> Population:
+    """The targets of one sequence as the population that rules are evaluated over."""
+    return Population(
+        part=0,
+        seq_ids=pa.chunked_array([[view.seq_id]]),
+        rows=np.array([view.row]),
+        ids=view.ids,
+        roles=view.role,
+        offsets=np.array([0, len(view)]),
+        place=np.flatnonzero(view.is_target),
+        statistics=statistics,
+        tokenizer=tokenizer,
+    )
+
+
+def _protected(store: Store, view: SequenceView, manifest: MaskManifest) -> np.ndarray:
+    """Boolean [T]: targets that the mask's rule protects. None are marked where what the rule read is gone."""
+    protected, out = rule_of(manifest).protected, np.zeros(len(view), bool)
+    if protected is None:
+        return out
+    try:
+        scorings = resolve_scorings(store, protected.columns, choose_scoring(store, manifest, None))
+        statistics = {}
+        for prefix, name in physical_columns(protected.columns):
+            values = store.sequence(view.number, {f"stats/{scorings[prefix]}": [name]})[f"stats/{scorings[prefix]}"][name]
+            statistics[prefix, name] = np.array([values[i] for i in np.flatnonzero(view.is_target)], np.float32)
+    except (RuleError, StoreError):
+        return out
+    population = population_of(view, store.manifest.tokenizer, statistics)
+    # a selection that takes no token has no threshold in the manifest
+    thresholds = defaultdict(lambda: Threshold(None), {text: Threshold(value) for text, value in manifest.thresholds.items()})
+    out[population.place] = evaluate(protected.tree, population, thresholds)
+    return out

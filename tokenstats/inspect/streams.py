@@ -1,0 +1,55 @@
+"""The targets of a store part by part, with what a mask decided about them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenstats.masking.population import Population, read_populations
+from tokenstats.store import Store
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """One part's n targets. ``dropped`` is boolean [n], ``reason`` uint16 [n]: all False and 0 without a mask."""
+
+    population: Population
+    dropped: np.ndarray
+    reason: np.ndarray
+
+
+def read_decisions(
+    store: Store, mask: str | None, columns: Iterable[str] = (), scoring: str | None = None
+) -> Iterator[Decisions]:
+    """Yield each part's targets with their decisions and the named statistics of a scoring."""
+    for population, (found,) in read_several(store, [mask], columns, scoring):
+        yield Decisions(population, *found)
+
+
+def read_several(
+    store: Store, masks: Sequence[str | None], columns: Iterable[str] = (), scoring: str | None = None
+) -> Iterator[tuple[Population, list[tuple[np.ndarray, np.ndarray]]]]:
+    """Yield each part's targets with (dropped, reason) of every mask; one part at a time is in memory."""
+    scorings: dict[str | None, str] = {None: scoring} if scoring is not None else {}
+    for population in read_populations(store, [(None, c) for c in columns], scorings):
+        yield population, [_decisions(store, mask, population) for mask in masks]
+
+
+def _decisions(store: Store, mask: str | None, population: Population) -> tuple[np.ndarray, np.ndarray]:
+    if mask is None:
+        return np.zeros(len(population), bool), np.zeros(len(population), np.uint16)
+    table = store.part(f"masks/{mask}", population.part, ["keep", "reason"])
+    keep = table["keep"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    reason = table["reason"].combine_chunks().flatten().to_numpy()
+    return ~keep[population.place], reason[population.place]
+
+
+def count_by(groups: np.ndarray, dropped: np.ndarray, size: int) -> np.ndarray:
+    """int64 [size, 2]: how many tokens each group has, and how many of them are dropped."""
+    return np.stack([np.bincount(groups, minlength=size), np.bincount(groups[dropped], minlength=size)], axis=1)
+
+
+def tenth_of_reply(population: Population) -> np.ndarray:
+    """[n] in which tenth of its reply a token stands, 0 to 9."""
+    position, length = population.column((None, "position")), population.column((None, "length"))
+    return position * 10 // length
