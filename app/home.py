@@ -211,7 +211,7 @@ def show_tokens(store: Store, preview: Preview, outcome: Outcome | None, mask: s
         view = preview.view(outcome, number)
     else:
         view = read_sequence(store, number, mask=mask, scoring=preview.scoring)
-    scale = (preview.largest(colour_by, 0.99) or None) if colour_by is not None else None
+    scale = (preview.largest(colour_by, 0.95) or None) if colour_by is not None else None
     st.html(token_view(view, Decoder(store), colour_by=colour_by, scale=scale))
 
 

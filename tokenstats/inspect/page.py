@@ -34,7 +34,7 @@ def token_view(
     """One sequence as an HTML fragment: a line about it, a legend, its tokens with details under the pointer.
 
     colour_by: a key of ``HEAT``: shade tokens by that statistic instead of by clause; dropped ones stay underlined or struck
-    scale:     the value (nats) of the darkest shade; by default the sequence's largest
+    scale:     the value (nats) of the darkest shade, and of all above it; by default the sequence's largest
     most:      how many tokens are shown; how many more there are is said at the end
     """
     pieces = [p for p in view.pieces(decoder) if p.tokens[-1].index < most]
@@ -150,7 +150,7 @@ def _legend(view: SequenceView, colour_by: str | None, darkest: float) -> str:
     if several := sum(1 for r in reasons if r & (r - 1)):
         entries.append(f'<span><span class="t d cm">+</span>several {several:,}</span>')
     if colour_by:
-        entries.append(f'<span>{HEAT[colour_by]} 0<span class="ts-ramp"></span>{darkest:.3g} nats (square-root scale)</span>')
+        entries.append(f'<span>{HEAT[colour_by]} 0<span class="ts-ramp"></span>{darkest:.3g} nats or more</span>')
     heat = " heat" if colour_by else ""
     return f'<div class="ts-legend{heat}">{"".join(entries)}</div>'
 
