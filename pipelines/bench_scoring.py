@@ -20,8 +20,9 @@ import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from tokenstats.alignment import outputs_that_predict
-from tokenstats.corpus.build import Counts, plan_corpus, tokenized
+from tokenstats.corpus.build import plan_corpus
 from tokenstats.corpus.sources import open_source
+from tokenstats.corpus.tokenize import Counts, tokenized
 from tokenstats.modeling.load import LoadedModel
 from tokenstats.scoring.batches import pad, plan_batches
 from tokenstats.scoring.pair import ModelPair
