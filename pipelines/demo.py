@@ -89,7 +89,7 @@ def print_results(results: dict[str, dict[str, float]], shares: dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--problems", type=int, default=300, help="held-out problems to evaluate on")
+    parser.add_argument("--problems", type=int, default=200, help="held-out problems to evaluate on")
     args = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     started, out = time.time(), args.out
