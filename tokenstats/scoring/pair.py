@@ -13,7 +13,9 @@ from tokenstats.modeling.load import LoadedModel, load_model
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tokenstats.scoring.statistics import token_statistics
 
-_LOGITS_AT_ONCE = 1 << 24  # rows · vocabulary of one float32 block: 64 MiB
+_LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Rows · vocabulary of one float32 block: on a CPU it stays in the cache, on a GPU it keeps the device busy."""
+
 _ADVICE = "take a policy that has moved: a warm-up checkpoint, another checkpoint, an adapter"
 
 
@@ -75,7 +77,7 @@ class ModelPair:
         rows = [outputs_that_predict(split.hidden(input_ids), chosen) for split in self.split]
         targets = input_ids[chosen]
         blocks = []
-        step = max(1, _LOGITS_AT_ONCE // self.vocabulary)
+        step = max(1, _LOGITS_AT_ONCE.get(self.device.type, 1 << 24) // self.vocabulary)
         for start in range(0, len(targets), step):
             block = slice(start, start + step)
             logits = [s.logits(r[block])[:, : self.vocabulary] for s, r in zip(self.split, rows, strict=True)]
