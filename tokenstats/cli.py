@@ -336,7 +336,10 @@ def train(
     from tokenstats import Store
     from tokenstats.training import train as run
 
-    done = run(Store(store), model=model, out=out, mask=mask, options=options, resume=resume)
+    try:
+        done = run(Store(store), model=model, out=out, mask=mask, options=options, resume=resume)
+    finally:
+        _leave_process_group()
     if as_json:
         _print_json(asdict(done))
         return
@@ -371,6 +374,13 @@ def export(
     if done.rows_left_out:
         print(f"  left out {done.rows_left_out:,} rows that keep nothing")
     print(f"\n{done.how_to_read}")
+
+
+def _leave_process_group() -> None:
+    """Under torchrun: a process that leaves while others still talk to it is aborted at its own exit, now and then."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _console() -> "Console":

@@ -193,7 +193,7 @@ def _training_template(tokenizer: PreTrainedTokenizerFast, template: str) -> tup
 
         try:
             patched = get_training_chat_template(tokenizer)
-        except Exception:  # trl knows this template not: ValueError today, and no promise
+        except ValueError:  # trl ships none for this template
             patched = None
         if patched:
             return patched, BY_TRAINING_TEMPLATE

@@ -60,7 +60,8 @@ def compute(
     dtype:        auto (float32 on a CPU, the checkpoint's own on a GPU), float32, bfloat16 or float16
 
     A run that was killed goes on where it stopped when it is called again the same way. Raises InputError for what
-    the caller must mend, StoreError where the store holds something else; neither leaves a half-made store behind.
+    the caller must mend: a store begun by this very call is then taken away again. Raises StoreError where the store
+    holds something else, the disk refuses, or a model gives numbers that are none: whole parts stay, to go on from.
     """
     from tokenstats.corpus.build import PART_TOKENS, build_tokens, plan_corpus
     from tokenstats.corpus.sources import open_source
