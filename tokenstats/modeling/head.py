@@ -5,6 +5,7 @@ checked against the model's own logits before it is used.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 
 import torch
@@ -17,19 +18,28 @@ _AGREES = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # re
 class SplitModel:
     """``logits(hidden(ids)[rows])`` is ``model(ids).logits[rows]``, in float32.
 
-    float32_head: keep a float32 copy of a half-precision head. Half-precision logits cost a KL its last three digits.
-                  Training takes the true head: a copy would keep its gradients to itself.
+    float32_head: multiply a half-precision head in float32. Half-precision logits cost a KL its last three digits.
+                  Training takes the head as it is: its gradients belong to it.
+    within:       a context that every call runs in, such as one that turns an adapter on or off
     model:        what ``hidden`` calls; may be set to a wrapper of the model, which data-parallel training counts on
     """
 
-    def __init__(self, model: PreTrainedModel, float32_head: bool = True):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        float32_head: bool = True,
+        within: Callable[[], AbstractContextManager] = nullcontext,
+    ):
         self.model = model
+        self._within = within
         self._config = model.config.get_text_config()
         self._head = model.get_output_embeddings()
         self._finish = _after_head(self._config)
         self.is_split = self._head is not None
+        # a head of another kind (one that an adapter wraps, say) is only ever run whole
+        self.is_linear = type(self._head) is nn.Linear and float32_head
         self._wide_head = self._head
-        if self.is_split and float32_head and next(self._head.parameters()).dtype != torch.float32:
+        if self.is_split and float32_head and not self.is_linear and next(self._head.parameters()).dtype != torch.float32:
             self._wide_head = deepcopy(self._head).float()
 
     @property
@@ -37,36 +47,62 @@ class SplitModel:
         """Columns of the logits, those that only pad the embedding included."""
         return int(self._config.vocab_size)
 
+    @property
+    def in_columns(self) -> bool:
+        """Can logits be had for some columns of the vocabulary alone?"""
+        return self.is_split and self.is_linear
+
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """[B, T] ids → [B, T, H], what the head would see (or, for a model that cannot be split, its logits [B, T, V])."""
-        if not self.is_split:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-        seen: list[Tensor] = []
+        with self._within():
+            if not self.is_split:
+                return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+            seen: list[Tensor] = []
 
-        def stop_at_head(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-            seen.append(inputs[0])
-            return (inputs[0][:, :1],)  # the head itself then runs on one position: next to nothing
+            def stop_at_head(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+                seen.append(inputs[0])
+                return (inputs[0][:, :1],)  # the head itself then runs on one position: next to nothing
 
-        hook = self._head.register_forward_pre_hook(stop_at_head)
-        try:
-            self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        finally:
-            hook.remove()
-        return seen[0]
+            hook = self._head.register_forward_pre_hook(stop_at_head)
+            try:
+                self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            finally:
+                hook.remove()
+            return seen[0]
 
     def logits(self, rows: Tensor) -> Tensor:
         """[N, H] hidden states → [N, V] float32 logits, scale and soft-capping included."""
         if not self.is_split:
             return rows.float()
-        wide = next(self._wide_head.parameters()).dtype
-        return self._finish(self._wide_head(rows.to(wide)).float())
+        if self.is_linear:
+            out = torch.empty(len(rows), len(self._head.weight), device=rows.device)
+            return self.columns(rows, slice(0, out.shape[1]), out)
+        with self._within():
+            return self._finish(self._wide_head(rows.to(next(self._wide_head.parameters()).dtype)).float())
+
+    def columns(self, rows: Tensor, block: slice | Tensor, out: Tensor) -> Tensor:
+        """Logits of a block of the vocabulary (a slice, or [k] ids): [N, H] hidden states → ``out`` [N, k], float32.
+
+        A half-precision product of a GPU adds up in float32 and is never rounded back (``out_dtype``); a CPU would round
+        it, so there a block of weights is raised to float32 first. Only where ``in_columns``.
+        """
+        weight, bias = self._head.weight[block], self._head.bias
+        if weight.dtype == rows.dtype != torch.float32 and rows.is_cuda:
+            torch.mm(rows, weight.T, out_dtype=torch.float32, out=out)
+        else:
+            torch.mm(rows.float(), weight.float().T, out=out)
+        if bias is not None:
+            out += bias[block]
+        finished = self._finish(out)
+        return out if finished is out else out.copy_(finished)
 
     def check(self, input_ids: Tensor) -> bool:
         """Compare with the model's own logits on [B, T] ids; where they differ, use the model's own from here on."""
         if not self.is_split:
             return False
         with torch.no_grad():
-            truth = self.model(input_ids=input_ids, use_cache=False).logits
+            with self._within():
+                truth = self.model(input_ids=input_ids, use_cache=False).logits
             ours = self.logits(self.hidden(input_ids).flatten(0, 1)).view_as(truth)
         allowed = _AGREES.get(truth.dtype, 1e-4) * truth.float().abs().max().clamp_min(1.0)
         self.is_split = bool((ours - truth.float()).abs().max() <= allowed)

@@ -11,10 +11,7 @@ from tokenstats.errors import InputError
 from tokenstats.modeling.head import SplitModel
 from tokenstats.modeling.load import LoadedModel, load_model
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
-from tokenstats.scoring.statistics import token_statistics
-
-_LOGITS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Rows · vocabulary of one float32 block: on a CPU it stays in the cache, on a GPU it keeps the device busy."""
+from tokenstats.scoring.rows import row_statistics
 
 _ADVICE = "take a policy that has moved: a warm-up checkpoint, another checkpoint, an adapter"
 
@@ -71,18 +68,10 @@ class ModelPair:
 
     @torch.inference_mode()
     def score(self, input_ids: Tensor, chosen: Tensor, topk: int) -> dict[str, Tensor]:
-        """Statistics of the chosen tokens of [B, T] right-padded ids, on the CPU, in the order of ``ids[chosen]``."""
-        input_ids, chosen = input_ids.to(self.device), chosen.to(self.device)
+        """Statistics of the chosen tokens of [B, T] right-padded ids, on the device, in the order of ``ids[chosen]``."""
         # no attention mask: padding is on the right, where a causal model's earlier positions cannot see it
         rows = [outputs_that_predict(split.hidden(input_ids), chosen) for split in self.split]
-        targets = input_ids[chosen]
-        blocks = []
-        step = max(1, _LOGITS_AT_ONCE.get(self.device.type, 1 << 24) // self.vocabulary)
-        for start in range(0, len(targets), step):
-            block = slice(start, start + step)
-            logits = [s.logits(r[block])[:, : self.vocabulary] for s, r in zip(self.split, rows, strict=True)]
-            blocks.append(token_statistics(logits[0], targets[block], logits[1] if len(logits) == 2 else None, topk=topk))
-        return {name: torch.cat([b[name] for b in blocks]).cpu() for name in blocks[0]}
+        return row_statistics(self.split, rows, input_ids[chosen], self.vocabulary, topk)
 
 
 def _rope_type(config: Any) -> str | None:

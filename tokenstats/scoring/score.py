@@ -155,10 +155,10 @@ def score_part(
     for rows in plan_batches(lengths, batch_tokens, pair.depends_on_width):
         spans = [slice(offsets[r], offsets[r + 1]) for r in rows]
         batch = pad([ids[s] for s in spans], 0).long()
-        statistics = pair.score(batch, pad([chosen[s] for s in spans], False), topk)
+        statistics = pair.score(batch.to(pair.device), pad([chosen[s] for s in spans], False).to(pair.device), topk)
         where = np.concatenate([np.flatnonzero(chosen[s]) + s.start for s in spans])
         for column, tensor in statistics.items():
-            array = tensor.numpy()
+            array = tensor.cpu().numpy()
             _check_finite(array, column, where, offsets, seq_ids)
             values.setdefault(column, np.zeros((len(ids), *array.shape[1:]), array.dtype))[where] = array
         padded += batch.numel()
