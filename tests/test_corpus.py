@@ -286,7 +286,7 @@ def test_a_store_of_other_data_or_settings_is_refused(tokenizer, tmp_path):
     build(tokenizer, tmp_path, [{"messages": CHAT}])
     with pytest.raises(StoreError, match="max_length: there None, asked for 20"):
         build(tokenizer, tmp_path, [{"messages": CHAT}], max_length=20)
-    with pytest.raises(StoreError, match="dataset: there"):
+    with pytest.raises(StoreError, match="made of other rows"):
         build(tokenizer, tmp_path, [{"messages": CHAT}, {"messages": CHAT}])
 
 

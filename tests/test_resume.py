@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -53,16 +54,16 @@ def test_killed_at_every_file_in_turn(arguments, undisturbed, tmp_path, monkeypa
     """Dies at the 1st, then the 2nd, … file it writes, each time going on from what was left."""
     real, deaths = os.replace, 0
     while True:
-        allowed = 1 if when == "before renaming" else 0  # files this life may finish
-        written = []
+        written, lock = [], threading.Lock()
 
-        def replace(source, target, written=written, allowed=allowed):
-            if when == "before renaming" and len(written) == allowed:
-                raise Killed
-            written.append(target)
-            real(source, target)
-            if when == "after renaming":
-                raise Killed
+        def replace(source, target, written=written, lock=lock):
+            with lock:  # all threads die together
+                if len(written) == 1:
+                    raise Killed
+                written.append(target)
+                real(source, target)
+                if when == "after renaming":
+                    raise Killed
 
         try:
             with monkeypatch.context() as patch:

@@ -297,11 +297,20 @@ def test_missing_weights_are_an_error_and_not_random_numbers(tmp_path, chats, ba
         compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=str(tmp_path / "holes"), store=tmp_path / "s")
 
 
-def test_sequences_longer_than_the_model_reads_are_named_before_anything_is_scored(tmp_path, chats, base):
-    row = {"messages": [{"role": "user", "content": "7 " * 1500}, {"role": "assistant", "content": "1"}]}
+def test_a_sequence_longer_than_the_model_reads_is_named_and_once_it_is_cut_the_run_goes_on(tmp_path, chats, base):
+    long = {"messages": [{"role": "user", "content": "7 " * 1500}, {"role": "assistant", "content": "1"}]}
+    options = {"model": base, "store": tmp_path / "s", "part_tokens": 200}
+    data = write_jsonl(tmp_path / "d.jsonl", [*chats[:5], long])
     with pytest.raises(InputError, match=r"row 5 has \d+ tokens, but the model reads at most 2048; .*--max-length"):
-        compute(write_jsonl(tmp_path / "d.jsonl", [*chats[:5], row]), model=base, store=tmp_path / "s", part_tokens=200)
-    assert not (tmp_path / "s").exists()
+        compute(data, **options)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("part-*")}
+    assert before, "the parts before the bad row stay"
+    write_jsonl(data, chats[:6])
+    store, name = compute(data, **options)
+    assert all(p.stat().st_mtime_ns == time for p, time in before.items())
+    fresh, _ = compute(data, **{**options, "store": tmp_path / "fresh"})
+    assert store.fingerprint == fresh.fingerprint
+    assert table(store, name).equals(table(fresh, name))
 
 
 def test_a_second_scoring_shares_the_tokens(tmp_path, chats, base, warmup):

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from tokenstats.corpus.formats import recognise_shape
 from tokenstats.corpus.sources import Source
 from tokenstats.corpus.template import Renderer
 from tokenstats.corpus.tokenize import Corpus, Counts, Sequence, tokenized
-from tokenstats.errors import InputError, one_line
+from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.modeling.tokenizer import describe_tokenizer, save_tokenizer
 from tokenstats.schema import TOKENS_SCHEMA
-from tokenstats.store.manifests import Dataset, Part, StoreManifest, Template, now
-from tokenstats.store.parts import digest_of, finished_parts, is_part, part_path, part_progress, read_part, write_part
+from tokenstats.store.manifests import MANIFEST, Dataset, Part, StoreManifest, Template, now
+from tokenstats.store.parts import clear_leftovers, digest_of, finished_parts, is_part, part_path, part_progress, read_part, write_part
 from tokenstats.store.store import TOKENS, Store
 
 PART_TOKENS = 1_000_000
@@ -45,27 +44,49 @@ def plan_corpus(
 
 
 def build_tokens(corpus: Corpus, folder: str | Path) -> Store:
-    """Write what is missing of the tokens of a store, and its manifest.
+    """Write what is missing of the tokens of a store, and its manifest. Errors as in :func:`build_parts`."""
+    for _ in build_parts(corpus, folder):
+        pass
+    return Store(folder)
 
-    Raises StoreError where the folder holds tokens of anything else, and InputError for data that cannot be read;
-    a store begun by this very call is then taken away again.
+
+def build_parts(corpus: Corpus, folder: str | Path) -> Iterator[tuple[int, int]]:
+    """Write what is missing of the tokens of a store, part by part, and the manifest at the end.
+
+    Yields (index, tokens) of each part once it is on disk: scoring need not wait for the rest. Raises StoreError where
+    the folder holds tokens of anything else, and InputError for data that cannot be read; the parts before them stay,
+    and once the data are mended, the next call goes on from there.
     """
     folder = Path(folder)
     check_place(folder)
-    finished = finished_parts(folder / TOKENS, corpus.settings, f"{folder} exists and")
-    if (folder / "manifest.json").exists():
+    clear_leftovers(folder)
+    finished = finished_parts(folder / TOKENS, corpus.settings, f"{folder} exists and", check=not (folder / MANIFEST).exists())
+    if (folder / MANIFEST).exists() and len(finished) == Store(folder).part_count:
         store = Store(folder)
-        if len(finished) == store.part_count:
-            return store
+        _check_rows(corpus, folder, store.manifest.dataset.rows, store.manifest.dataset.fingerprint, to_the_end=True)
+        yield from ((index, part.tokens) for index, part in enumerate(store.manifest.parts))
+        return
+    if finished:
+        last = part_progress(part_path(folder / TOKENS, finished[-1]))
+        _check_rows(corpus, folder, last["counts"]["rows"], last["counts"]["digest"], to_the_end=last["end"])
     try:
-        _write_missing_parts(corpus, folder / TOKENS, set(finished))
-    except (
-        InputError
-    ):  # the data are at fault: a store begun by this very call goes; what the disk refused stays, to go on from
-        if not finished:
-            _take_back(folder, corpus)
+        yield from _write_missing_parts(corpus, folder / TOKENS, set(finished))
+    except BaseException:
+        for place in (folder / TOKENS, folder):  # nothing was written: nothing stays
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
         raise
-    return _finish(corpus, folder)
+    _finish(corpus, folder)
+
+
+def _check_rows(corpus: Corpus, folder: Path, rows: int, digest: str, to_the_end: bool = False) -> None:
+    """Are the rows that the store was made of still the dataset's? Rows that follow may have changed, or been mended."""
+    found = corpus.source.digest(None if to_the_end else rows)
+    if found != (rows, digest):
+        raise StoreError(
+            f"{folder} exists and was made of other rows: its first {rows:,} have the digest {digest[:8]}, "
+            f"those of {corpus.source.name} ({found[0]:,} rows) {found[1][:8]}; choose another folder for the store"
+        )
 
 
 def check_place(folder: Path) -> None:
@@ -87,45 +108,36 @@ def check_place(folder: Path) -> None:
         raise InputError(f"{folder / TOKENS} holds {one_line(strangers[0], 60)!r}, which is no part of a store; move it away")
 
 
-def _take_back(folder: Path, corpus: Corpus) -> None:
-    for index in finished_parts(folder / TOKENS, corpus.settings, f"{folder} exists and"):
-        part_path(folder / TOKENS, index).unlink()
-    for place in (folder / TOKENS, folder):
-        if place.is_dir() and not any(place.iterdir()):
-            place.rmdir()
-
-
-def _write_missing_parts(corpus: Corpus, folder: Path, finished: set[int]) -> None:
+def _write_missing_parts(corpus: Corpus, folder: Path, finished: set[int]) -> Iterator[tuple[int, int]]:
     index, counts, settings = 0, Counts(), corpus.settings
     sequences: Iterator[Sequence] | None = None
     pending: Sequence | None = None
-    with tqdm(desc="tokens", unit=" rows", disable=None, initial=0) as bar:
-        while True:
-            if index in finished:
-                progress = part_progress(part_path(folder, index))
-                counts, sequences, pending = Counts.from_json(progress["counts"]), None, None
-                if progress["end"]:
-                    return
-                index += 1
-                continue
-            if sequences is None:
-                sequences = tokenized(corpus, counts)
-                pending = next(sequences, None)
-                bar.update(counts.rows - bar.n)
-            if pending is None:
-                break
-            batch, size = [pending], len(pending.ids)
-            while size < corpus.part_tokens and (sequence := next(sequences, None)) is not None:
-                batch.append(sequence)
-                size += len(sequence.ids)
-            pending = next(sequences, None)
-            # after the last sequence the counts go on to the end: trailing rows may have been left out
-            state = counts.to_json() if pending is None else batch[-1].counts
-            write_part(folder, index, _table(batch), settings, {"counts": state, "end": pending is None})
-            bar.update(state["rows"] - bar.n)
-            index += 1
-            if pending is None:
+    while True:
+        if index in finished:
+            progress = part_progress(part_path(folder, index))
+            counts, sequences, pending = Counts.from_json(progress["counts"]), None, None
+            yield index, progress["tokens"]
+            if progress["end"]:
                 return
+            index += 1
+            continue
+        if sequences is None:
+            sequences = tokenized(corpus, counts)
+            pending = next(sequences, None)
+        if pending is None:
+            break
+        batch, size = [pending], len(pending.ids)
+        while size < corpus.part_tokens and (sequence := next(sequences, None)) is not None:
+            batch.append(sequence)
+            size += len(sequence.ids)
+        pending = next(sequences, None)
+        # after the last sequence the counts go on to the end: trailing rows may have been left out
+        state = counts.to_json() if pending is None else batch[-1].counts
+        write_part(folder, index, _table(batch), settings, {"counts": state, "end": pending is None, "tokens": size})
+        yield index, size
+        index += 1
+        if pending is None:
+            return
     reasons = "; ".join(
         f"{n:,} rows: {reason} (first: row {counts.first_dropped[reason]})" for reason, n in counts.dropped.items()
     )
@@ -170,7 +182,7 @@ def _finish(corpus: Corpus, folder: Path) -> Store:
         fingerprint=identity.hexdigest(),
         dataset=Dataset(
             source=corpus.source.name,
-            fingerprint=corpus.source.fingerprint,
+            fingerprint=counts.digest,
             shape=corpus.shape,
             columns=corpus.columns,
             rows=counts.rows,

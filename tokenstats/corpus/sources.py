@@ -1,6 +1,7 @@
 """Where rows come from: JSON, JSON Lines and Parquet files, folders of them, or a dataset of the Hugging Face Hub.
 
-A source can be read again from any row and has a fingerprint of its content.
+A source can be read again from any row. What it holds is told by a digest of its rows, taken as they go by: nothing waits
+until a whole dataset has been read.
 """
 
 import hashlib
@@ -25,11 +26,23 @@ class Source:
     """Rows that can be read any number of times, always in the same order."""
 
     name: str
-    fingerprint: str
     _read: Callable[[], Iterator[Row]]
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         return islice(self._read(), start, None)
+
+    def digest(self, count: int | None = None) -> tuple[int, str]:
+        """How many of the first ``count`` rows (None: of all) there are, and their digest."""
+        rows, digest = 0, ""
+        for row in islice(self._read(), count):
+            rows, digest = rows + 1, next_digest(digest, row)
+        return rows, digest
+
+
+def next_digest(digest: str, row: Row) -> str:
+    """The digest of the rows so far and one more: a chain, so that a run can go on with it from any row."""
+    content = json.dumps(row, sort_keys=True, default=str)
+    return hashlib.blake2b(f"{digest} {content}".encode(), digest_size=16).hexdigest()
 
 
 def open_source(dataset: str | Path, split: str = "train") -> Source:
@@ -59,19 +72,15 @@ def _open_files(path: Path) -> Source:
         raise InputError(
             f"{path} is a {path.suffix or 'file without suffix'}; expected {', '.join(SUFFIXES)} or a folder of them"
         )
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        for file in files:
-            with open(file, "rb") as handle:
-                digest.update(hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).digest())
-    except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
 
     def read() -> Iterator[Row]:
         for file in files:
-            yield from {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}[file.suffix](file)
+            try:
+                yield from {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}[file.suffix](file)
+            except OSError as error:
+                raise InputError(f"cannot read {file}: {error.strerror or error}") from error
 
-    return Source(str(path), digest.hexdigest(), read)
+    return Source(str(path), read)
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
@@ -135,4 +144,4 @@ def _open_hub(name: str, split: str) -> Source:
         raise InputError(
             f"no file or folder {name!r}, and as a Hub dataset it cannot be loaded: {one_line(error, 150)}"
         ) from None
-    return Source(f"{name}:{split}", str(loaded._fingerprint), lambda: iter(loaded))
+    return Source(f"{name}:{split}", lambda: iter(loaded))

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tokenstats.corpus.formats import BadRow, as_chat, read_example
-from tokenstats.corpus.sources import Source
+from tokenstats.corpus.sources import Source, next_digest
 from tokenstats.corpus.template import BY_TEXT, Rendered, Renderer
 from tokenstats.errors import InputError
 from tokenstats.modeling.tokenizer import tokenization_fingerprint
@@ -30,6 +30,7 @@ class Counts:
     truncated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     first_dropped: dict[str, int] = field(default_factory=dict)
+    digest: str = ""
 
     def drop(self, row: int, reason: str) -> None:
         if reason not in self.dropped and len(self.dropped) >= _MOST_REASONS:
@@ -43,11 +44,12 @@ class Counts:
             "truncated": self.truncated,
             "dropped": dict(self.dropped),
             "first_dropped": dict(self.first_dropped),
+            "digest": self.digest,
         }
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> "Counts":
-        return cls(state["rows"], state["truncated"], Counter(state["dropped"]), dict(state["first_dropped"]))
+        return cls(state["rows"], state["truncated"], Counter(state["dropped"]), dict(state["first_dropped"]), state["digest"])
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,6 @@ class Corpus:
     def settings(self) -> dict[str, Any]:
         return {
             "schema_version": SCHEMA_VERSION,
-            "dataset": self.source.fingerprint,
             "shape": self.shape,
             "columns": self.columns,
             "tokenizer": tokenization_fingerprint(self.tokenizer),
@@ -123,6 +124,7 @@ def tokenized(corpus: Corpus, counts: Counts) -> Iterator[Sequence]:
         by_row = {i: k for k, (i, _) in enumerate(rendered)}
         for i in range(len(chunk)):
             counts.rows = first + i + 1
+            counts.digest = next_digest(counts.digest, chunk[i])
             if i in reasons:
                 counts.drop(first + i, reasons[i])
                 continue

@@ -27,10 +27,12 @@ class LoadedModel:
     description: Model
 
 
-def pick_device(device: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
+def pick_device(device: str, local_rank: int | None = None) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU. Workers of one machine take its GPUs in turn."""
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda" if local_rank is None else f"cuda:{local_rank % torch.cuda.device_count()}")
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

@@ -128,6 +128,8 @@ class ScoringManifest(_Manifest):
     scored: int
     means: dict[str, float]
     padding: float
+    reduction: str
+    batch_tokens: int
 
 
 class Clause(_Record):

@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,12 @@ def part_path(folder: Path, index: int) -> Path:
 
 def is_part(path: Path) -> bool:
     """Is this a part's name, or the temporary name of one being written?"""
-    return re.fullmatch(r"(\.writing-)?part-\d{5,}\.parquet", path.name) is not None
+    return re.fullmatch(r"(\.writing-[0-9a-f]{8}-)?part-\d{5,}\.parquet", path.name) is not None
+
+
+def _temporary(target: Path) -> Path:
+    """A name of its own for every attempt: two workers never write to one file, and a rename decides."""
+    return target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex[:8]}-{target.name}")
 
 
 def write_part(folder: Path, index: int, table: pa.Table, settings: Settings, progress: Settings | None = None) -> None:
@@ -42,7 +49,7 @@ def write_part(folder: Path, index: int, table: pa.Table, settings: Settings, pr
         {_SETTINGS: _to_json(settings).encode(), _PROGRESS: _to_json(progress or {}).encode()}
     )
     target = part_path(folder, index)
-    temporary = folder / f"{_TEMPORARY}{target.name}"
+    temporary = _temporary(target)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -58,7 +65,7 @@ def write_part(folder: Path, index: int, table: pa.Table, settings: Settings, pr
 
 def write_json(path: Path, content: str) -> None:
     """Write a manifest, atomically."""
-    temporary = path.parent / f"{_TEMPORARY}{path.name}"
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
@@ -85,24 +92,49 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         ) from error
 
 
-def finished_parts(folder: Path, settings: Settings, what: str) -> list[int]:
+def finished_parts(
+    folder: Path, settings: Settings, what: str, mine: Callable[[int], bool] = lambda _: True, check: bool = False
+) -> list[int]:
     """Indices of the parts that are there already, made with the same settings.
 
-    Clears away what a killed run was writing. Raises StoreError where a part was made with other settings,
-    naming each setting that differs; ``what`` says in words what the folder holds.
+    Clears away what a killed run was writing, of the parts that are ``mine``: another worker may be at the others. With
+    ``check``, mine are read through, and one that is damaged is removed, to be made again. Raises StoreError where a part
+    was made with other settings, naming each setting that differs; ``what`` says in words what the folder holds.
     """
     if not folder.is_dir():
         return []
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
-        leftover.unlink()
+    clear_leftovers(folder, mine)
     wanted = json.loads(_to_json(settings))
     indices = []
     for path in sorted(p for p in folder.glob("part-*.parquet") if is_part(p)):
+        if check and mine(_index_of(path)) and not _is_whole(path):
+            continue
         found = _metadata(path, _SETTINGS)
         if found != wanted:
             raise StoreError(f"{what} was made with other settings: {describe_difference(found, wanted)}")
-        indices.append(int(path.stem.removeprefix("part-")))
+        indices.append(_index_of(path))
     return indices
+
+
+def clear_leftovers(folder: Path, mine: Callable[[int], bool] = lambda _: True) -> None:
+    """Remove what a killed run was writing in a folder: manifests, and the parts that are ``mine``."""
+    for leftover in folder.glob(f"{_TEMPORARY}*"):
+        if not is_part(leftover) or mine(_index_of(leftover)):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_part(path)
+        return True
+    except StoreError as damage:
+        print(f"warning: {damage}: made again", file=sys.stderr)
+        path.unlink(missing_ok=True)
+        return False
+
+
+def _index_of(path: Path) -> int:
+    return int(path.stem.rpartition("part-")[2])
 
 
 def part_progress(path: Path) -> dict[str, Any]:
