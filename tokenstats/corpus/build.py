@@ -16,7 +16,16 @@ from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.modeling.tokenizer import describe_tokenizer, save_tokenizer
 from tokenstats.schema import TOKENS_SCHEMA
 from tokenstats.store.manifests import MANIFEST, Dataset, Part, StoreManifest, Template, now
-from tokenstats.store.parts import clear_leftovers, digest_of, finished_parts, is_part, part_path, part_progress, read_part, write_part
+from tokenstats.store.parts import (
+    clear_leftovers,
+    digest_of,
+    finished_parts,
+    is_part,
+    part_path,
+    part_progress,
+    read_part,
+    write_part,
+)
 from tokenstats.store.store import TOKENS, Store
 
 PART_TOKENS = 1_000_000
