@@ -65,7 +65,8 @@ def _chunk_statistics(
         columns, again = _by_blocks(halves, hidden, targets, vocabulary, topk, _adder(way))
     for column in columns.values():
         again |= ~column[:, None].isfinite().flatten(1).all(-1)
-    for rows in again.nonzero()[:, 0].split(_ROWS_DONE_AGAIN):
+    failed = again.nonzero()[:, 0]
+    for rows in failed.split(_ROWS_DONE_AGAIN) if len(failed) else ():  # of nothing, split makes one empty piece
         logits = [half.logits(h[rows])[:, :vocabulary] for half, h in zip(halves, hidden, strict=True)]
         truth = token_statistics(logits[0], targets[rows], logits[1] if len(logits) == 2 else None, topk)
         for name, column in truth.items():
