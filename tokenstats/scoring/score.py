@@ -23,7 +23,7 @@ from tokenstats.scoring.rows import reduction
 from tokenstats.scoring.workers import PATIENCE, Ahead, Progress, Worker, Writer, parts_of_another
 from tokenstats.store import Store, check_name
 from tokenstats.store.manifests import MANIFEST, Part, ScoringManifest, now
-from tokenstats.store.parts import digest_of, finished_parts, part_path, part_progress, read_part, write_part
+from tokenstats.store.parts import digest_of, finished_parts, is_readable, part_path, part_progress, read_part, write_part
 from tokenstats.store.store import TOKENS
 
 BATCH_TOKENS = 8192
@@ -162,7 +162,7 @@ def score_parts(
     finally:
         progress.close()
     opened = Store(store)
-    missing = [i for i in range(opened.part_count) if not part_path(folder, i).exists()]
+    missing = [i for i in range(opened.part_count) if not is_readable(part_path(folder, i))]
     if not missing and (made or not (folder / MANIFEST).exists()):
         _finish(opened, scoring, settings)
     return opened, scoring.name

@@ -98,8 +98,9 @@ def finished_parts(
     """Indices of the parts that are there already, made with the same settings.
 
     Clears away what a killed run was writing, of the parts that are ``mine``: another worker may be at the others. With
-    ``check``, mine are read through, and one that is damaged is removed, to be made again. Raises StoreError where a part
-    was made with other settings, naming each setting that differs; ``what`` says in words what the folder holds.
+    ``check``, mine are read through, and one that is damaged is removed, to be made again; of the others, those that cannot
+    be read are left to their owners. Raises StoreError where a part was made with other settings, naming each setting that
+    differs; ``what`` says in words what the folder holds.
     """
     if not folder.is_dir():
         return []
@@ -107,7 +108,8 @@ def finished_parts(
     wanted = json.loads(_to_json(settings))
     indices = []
     for path in sorted(p for p in folder.glob("part-*.parquet") if is_part(p)):
-        if check and mine(_index_of(path)) and not _is_whole(path):
+        own = mine(_index_of(path))
+        if check and (not _is_whole(path) if own else not is_readable(path)):
             continue
         found = _metadata(path, _SETTINGS)
         if found != wanted:
@@ -130,6 +132,15 @@ def _is_whole(path: Path) -> bool:
     except StoreError as damage:
         print(f"warning: {damage}: made again", file=sys.stderr)
         path.unlink(missing_ok=True)
+        return False
+
+
+def is_readable(path: Path) -> bool:
+    """Is a part there, as far as its footer tells? Another worker may be about to make it again."""
+    try:
+        part_progress(path)
+        return True
+    except StoreError:
         return False
 
 
