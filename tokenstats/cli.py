@@ -90,6 +90,8 @@ def compute(
     score_all: Annotated[bool, typer.Option("--score-all", help="score prompt tokens too")] = False,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    attn: Annotated[str | None, typer.Option(help="attention as transformers names it: sdpa, flash_attention_2, …")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="compile the models first: pays over hours")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tokenize a dataset and score it with one model, or with a model and its reference."""
@@ -112,7 +114,12 @@ def compute(
         score_all=score_all,
         dtype=dtype,
         device=device,
+        attention=attn,
+        compiled=compiled,
     )
+    if scoring not in built.scorings():
+        print(f"{store}: the parts of this worker are done; the last worker writes the manifest")
+        return
     manifest = built.scoring(scoring)[1]
     if as_json:
         _print_json({"store": str(store), "scoring": scoring, **manifest.model_dump(mode="json", exclude={"parts"})})
@@ -126,10 +133,12 @@ def compute(
         print(f"  {data.truncated:,} sequences cut at {whole.template.max_length} tokens")
     for reason, count in data.dropped.items():
         print(f"  left out {count:,} rows: {reason} (first: row {data.first_dropped[reason]})")
+    if manifest.batch_tokens < batch_tokens:
+        print(f"  memory ran out: batches came down from {batch_tokens:,} to {manifest.batch_tokens:,} tokens")
     means = "  ".join(f"{c} {manifest.means[c]:.4f}" for c in ("logprob", "entropy", "kl", "reverse_kl") if c in manifest.means)
     print(
         f"scoring {scoring}: {manifest.scored:,} tokens scored in {manifest.dtype} on {manifest.device}, "
-        f"padding {manifest.padding:.1%}"
+        f"padding {manifest.padding:.1%}, sums by {manifest.reduction}"
     )
     print(f"  means in nats: {means}")
 

@@ -46,6 +46,8 @@ def compute(
     score_all: bool = False,
     dtype: str = "auto",
     device: str = "auto",
+    attention: str | None = None,
+    compiled: bool = False,
     patience: float = PATIENCE,
 ) -> tuple[Store, str]:
     """Tokenize a dataset into a store, where that is not done yet, and score it. Returns the store and the scoring's name.
@@ -60,6 +62,8 @@ def compute(
     batch_tokens: padded tokens in one forward pass; halved, and said so, where memory runs out
     topk:         also keep the K most likely alternatives; score_all: score prompt tokens too
     dtype:        auto (float32 on a CPU, the checkpoint's own on a GPU), float32, bfloat16 or float16
+    attention:    implementation by its name in transformers (sdpa, eager, flash_attention_2, …)
+    compiled:     let torch.compile make one program of each model's decoder
     patience:     seconds that a worker other than the first waits for the next part of tokens
 
     Under torchrun or srun the parts are shared among the processes; the last one out writes the manifest. A run that was
@@ -91,7 +95,9 @@ def compute(
     )
     vocabulary = tokenizer_size(tokenizer)
     # models before tokens: what cannot be scored should leave no store behind
-    pair = load_pair(model, reference, dtype, where, vocabulary, tokenizer_fingerprint(tokenizer))
+    pair = load_pair(
+        model, reference, dtype, where, vocabulary, tokenizer_fingerprint(tokenizer), attention=attention, compiled=compiled
+    )
     probe = tokenizer("".join(tokenizer.get_vocab())[:400], add_special_tokens=False, return_tensors="pt")["input_ids"][:, :32]
     head = pair.check(probe)
     for source_name, way in head.items():
