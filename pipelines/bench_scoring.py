@@ -15,12 +15,14 @@ token), and a log-normal with a long tail.
 """
 
 import argparse
+import contextlib
 import platform
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,12 +37,13 @@ from tokenstats.scoring.pair import ModelPair
 from tokenstats.scoring.rows import reduction, row_statistics
 from tokenstats.store.manifests import Model
 
-HEADS = {
+HEADS = {  # hidden, vocabulary, rows
     "hidden 896, V 151,936": (896, 151_936, 1024),
     "hidden 256, V 32,000": (256, 32_000, 2048),
     "hidden 128, V 2,048": (128, 2_048, 8192),
 }
-GSM8K_CHARACTERS = (84, 236, 280, 312, 341, 368, 392, 417, 442, 467, 492, 519, 546, 577, 609, 645, 686, 737, 807, 923, 1985)
+# question and answer of GSM8K's 7,473 training rows, every twentieth quantile
+GSM8K_CHARACTERS = (124, 256, 293, 320, 344, 367, 391, 412, 436, 460, 484, 510, 537, 568, 601, 638, 680, 733, 807, 912, 1689)
 Runs = dict[str, Callable[[], object]]
 
 
@@ -124,18 +127,16 @@ def head_stage(hidden: int, vocabulary: int, rows: int, device: str, dtype: torc
             for s, w, out in zip(states, weights, space, strict=True):
                 torch.mm(s[c], w.T, out=out[: c.stop - c.start])
 
-    return {
+    runs: Runs = {
         "naive": lambda: naive(fits),
         "trl": trl,
         "chunked": lambda: naive(max(1, (1 << 22) // vocabulary)),
         "floor": floor,
         "ours": lambda: row_statistics(pair.split, states, y, vocabulary),
-        **(
-            {"ours, torch only": lambda: row_statistics(pair.split, states, y, vocabulary, way="torch")}
-            if reduction(y.device) != "torch"
-            else {}
-        ),
     }
+    if reduction(y.device) != "torch":
+        runs["ours, torch only"] = lambda: row_statistics(pair.split, states, y, vocabulary, way="torch")
+    return runs
 
 
 def end_to_end(pair: ModelPair, models: list[Qwen2ForCausalLM], lengths: np.ndarray, budget: int) -> Runs:
@@ -212,9 +213,16 @@ def compare(title: str, runs: Runs, rounds: int, device: str) -> None:
     print(f"\n{title}")
     for name, seconds in medians.items():
         peak = f"  peak {peaks[name]:5.1f} GiB" if name in peaks else ""
-        print(
-            f"  {name:18} {seconds:8.3f} s  {seconds / medians['ours']:6.2f} x ours  {seconds / medians['floor']:6.2f} x floor{peak}"
-        )
+        ratios = f"{seconds / medians['ours']:6.2f} x ours  {seconds / medians['floor']:6.2f} x floor"
+        print(f"  {name:18} {seconds:8.3f} s  {ratios}{peak}")
+
+
+def cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def main() -> None:
@@ -225,28 +233,14 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=2048, help="padded tokens in one batch, end to end")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    parts, dtype = args.parts.split(","), torch.float32 if args.device == "cpu" else torch.bfloat16
-    name = (
-        torch.cuda.get_device_name()
-        if args.device == "cuda"
-        else f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
-    )
-    print(f"{name}, torch {version('torch')}, {dtype}, sums by {reduction(torch.device(args.device))}")
-    if "head" in parts:
-        for title, (hidden, vocabulary, rows) in HEADS.items():
-            compare(
-                f"head stage, {title}, {rows:,} rows",
-                head_stage(hidden, vocabulary, rows, args.device, dtype),
-                args.rounds,
-                args.device,
-            )
-    if "bf16" in parts:
-        compare(
-            "head stage, hidden 896, V 151,936, bfloat16 weights",
-            head_stage(896, 151_936, 1024, args.device, torch.bfloat16),
-            args.rounds,
-            args.device,
-        )
+    parts, device = args.parts.split(","), args.device
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{cpu_name()}, {torch.get_num_threads()} threads"
+    print(f"{name}, torch {version('torch')}, {dtype}, sums by {reduction(torch.device(device))}")
+    heads = [(title, shape, dtype) for title, shape in HEADS.items() if "head" in parts]
+    heads += [(f"{title}, bfloat16", HEADS[title], torch.bfloat16) for title in list(HEADS)[:1] if "bf16" in parts]
+    for title, shape, kind in heads:
+        compare(f"head stage, {title}, {shape[2]:,} rows", head_stage(*shape, device, kind), args.rounds, device)
     if "padding" in parts:
         padding(8192)
     if "end" in parts:

@@ -118,7 +118,10 @@ def compute(
         compiled=compiled,
     )
     if scoring not in built.scorings():
-        print(f"{store}: the parts of this worker are done; the last worker writes the manifest")
+        if as_json:
+            _print_json({"store": str(store), "scoring": scoring, "complete": False})
+        else:
+            print(f"{store}: the parts of this worker are done; the last worker writes the manifest")
         return
     manifest = built.scoring(scoring)[1]
     if as_json:
