@@ -38,7 +38,7 @@ def expected_rows(store: Store, masked: bool) -> list[tuple[list[int], list[bool
 
 
 def read(folder: Path) -> pa.Table:
-    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
+    return pa.concat_tables([pq.read_table(path) for path in sorted((folder / "data").glob("*.parquet"))])
 
 
 @pytest.mark.parametrize("mask", ["some", "none", None])
@@ -83,7 +83,7 @@ def test_files_hold_so_many_rows_and_are_numbered(store: Store, tmp_path: Path, 
     counts = [pq.read_metadata(tmp_path / "out" / name).num_rows for name in summary.files]
     assert sum(counts) == 23
     assert all(c == rows_per_file for c in counts[:-1])
-    assert summary.files == tuple(f"train-{i:05d}-of-{len(counts):05d}.parquet" for i in range(len(counts)))
+    assert summary.files == tuple(f"data/train-{i:05d}-of-{len(counts):05d}.parquet" for i in range(len(counts)))
     assert [r["input_ids"] for r in read(tmp_path / "out").to_pylist()] == [ids for ids, _ in expected_rows(store, masked=True)]
 
 
@@ -147,7 +147,7 @@ def test_a_killed_export_leaves_nothing_that_looks_finished(
     (tmp_path / ".exporting-out" / "00007.parquet").write_bytes(b"half")
     export(store, mask="some", to=to)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert sorted(p.name for p in to.iterdir()) == ["README.md", "tokenstats.json", "train-00000-of-00001.parquet"]
+    assert sorted(p.name for p in to.iterdir()) == ["README.md", "data", "tokenstats.json"]
 
 
 def test_an_empty_folder_may_be_filled_and_any_other_is_left_alone(store: Store, tmp_path: Path) -> None:

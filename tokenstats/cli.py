@@ -291,6 +291,9 @@ def train(
     schedule: Annotated[str, typer.Option(help="cosine, linear or constant")] = _DEFAULTS.schedule,
     warmup_ratio: Annotated[float, typer.Option(help="share of the steps that the rate rises over")] = _DEFAULTS.warmup_ratio,
     weight_decay: Annotated[float, typer.Option(help="decoupled, as in AdamW")] = _DEFAULTS.weight_decay,
+    normalise: Annotated[
+        str, typer.Option(help="a weighted mask's loss is divided by: the sum of its weights, or targets, the kept tokens")
+    ] = _DEFAULTS.normalise,
     max_grad_norm: Annotated[float, typer.Option(help="gradients are scaled down to it; 0: never")] = _DEFAULTS.max_grad_norm,
     lora_rank: Annotated[int | None, typer.Option(help="train an adapter of this rank instead")] = None,
     lora_alpha: Annotated[float | None, typer.Option(help="scale of the adapter [twice the rank]")] = None,
@@ -319,6 +322,7 @@ def train(
         schedule=schedule,
         warmup_ratio=warmup_ratio,
         weight_decay=weight_decay,
+        normalise=normalise,
         max_grad_norm=max_grad_norm,
         lora_rank=lora_rank,
         lora_alpha=lora_alpha,
@@ -345,8 +349,8 @@ def train(
         return
     print(f"{done.out}: {done.steps:,} steps over {done.rows:,} rows, {done.kept_tokens:,} tokens learned in an epoch")
     if done.rows_left_out:
-        print(f"  left out {done.rows_left_out:,} rows that keep nothing")
-    print(f"  loss {done.loss:.4f} nats per kept token")
+        print(f"  left out {done.rows_left_out:,} rows with nothing to learn")
+    print(f"  loss {done.loss:.4f} nats: {done.loss_formula} of each optimizer batch")
     if done.eval_loss is not None:
         before = f"{done.eval_loss_before:.4f} before, " if done.eval_loss_before is not None else ""
         print(f"  {done.eval_rows:,} rows held out, all their targets: {before}{done.eval_loss:.4f} after")
@@ -357,14 +361,34 @@ def export(
     store: StorePath,
     mask: Annotated[str, typer.Option(help="the tokens to learn: a mask of the store, or none for all targets")],
     to: Annotated[Path, typer.Option(help="folder for the files; new or empty")],
-    form: Annotated[str, typer.Option(help="labels (TRL, transformers, Axolotl) or loss-mask (SkyRL, verl)")] = "labels",
+    form: Annotated[str | None, typer.Option(help="labels, loss-mask or weights [what the trainer reads, or labels]")] = None,
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            "--for", help="whose config to print: trl, transformers, axolotl, llama-factory, unsloth, skyrl, verl or tinker"
+        ),
+    ] = None,
+    save_to_disk: Annotated[bool, typer.Option("--save-to-disk", help="also as datasets.load_from_disk reads it")] = False,
+    compat: Annotated[str | None, typer.Option(help="trl-legacy: also what TRL 0.24 to 1.6 keeps when it packs")] = None,
+    ignore_weights: Annotated[
+        bool, typer.Option("--ignore-weights", help="of a mask that weighs, export only which tokens it keeps")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the store's rows and what is learned of them for another trainer."""
     from tokenstats import Store
     from tokenstats.training import export as run
 
-    done = run(Store(store), mask=mask, to=to, form=form)
+    done = run(
+        Store(store),
+        mask=mask,
+        to=to,
+        form=form,
+        trainer=trainer,
+        save_to_disk=save_to_disk,
+        compat=compat,
+        ignore_weights=ignore_weights,
+    )
     if as_json:
         _print_json(asdict(done))
         return
@@ -372,7 +396,7 @@ def export(
         f"{done.to}: {done.rows:,} rows, {done.tokens:,} tokens, {done.kept_tokens:,} learned, the longest row {done.longest:,}"
     )
     if done.rows_left_out:
-        print(f"  left out {done.rows_left_out:,} rows that keep nothing")
+        print(f"  left out {done.rows_left_out:,} rows with nothing to learn")
     print(f"\n{done.how_to_read}")
 
 
