@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -179,6 +180,10 @@ def add_mask(
         weighted=weighs is not None,
     ).write(folder)
     return kept
+
+
+def exported_table(folder: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in sorted((folder / "data").glob("*.parquet"))])
 
 
 def saved_parameters(folder: Path) -> dict[str, torch.Tensor]:
