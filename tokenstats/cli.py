@@ -397,7 +397,7 @@ def export(
     )
     if done.rows_left_out:
         print(f"  left out {done.rows_left_out:,} rows with nothing to learn")
-    print(f"\n{done.how_to_read}")
+    print(f"\n{done.how_to_read.rstrip()}")
 
 
 def _leave_process_group() -> None:
