@@ -292,7 +292,7 @@ def train(
     warmup_ratio: Annotated[float, typer.Option(help="share of the steps that the rate rises over")] = _DEFAULTS.warmup_ratio,
     weight_decay: Annotated[float, typer.Option(help="decoupled, as in AdamW")] = _DEFAULTS.weight_decay,
     normalise: Annotated[
-        str, typer.Option(help="a weighted mask's loss is divided by: the sum of its weights, or targets, the kept tokens")
+        str, typer.Option(help="divide a weighted mask's loss by: weights (their sum) or targets (the kept tokens)")
     ] = _DEFAULTS.normalise,
     max_grad_norm: Annotated[float, typer.Option(help="gradients are scaled down to it; 0: never")] = _DEFAULTS.max_grad_norm,
     lora_rank: Annotated[int | None, typer.Option(help="train an adapter of this rank instead")] = None,
