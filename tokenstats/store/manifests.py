@@ -138,15 +138,27 @@ class Clause(_Record):
 
 
 class MaskManifest(_Manifest):
-    """``masks/<mask>/manifest.json``."""
+    """``masks/<mask>/manifest.json``.
+
+    weighted:          the parts have a column ``weight``; ``weight_total`` is its sum
+    thresholds:        the number behind each dataset-wide selection; scales: (centre, width) of each zscore and minmax
+    clauses:           a rule that only weighs has none; ``min_kept`` that drops rows is the last one
+    rows_with_too_few: rows that ``min_kept`` dropped or kept whole
+    shortfall:         tokens that a budget asked for and that could not be dropped: too few were unprotected
+    """
 
     store_fingerprint: str
-    rule: dict[str, str]
+    rule: dict[str, str | int]
     rule_fingerprint: str
     scorings: dict[str, str]
     thresholds: dict[str, float]
+    scales: dict[str, tuple[float, float]] = {}
     clauses: tuple[Clause, ...]
     targets: int
     kept: int
     protected: int
     rows_with_nothing_kept: int
+    rows_with_too_few: int = 0
+    shortfall: int = 0
+    weighted: bool = False
+    weight_total: float | None = None
