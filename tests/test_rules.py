@@ -85,8 +85,8 @@ def test_the_branches_of_or_are_the_clauses():
     [
         ("entrpy > 2", r"unknown column 'entrpy' \(did you mean 'entropy'\?\), at column 1"),
         ("kl > 1 or entrop > 2", "did you mean 'entropy'.* at column 11"),
-        ("entropy >", "syntax error at column"),
-        ("entropy > 2)", "syntax error at column 12"),
+        ("entropy >", "syntax error: .*, at column"),
+        ("entropy > 2)", "syntax error: .*, at column 12"),
         ("entropy", "is a number; expected a boolean"),
         ("entropy and kl", "'and' and 'or' needs a boolean.*compare it"),
         ("(entropy > 2) + 1 > 1", "arithmetic needs a number"),
@@ -159,12 +159,13 @@ def test_any_text_is_a_rule_or_a_clean_error(text: str):
 
 
 def test_presets_parse_and_name_their_source():
-    assert {"eksft", "eksft-intersection", "entropy-only", "kl-only", "random"} <= set(preset_names())
     for name in preset_names():
         rule = Rule.load(name)
         assert rule.source
-        assert rule.description
-        assert rule.protect == "is_end_of_turn"
+        assert rule.description is not None
+        assert rule.description.endswith(".")
+        # what replays published code protects no more than that code does
+        assert rule.protect == ("" if name.endswith("-as-released") else "is_end_of_turn")
     assert Rule.load("eksft").expression.text == "top(entropy, 0.2, per=sequence) or top(kl, 0.2, per=sequence)"
     with pytest.raises(InputError, match="did you mean 'eksft'"):
         Rule.load("eksf")
