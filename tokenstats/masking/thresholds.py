@@ -81,11 +81,14 @@ def _top(values: Values, call: ast.Call, largest: bool) -> Threshold:
             signed = x if largest else -x  # the smallest of x are the largest of -x
             yield np.where(missing, -np.inf, signed).astype(x.dtype) if missing.any() else signed
 
-    value, ties = dataset_top(ranked, number_of(call.args[-1]))
+    value, room, ties = dataset_top(ranked, number_of(call.args[-1]))
     if value is None:
         return Threshold(None)
-    value = _finite(value if largest else -value, call)
-    return Threshold(value, dict(zip(parts, ties, strict=True)))
+    value, taken = _finite(value if largest else -value, call), {}
+    for part, equal in sorted(zip(parts, ties, strict=True)):  # of equal values the earlier part's come first
+        taken[part] = min(equal, room)
+        room -= taken[part]
+    return Threshold(value, taken)
 
 
 def _zscore(present: Callable[[], Iterator[np.ndarray]], call: ast.Call) -> Scale:
