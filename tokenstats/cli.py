@@ -141,7 +141,10 @@ def mask(
     rule: Annotated[str | None, typer.Option(help="a preset, or a .toml file with a rule")] = None,
     drop: Annotated[str | None, typer.Option(help="expression for what to drop, such as 'entropy > 2'")] = None,
     keep: Annotated[str | None, typer.Option(help="expression for what to keep")] = None,
+    weight: Annotated[str | None, typer.Option(help="number that a kept token counts for, such as prob")] = None,
     protect: Annotated[str | None, typer.Option(help="what is never dropped; '' for nothing [is_end_of_turn]")] = None,
+    min_kept: Annotated[int | None, typer.Option(help="rows that would keep fewer tokens are dropped or kept whole")] = None,
+    too_few: Annotated[str | None, typer.Option(help="what becomes of those rows: drop or keep [drop]")] = None,
     budget: Annotated[str | None, typer.Option(help="a mask: draw at random, in each row, as many as it drops")] = None,
     scoring: Scoring = None,
     replace: Annotated[bool, typer.Option("--replace", help="put it in the place of another mask of this name")] = False,
@@ -150,7 +153,15 @@ def mask(
     """Turn a rule into a stored mask. No model runs."""
     from tokenstats import Store, build_mask
 
-    manifest = build_mask(Store(store), _rule(rule, drop, keep, protect, budget), name, scoring=scoring, replace=replace)
+    changes = {
+        "weight": weight,
+        "protect": protect,
+        "min_kept": min_kept,
+        "too_few": too_few,
+        "budget": f"same as {budget}" if budget is not None else None,
+    }
+    chosen = _rule(rule, drop, keep, {key: value for key, value in changes.items() if value is not None})
+    manifest = build_mask(Store(store), chosen, name, scoring=scoring, replace=replace)
     if as_json:
         _print_json({"store": str(store), "mask": name, **manifest.model_dump(mode="json", exclude={"parts"})})
         return
@@ -163,26 +174,34 @@ def mask(
         print(f"  {clause.dropped:>10,}  {_share(clause.dropped, manifest.targets):>6}  {clause.text}")
     for text, value in manifest.thresholds.items():
         print(f"  threshold {value:.6g}  {text}")
+    for text, (centre, width) in manifest.scales.items():
+        print(f"  scale {centre:.6g}, {width:.6g}  {text}")
+    if manifest.weight_total is not None:
+        mean = manifest.weight_total / max(1, manifest.kept)
+        print(f"  weighs what is kept by {one_line(manifest.rule.get('weight'))}: {mean:.4f} on average")
     if manifest.protected:
         print(f"  {manifest.protected:,} more were protected by: {one_line(manifest.rule.get('protect'))}")
+    if manifest.rows_with_too_few:
+        fate = "kept whole" if manifest.rule.get("too_few") == "keep" else "dropped whole"
+        print(f"  {manifest.rows_with_too_few:,} rows would keep fewer than {manifest.rule['min_kept']} tokens: {fate}")
+    if manifest.shortfall:
+        print(
+            f"  {manifest.shortfall:,} tokens fewer than the budget ({one_line(manifest.rule.get('budget'))}): "
+            "that mask drops more in some rows than may be dropped here"
+        )
     if manifest.rows_with_nothing_kept:
         print(f"  {manifest.rows_with_nothing_kept:,} rows keep nothing")
 
 
-def _rule(rule: str | None, drop: str | None, keep: str | None, protect: str | None, budget: str | None) -> "Rule":
+def _rule(rule: str | None, drop: str | None, keep: str | None, changes: dict[str, Any]) -> "Rule":
     from dataclasses import replace
 
     from tokenstats import Rule
 
-    if sum(x is not None for x in (rule, drop, keep)) != 1:
-        raise InputError("expected exactly one of --rule, --drop and --keep")
-    chosen = Rule.load(rule) if rule is not None else Rule(drop=drop, keep=keep)
-    changes: dict[str, Any] = {}
-    if protect is not None:
-        changes["protect"] = protect
-    if budget is not None:
-        changes["budget"] = f"same as {budget}"
-    return replace(chosen, **changes)
+    named = sum(x is not None for x in (rule, drop, keep))
+    if named > 1 or not (named or "weight" in changes):
+        raise InputError("expected exactly one of --rule, --drop and --keep, or --weight alone")
+    return replace(Rule.load(rule), **changes) if rule is not None else Rule(drop=drop, keep=keep, **changes)
 
 
 @cli.command()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenstats.errors import one_line
 from tokenstats.inspect.audits import Audit, Share
+from tokenstats.masking.rule import rule_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -45,13 +46,8 @@ class _OnTerminal:
 
 
 def _subject(audit: Audit) -> str:
-    subject = f"mask {audit.mask}: {_rule_text(audit)}" if audit.mask is not None else "no mask: plain SFT"
+    subject = f"mask {audit.mask}: {rule_text(audit.rule or {})}" if audit.mask is not None else "no mask: plain SFT"
     return subject + (f", statistics of {audit.scoring}" if audit.scoring else "")
-
-
-def _rule_text(audit: Audit) -> str:
-    rule = audit.rule or {}
-    return one_line(f"drop {rule['drop']}" if "drop" in rule else f"keep {rule.get('keep', '')}")
 
 
 def _numbers(audit: Audit) -> "RenderableType":
