@@ -205,28 +205,26 @@ def _rule(rule: str | None, drop: str | None, keep: str | None, changes: dict[st
 
 
 @cli.command()
-def compare(store: StorePath, mask_a: str, mask_b: str, as_json: AsJson = False) -> None:
-    """Compare two masks of a store."""
+def compare(
+    store: StorePath,
+    a: Annotated[str, typer.Argument(metavar="A", help="a mask of the store, else a preset, else a .toml file with a rule")],
+    b: Annotated[str, typer.Argument(metavar="B", help="the same")],
+    scoring: Annotated[
+        str | None, typer.Option(help="judge the rules on these statistics; the rules of masks too, anew")
+    ] = None,
+    scoring_b: Annotated[str | None, typer.Option(help="judge B on these: how far a mask drifts between checkpoints")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two masks or rules: where they agree, and where not. Rules are judged without being stored."""
     from tokenstats import Store, compare_masks
-    from tokenstats.inspect.spans import Decoder
+    from tokenstats.inspect import render_comparison
 
     opened = Store(store)
-    found = compare_masks(opened, mask_a, mask_b)
+    found = compare_masks(opened, a, b, scoring=scoring, scoring_b=scoring_b)
     if as_json:
         _print_json(asdict(found))
-        return
-    decoder = Decoder(opened)
-    width = max(len(mask_a), 12)
-    print(f"{found.targets:,} target tokens\n")
-    print(f"{'':>{width + 10}}{mask_b + ' drops':>18}{mask_b + ' keeps':>18}")
-    print(f"{mask_a + ' drops':>{width + 10}}{found.both_dropped:>18,}{found.only_a_dropped:>18,}")
-    print(f"{mask_a + ' keeps':>{width + 10}}{found.only_b_dropped:>18,}{found.both_kept:>18,}\n")
-    print(f"Jaccard of what is dropped: {found.jaccard:.3f} (two random masks of these sizes: {found.by_chance:.3f})")
-    low, middle, high = found.per_row
-    print(f"row by row, 10th, 50th and 90th percentile: {low:.2f}, {middle:.2f}, {high:.2f}")
-    for one, tokens in ((mask_a, found.only_a), (mask_b, found.only_b)):
-        words = "  ".join(f"{decoder.visible(token)} {count:,}" for token, count in tokens)
-        print(f"most often dropped by {one} only: {words or 'none'}")
+    else:
+        _console().print(render_comparison(found, opened))
 
 
 @cli.command()
