@@ -29,6 +29,12 @@ class Part(_Record):
     digest: str
 
 
+class _Versioned(BaseModel):
+    """What every version of a manifest has."""
+
+    schema_version: int
+
+
 class _Manifest(_Record):
     schema_version: int = SCHEMA_VERSION
     created: str
@@ -48,14 +54,14 @@ class _Manifest(_Record):
         except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"{path} cannot be read: {error}") from error
         try:
-            manifest = cls.model_validate_json(text)
+            version = _Versioned.model_validate_json(text).schema_version  # first: another version has other fields
+            if version != SCHEMA_VERSION:
+                raise StoreError(f"{path} has schema version {version}, this tokenstats reads {SCHEMA_VERSION}")
+            return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise StoreError(f"{path} is not a manifest of tokenstats: {where}: {first['msg']}") from None
-        if manifest.schema_version != SCHEMA_VERSION:
-            raise StoreError(f"{path} has schema version {manifest.schema_version}, this tokenstats reads {SCHEMA_VERSION}")
-        return manifest
 
 
 class Dataset(_Record):
