@@ -142,6 +142,8 @@ def test_the_branches_of_or_are_the_clauses():
         ("stat['a'].entropy > 1", r'as stats\["NAME"\].entropy, at column 1'),
         ("stats['a'].entrpy > 1", "column 'entrpy' of scoring 'a' .did you mean 'entropy'"),
         ("stats['a'] > 1", "Subscript is not part"),
+        ("Qwen3-8B.entropy > 1", r"for a scoring called Qwen3-8B write stats\[\"Qwen3-8B\"\].entropy"),
+        ("kl > 1 or warm-up.kl > 1", r"unknown column 'warm' .for a scoring called warm-up write .*, at column 11"),
         ("  kl > 1 or entrop > 2", "at column 13"),
         ("kl > 1\n  or entrop > 2", "at line 2, column 6"),
         ("é > 1", "unknown column 'é', at column 1"),
