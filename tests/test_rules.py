@@ -1,5 +1,6 @@
 """The rule language: what it accepts, what it refuses and how helpfully, and that it never runs anything."""
 
+import ast
 import contextlib
 import random
 import string
@@ -22,6 +23,7 @@ from tokenstats.masking.syntax import parse
 def test_printing_and_parsing_again_gives_the_same_rule(text: str):
     once = parse(text)
     assert parse(once.text) == once
+    assert ast.dump(parse(once.text).tree) == ast.dump(once.tree)
     assert Rule(drop=once.text).fingerprint == Rule(drop=text).fingerprint
 
 
@@ -30,7 +32,23 @@ def test_printing_and_parsing_again_gives_the_same_rule(text: str):
 def test_printing_and_parsing_a_weight_again_gives_the_same_weight(text: str):
     once = parse(text, NUMBER)
     assert parse(once.text, NUMBER) == once
+    assert ast.dump(parse(once.text, NUMBER).tree) == ast.dump(once.tree)
     assert Rule(weight=once.text).fingerprint == Rule(weight=text).fingerprint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "entropy - (kl - nll) > -(1 - kl)",
+        "(kl + 1) * 2 / (nll / 3) > -kl * 2 - -1",
+        "not (kl > 1 and (nll > 1 or not is_special))",
+        "kl > 1 or nll > 1 and not top(-kl, 0.2, per=turn)",
+        "following(kl > 1 or nll > 1)",
+    ],
+)
+def test_brackets_are_printed_where_they_are_needed_and_nowhere_else(text):
+    assert parse(text).text == text
+    assert parse(f"(({text}))").text == text
 
 
 @pytest.mark.parametrize(
@@ -124,6 +142,8 @@ def test_the_branches_of_or_are_the_clauses():
         ("stat['a'].entropy > 1", r'as stats\["NAME"\].entropy, at column 1'),
         ("stats['a'].entrpy > 1", "column 'entrpy' of scoring 'a' .did you mean 'entropy'"),
         ("stats['a'] > 1", "Subscript is not part"),
+        ("Qwen3-8B.entropy > 1", r"for a scoring called Qwen3-8B write stats\[\"Qwen3-8B\"\].entropy"),
+        ("kl > 1 or warm-up.kl > 1", r"unknown column 'warm' .for a scoring called warm-up write .*, at column 11"),
         ("  kl > 1 or entrop > 2", "at column 13"),
         ("kl > 1\n  or entrop > 2", "at line 2, column 6"),
         ("é > 1", "unknown column 'é', at column 1"),

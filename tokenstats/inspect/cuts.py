@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from tokenstats.masking.grammar import SELECTIONS
-from tokenstats.masking.nodes import column_of, number_of
+from tokenstats.masking.nodes import column_of, number_of, text_of
 from tokenstats.masking.rule import Rule
 
 
@@ -32,7 +32,7 @@ def _cut(node: ast.AST, thresholds: Mapping[str, float], scoring: str | None) ->
                     yield column, float(number_of(other))
     is_selection = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SELECTIONS
     if is_selection and node.args and (column := _plotted(node.args[0], scoring)):  # type: ignore[attr-defined]
-        text = ast.unparse(node)
+        text = text_of(node)
         if text in thresholds:
             yield column, thresholds[text]
 

@@ -73,7 +73,8 @@ class Checker:
                 tree = ast.parse(self.text, mode="eval").body
         except SyntaxError as error:
             end = len(self.text) + 1
-            raise self.error(f"syntax error: {one_line(error.msg, 80)}", (error.offset or end) - 1) from None
+            message = f"syntax error: {one_line(error.msg, 80)}{self.dashed_scoring()}"
+            raise self.error(message, (error.offset or end) - 1) from None
         except (ValueError, RecursionError, MemoryError) as error:
             raise RuleError(
                 f"the rule {one_line(self.text, 60)!r} cannot be parsed: {one_line(error, 80) or type(error).__name__}"
@@ -163,8 +164,17 @@ class Checker:
         known = list(STATISTIC_COLUMNS) if scoring is not None else list(COLUMNS)
         if name not in known:
             what = f" of scoring {one_line(scoring, 40)!r}" if scoring is not None else ""
-            raise self.fail(node, f"unknown column {one_line(name, 40)!r}{what}{nearest(name, known)}")
+            hint = self.dashed_scoring() or nearest(name, known)
+            raise self.fail(node, f"unknown column {one_line(name, 40)!r}{what}{hint}")
         return COLUMNS[name]
+
+    def dashed_scoring(self) -> str:
+        """How to write ``Qwen3-8B.entropy``, where the text has such a word; or nothing."""
+        for word in re.split(r"[^\w.-]+", self.text):
+            scoring, _, name = word.rpartition(".")
+            if "-" in scoring.strip("-") and name in STATISTIC_COLUMNS:
+                return f' (for a scoring called {one_line(scoring, 64)} write stats["{one_line(scoring, 64)}"].{name})'
+        return ""
 
     def call(self, node: ast.Call) -> str:
         if not isinstance(node.func, ast.Name) or node.func.id not in WORDS:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenstats.errors import RuleError
 from tokenstats.masking.grammar import FOLLOWING, SELECTIONS
-from tokenstats.masking.nodes import column_of, name_of, number_of, options_of
+from tokenstats.masking.nodes import column_of, name_of, number_of, options_of, text_of
 from tokenstats.masking.population import Population
 from tokenstats.masking.ranking import Ranking
 from tokenstats.masking.resolved import Resolved, Scale, Threshold, key_of
@@ -93,7 +93,7 @@ def _selection(call: ast.Call, name: str, population: Population, resolved: Mapp
     scope, _ = options_of(call)
     x = argument_of(call, population, resolved)
     if scope == "dataset":
-        return _against(resolved[ast.unparse(call)], x, name, population)
+        return _against(resolved[text_of(call)], x, name, population)
     if scope == "role":
         return _by_role(call, x, name, population, resolved)
     starts = population.starts(scope)
@@ -109,7 +109,7 @@ def _by_role(call: ast.Call, x: np.ndarray, name: str, population: Population, r
     result = np.zeros(len(population), bool if SELECTIONS[name] == "boolean" else np.float64)
     roles = population.column((None, "role"))
     for code in np.unique(roles):
-        own, found = roles == code, resolved.get(key_of(ast.unparse(call), ROLES[code]))
+        own, found = roles == code, resolved.get(key_of(text_of(call), ROLES[code]))
         if found is not None:  # a sample of the dataset need not have every role
             result[own] = _against(found, x[own], name, population)
     return result
@@ -171,7 +171,7 @@ def _no_nan(result: np.ndarray, values: list[np.ndarray], node: ast.expr, popula
     if bad.any():
         first = int(bad.argmax())
         raise RuleError(
-            f"{ast.unparse(node)!r} is not a number for {population.name_of(first)}; "
+            f"{text_of(node)!r} is not a number for {population.name_of(first)}; "
             "keep it in range, for example with clip(x, low, high)"
         )
     return result

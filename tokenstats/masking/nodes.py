@@ -1,8 +1,22 @@
-"""Reading the nodes of a checked expression."""
+"""Reading and printing the nodes of a checked expression."""
 
 import ast
 
 from tokenstats.masking.grammar import SCORINGS, SELECTIONS
+
+_OR, _AND, _NOT, _COMPARISON, _SUM, _PRODUCT, _SIGN = range(1, 8)
+_SYMBOLS = {
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+}
 
 Column = tuple[str | None, str]
 """(scoring, column); the scoring is None for a bare name."""
@@ -52,3 +66,40 @@ def number_of(node: ast.expr) -> int | float:
     assert isinstance(node, ast.Constant)
     assert isinstance(node.value, int | float)
     return node.value
+
+
+def text_of(node: ast.AST, above: int = 0) -> str:
+    """The text of an expression, with the brackets it needs and no others.
+
+    Not ``ast.unparse``, whose brackets differ between versions of Python: fingerprints and manifests hold this text.
+    ``above`` is how tightly the operator around the node binds.
+    """
+    match node:
+        case ast.BoolOp(op=op, values=values):
+            binds, word = (_AND, " and ") if isinstance(op, ast.And) else (_OR, " or ")
+            text = word.join(text_of(value, binds + 1) for value in values)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            binds, text = _NOT, f"not {text_of(operand, _NOT)}"
+        case ast.UnaryOp(operand=operand):
+            binds, text = _SIGN, f"-{text_of(operand, _SIGN)}"
+        case ast.Compare(left=left, ops=ops, comparators=sides):
+            pairs = zip(ops, sides, strict=True)
+            later = [f" {_SYMBOLS[type(op)]} {text_of(side, _COMPARISON + 1)}" for op, side in pairs]
+            binds, text = _COMPARISON, "".join([text_of(left, _COMPARISON + 1), *later])
+        case ast.BinOp(left=left, op=op, right=right):
+            binds = _SUM if isinstance(op, ast.Add | ast.Sub) else _PRODUCT
+            text = f"{text_of(left, binds)} {_SYMBOLS[type(op)]} {text_of(right, binds + 1)}"
+        case ast.Call(args=arguments, keywords=keywords):
+            said = [text_of(a) for a in arguments] + [f"{k.arg}={text_of(k.value)}" for k in keywords]
+            return f"{name_of(node)}({', '.join(said)})"
+        case ast.Attribute(value=owner, attr=name):
+            return f"{text_of(owner)}.{name}"
+        case ast.Subscript(value=owner, slice=key):
+            return f"{text_of(owner)}[{text_of(key)}]"
+        case ast.Name(id=name):
+            return name
+        case ast.Constant(value=value):
+            return repr(value)
+        case _:
+            raise AssertionError(f"unchecked node {ast.dump(node)}")
+    return f"({text})" if binds < above else text

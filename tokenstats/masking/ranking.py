@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenstats.errors import StoreError, one_line
 from tokenstats.masking.ranks import Reader, order_statistics
 
 _BUCKET = 1 << 21
@@ -26,12 +27,18 @@ class Ranking:
         self._cuts = np.unique(np.array(cuts, np.float64))
         self._folder = Path(tempfile.mkdtemp(prefix="tokenstats-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        equal, between = self._write(read())
-        #: how many values are smaller than each cut, and how many are smaller than the first one above it
+        try:
+            equal, between = self._write(read())
+            for path in self._folder.iterdir():
+                np.sort(np.fromfile(path)).tofile(path)
+        except OSError as error:
+            raise StoreError(
+                f"cannot sort {self.count:,} values in {self._folder} ({one_line(error, 100)}); "
+                f"it takes {8 * self.count:,} bytes: free some space, or set TMPDIR to another folder"
+            ) from error
+        # how many values are smaller than each cut, and how many are no larger than it
         self._below = np.concatenate([[0], np.cumsum(equal + between)])[:-1]
         self._through = self._below + equal
-        for path in self._folder.iterdir():
-            np.sort(np.fromfile(path)).tofile(path)
 
     def smaller(self, values: np.ndarray) -> np.ndarray:
         """int64 [n]: how many of the dataset's values are smaller than each of these."""

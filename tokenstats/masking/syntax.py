@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tokenstats.errors import RuleError, one_line
 from tokenstats.masking.checker import Checker
 from tokenstats.masking.grammar import BOOLEAN, SCORINGS, SELECTIONS, SHARED
-from tokenstats.masking.nodes import Column, column_of, columns_in, name_of, options_of
+from tokenstats.masking.nodes import Column, column_of, columns_in, name_of, options_of, text_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def parse(text: str, wanted: str = BOOLEAN) -> Expression:
 
 
 def _expression(tree: ast.expr, kind: str) -> Expression:
-    return Expression(ast.unparse(tree), tree, kind, frozenset(columns_in(tree)))
+    return Expression(text_of(tree), tree, kind, frozenset(columns_in(tree)))
 
 
 def _canonical(tree: ast.expr) -> ast.expr:

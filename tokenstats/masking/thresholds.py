@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenstats.errors import RuleError
 from tokenstats.masking.evaluate import argument_of
-from tokenstats.masking.nodes import name_of, number_of, options_of, selections_in
+from tokenstats.masking.nodes import name_of, number_of, options_of, selections_in, text_of
 from tokenstats.masking.population import Population
 from tokenstats.masking.ranking import Ranking
 from tokenstats.masking.ranks import dataset_quantile, dataset_top
@@ -33,7 +33,7 @@ def resolve_thresholds(rule: Rule, read: Read) -> dict[str, Resolved]:
     done: set[str] = set()
     roles: list[int] | None = None
     for call in (call for expression in rule.expressions for call in selections_in(expression.tree)):
-        text, (scope, _) = ast.unparse(call), options_of(call)
+        text, (scope, _) = text_of(call), options_of(call)
         if text in done or scope not in ("dataset", "role"):
             continue
         done.add(text)
@@ -118,5 +118,5 @@ def _minmax(present: Callable[[], Iterator[np.ndarray]], call: ast.Call) -> Scal
 def _finite(value: float, call: ast.Call) -> float:
     if not np.isfinite(value):
         what = "threshold" if name_of(call) in ("top", "bottom", "random", "quantile") else "scale"
-        raise RuleError(f"the {what} of {ast.unparse(call)!r} is {value}; keep it finite, for example with clip(x, low, high)")
+        raise RuleError(f"the {what} of {text_of(call)!r} is {value}; keep it finite, for example with clip(x, low, high)")
     return value
