@@ -71,6 +71,12 @@ MASK_SCHEMA = pa.schema(
 )
 
 
+def mask_schema(weighted: bool) -> pa.Schema:
+    """Schema of a mask's parts. ``weight``: what a token counts for in the loss, finite and at least 0; 0 where not kept."""
+    weight = pa.field("weight", pa.list_(pa.float32()), nullable=False)
+    return MASK_SCHEMA.append(weight) if weighted else MASK_SCHEMA
+
+
 def stats_schema(with_reference: bool, topk: int = 0) -> pa.Schema:
     """Schema of a scoring's parts: ``seq_id`` and the columns that its models can give."""
     fields = [pa.field("seq_id", pa.string(), nullable=False)]

@@ -17,6 +17,7 @@ __all__ = [
     "open_preview",
     "plain_sequence",
     "render_audit",
+    "render_comparison",
     "render_sequence",
     "report",
 ]
@@ -24,6 +25,7 @@ __all__ = [
 if TYPE_CHECKING:
     from tokenstats.inspect.audit_view import render_audit
     from tokenstats.inspect.audits import Audit, audit
+    from tokenstats.inspect.compare_view import render_comparison
     from tokenstats.inspect.launch import app_command
     from tokenstats.inspect.preview import Preview, open_preview
     from tokenstats.inspect.reports import report
@@ -39,6 +41,7 @@ _HOMES = {
     "open_preview": "preview",
     "plain_sequence": "terminal",
     "render_audit": "audit_view",
+    "render_comparison": "compare_view",
     "render_sequence": "terminal",
     "report": "reports",
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenstats.errors import one_line
 from tokenstats.inspect.audits import Audit, Share
+from tokenstats.masking.rule import rule_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -45,13 +46,8 @@ class _OnTerminal:
 
 
 def _subject(audit: Audit) -> str:
-    subject = f"mask {audit.mask}: {_rule_text(audit)}" if audit.mask is not None else "no mask: plain SFT"
+    subject = f"mask {audit.mask}: {rule_text(audit.rule or {})}" if audit.mask is not None else "no mask: plain SFT"
     return subject + (f", statistics of {audit.scoring}" if audit.scoring else "")
-
-
-def _rule_text(audit: Audit) -> str:
-    rule = audit.rule or {}
-    return one_line(f"drop {rule['drop']}" if "drop" in rule else f"keep {rule.get('keep', '')}")
 
 
 def _numbers(audit: Audit) -> "RenderableType":
@@ -68,7 +64,7 @@ def _numbers(audit: Audit) -> "RenderableType":
     return Text("   ").join(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in numbers)
 
 
-def _plain_table(*justify: str) -> "Table":
+def plain_table(*justify: str) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
@@ -83,7 +79,7 @@ def _shares(title: str, shares: Sequence[Share], bar: str) -> "Iterator[Renderab
     if not shares:
         return
     yield Text(f"\n{title}", style="bold")
-    table = _plain_table("left", "right", "right", "left")
+    table = plain_table("left", "right", "right", "left")
     for share in shares:
         length = round(_BAR * share.share)
         count = f"{share.dropped:,} of {share.targets:,}"
@@ -95,7 +91,7 @@ def _means(audit: Audit) -> "RenderableType":
     from rich.console import Group
     from rich.text import Text
 
-    table = _plain_table("left", "right", "right")
+    table = plain_table("left", "right", "right")
     table.add_row("", Text("learned", "dim"), Text("dropped", "dim"))
     for mean in audit.means:
         name = {"kl": "KL", "nll": "-log p"}.get(mean.statistic, mean.statistic)
@@ -106,7 +102,7 @@ def _means(audit: Audit) -> "RenderableType":
 def _checks(audit: Audit) -> "RenderableType":
     from rich.text import Text
 
-    table = _plain_table("left", "left")
+    table = plain_table("left", "left")
     for finding in audit.findings:
         rows = f" (rows {', '.join(map(str, finding.rows))})" if finding.rows else ""
         table.add_row(Text(f"  {finding.verdict}", _STYLES[finding.verdict]), Text(one_line(finding.message, 2000) + rows))

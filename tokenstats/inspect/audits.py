@@ -82,7 +82,7 @@ class Audit:
 
     store: str
     mask: str | None
-    rule: dict[str, str] | None
+    rule: dict[str, str | int] | None
     scoring: str | None
     sequences: int
     tokens: int

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenstats.masking.population import Population, read_populations
+from tokenstats.masking.sides import stored_decisions
 from tokenstats.store import Store
 
 
@@ -38,10 +39,7 @@ def read_several(
 def _decisions(store: Store, mask: str | None, population: Population) -> tuple[np.ndarray, np.ndarray]:
     if mask is None:
         return np.zeros(len(population), bool), np.zeros(len(population), np.uint16)
-    table = store.part(f"masks/{mask}", population.part, ["keep", "reason"])
-    keep = table["keep"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    reason = table["reason"].combine_chunks().flatten().to_numpy()
-    return ~keep[population.place], reason[population.place]
+    return stored_decisions(store, mask, population)
 
 
 def count_by(groups: np.ndarray, dropped: np.ndarray, size: int) -> np.ndarray:
