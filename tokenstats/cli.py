@@ -92,6 +92,12 @@ def compute(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     attn: Annotated[str | None, typer.Option(help="attention as transformers names it: sdpa, flash_attention_2, …")] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="compile the models first: pays over hours")] = False,
+    reference_pass: Annotated[
+        str, typer.Option(help="together, or separate: the reference first, where two models do not fit")
+    ] = "together",
+    engine: Annotated[str, typer.Option(help="local (also below torchrun and srun), or ray: a cluster")] = "local",
+    workers: Annotated[int | None, typer.Option(help="with ray: how many [one for each GPU, else each CPU]", min=1)] = None,
+    ray_address: Annotated[str | None, typer.Option(help="with ray: the cluster; without one, this machine")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tokenize a dataset and score it with one model, or with a model and its reference."""
@@ -116,6 +122,10 @@ def compute(
         device=device,
         attention=attn,
         compiled=compiled,
+        reference_pass=reference_pass,
+        engine=engine,
+        workers=workers,
+        ray_address=ray_address,
     )
     if scoring not in built.scorings():
         if as_json:

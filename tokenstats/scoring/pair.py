@@ -53,24 +53,31 @@ class ModelPair:
         return min((n for n in known if n), default=None)
 
     @torch.inference_mode()
-    def check(self, input_ids: Tensor) -> dict[str, str]:
+    def check(self, input_ids: Tensor, reference_too: bool = True) -> dict[str, str]:
         """Try both models on [B, T] ids: refuse two that answer the same, and say how each one's head is run."""
         input_ids = input_ids.to(self.device)
         ways = {}
-        for loaded, split in zip(self.loaded, self.split, strict=True):
+        trying = len(self.split) if reference_too else 1
+        for loaded, split in list(zip(self.loaded, self.split, strict=True))[:trying]:
             _check_causal(loaded, input_ids)
             ways[loaded.description.source] = "split" if split.check(input_ids) else "whole: its own full logits"
-        if len(self.split) == 2:
+        if trying == 2:
             first, second = (s.logits(s.hidden(input_ids).flatten(0, 1))[:, : self.vocabulary] for s in self.split)
             if torch.equal(first, second):
                 raise InputError(f"model and reference give the same logits, so every KL would be 0; {_ADVICE}")
         return ways
 
     @torch.inference_mode()
-    def score(self, input_ids: Tensor, chosen: Tensor, topk: int) -> dict[str, Tensor]:
-        """Statistics of the chosen tokens of [B, T] right-padded ids, on the device, in the order of ``ids[chosen]``."""
+    def score(self, input_ids: Tensor, chosen: Tensor, topk: int, reference_states: Tensor | None = None) -> dict[str, Tensor]:
+        """Statistics of the chosen tokens of [B, T] right-padded ids, on the device, in the order of ``ids[chosen]``.
+
+        reference_states: the reference's hidden states of the chosen tokens, where they are known already
+        """
         # no attention mask: padding is on the right, where a causal model's earlier positions cannot see it
-        rows = [outputs_that_predict(split.hidden(input_ids), chosen) for split in self.split]
+        running = self.split if reference_states is None else self.split[:1]
+        rows = [outputs_that_predict(split.hidden(input_ids), chosen) for split in running]
+        if reference_states is not None:
+            rows.append(reference_states)
         return row_statistics(self.split, rows, input_ids[chosen], self.vocabulary, topk)
 
 
@@ -104,9 +111,11 @@ def load_pair(
     tokenizer_id: str,
     attention: str | None = None,
     compiled: bool = False,
+    loaded_reference: LoadedModel | None = None,
 ) -> ModelPair:
     """Load and compare. An adapter and its own base share one set of weights.
 
+    loaded_reference: the reference, where it is there already
     compiled: let torch.compile make one program of each decoder; minutes at the start, for hours that are shorter
 
     Raises InputError for other tokenizers, identical weights, or a model that lacks columns.
@@ -119,7 +128,9 @@ def load_pair(
                 "are over different words; take a reference with the same tokenizer"
             )
     second: LoadedModel | None = None
-    if reference is not None and is_adapter_of(model, reference):
+    if loaded_reference is not None:
+        policy, second = load_model(model, dtype, device, attention), loaded_reference
+    elif reference is not None and is_adapter_of(model, reference):
         policy, second = load_with_base(model, reference, dtype, device, attention)
     elif reference is not None and is_adapter_of(reference, model):
         second, policy = load_with_base(reference, model, dtype, device, attention)
@@ -130,6 +141,6 @@ def load_pair(
         raise InputError(f"{model} and {reference} have the same weights, so every KL would be 0; {_ADVICE}")
     pair = ModelPair(policy, second, vocabulary, device)
     if compiled:
-        for loaded in pair.loaded:
+        for loaded in pair.loaded if loaded_reference is None else [policy]:
             loaded.model.get_decoder().compile(dynamic=True)
     return pair
