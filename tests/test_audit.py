@@ -29,7 +29,7 @@ from tokenstats.inspect.audits import Audit
 from tokenstats.inspect.classes import class_of
 from tokenstats.inspect.findings import Finding
 from tokenstats.inspect.spans import Decoder
-from tokenstats.schema import ROLES
+from tokenstats.schema import BY_COMPARISON, BY_COMPLETION, BY_MARKERS, BY_TEXT, BY_TRAINING_TEMPLATE, ROLES
 
 MASKS = ("eksft", "dataset-wide", "random")
 
@@ -276,6 +276,138 @@ def test_a_mask_of_other_statistics_is_noticed(own):
     edit_manifest(own.path / "stats" / "warm", fingerprint="0" * 32)
     assert finding(audit(own, "eksft"), "mask_is_current").verdict == "warning"
     assert finding(audit(own, "random"), "mask_is_current").verdict == "ok"  # it read no statistics
+
+
+def test_end_of_turn_tokens_that_are_never_learned_are_a_problem(own):
+    assert finding(audit(own), "end_of_turn_learned").verdict == "ok"
+    build_mask(own, Rule(drop="is_end_of_turn", protect=""), "mute")
+    assert finding(audit(own, "mute"), "end_of_turn_learned").verdict == "problem"
+    build_mask(own, Rule(drop="is_end_of_turn and turn > 0", protect=""), "half-mute")
+    assert finding(audit(own, "half-mute"), "end_of_turn_learned").verdict == "ok"
+    assert finding(audit(own, "half-mute"), "end_of_turn_dropped").count == 2  # the store has one chat of three turns
+
+
+def test_a_group_that_is_hardly_learned_is_named_with_its_rows(own):
+    build_mask(own, Rule(drop="position * 10 < length", protect=""), "m")
+    found = audit(own, "m")
+    first, check = found.by_position[0], finding(found, "dropped_by_position")
+    assert (check.verdict, check.count, check.of) == ("warning", first.dropped, first.targets)
+    assert "0-10 % is hardly learned" in check.message
+    losing = [i for i, row in enumerate(rows_on_disk(own, "m")) if sum(row["is_target"]) > sum(row["keep"])]
+    assert check.rows == first.rows == tuple(losing[:10])
+
+
+def test_a_group_of_few_targets_is_counted_but_not_judged(own):
+    build_mask(own, Rule(drop="turn == 1", protect=""), "m")
+    found = audit(own, "m")
+    (second,) = (share for share in found.by_turn if share.label == "1")
+    assert 0 < second.targets == second.dropped < 0.01 * found.targets
+    assert second.rows == (LONG_ROW + 1,)
+    assert second.rows[0] >= own.manifest.parts[0].rows  # numbered over the store, not in the part
+    assert finding(found, "dropped_by_turn").verdict == "ok"
+
+
+def test_a_class_that_a_rule_is_about_is_noted(own):
+    """Digits are dropped, half of them: more than twice as often as all tokens, but not nearly all."""
+    decoder, tokenizer = Decoder(own), own.manifest.tokenizer
+    digits = [i for i in range(tokenizer.size) if class_of(decoder.token(i)) == "digits"]
+    chosen = " or ".join(f"token_id == {i}" for i in digits[:12])
+    build_mask(own, Rule(drop=f"({chosen}) and random(0.6, seed=1)"), "m")
+    check = finding(audit(own, "m"), "dropped_by_class")
+    assert check.verdict == "note"
+    assert check.message.startswith("most among digits")
+    assert check.rows
+
+
+def test_rows_with_too_few_tokens_are_told_and_listed(own):
+    build_mask(own, Rule(drop="entropy > 4.5", min_kept=6), "m")
+    found = audit(own, "m")
+    check = finding(found, "min_kept")
+    few = own.mask("m")[1].rows_with_too_few
+    assert 0 < few == check.count
+    assert found.by_clause[-1].label == "min_kept = 6"
+    assert check.rows == found.by_clause[-1].rows
+    rows = rows_on_disk(own, "m")
+    assert all(not any(rows[i]["keep"]) for i in check.rows)
+    build_mask(own, Rule(drop="entropy > 4.5", min_kept=6, too_few="keep"), "whole")
+    assert finding(audit(own, "whole"), "min_kept").verdict == "note"
+
+
+def test_weights_are_summed_and_zeros_listed(own):
+    build_mask(own, Rule(drop="kl > 6", weight="clip(entropy - 4, 0, 1)"), "m")
+    found, manifest = audit(own, "m"), own.mask("m")[1]
+    weights = np.array([w for row in rows_on_disk(own, "m") for w, k in zip(row["weight"], row["keep"], strict=True) if k])
+    assert found.weights.total == pytest.approx(manifest.weight_total) == pytest.approx(weights.sum())
+    assert found.weights.mean == pytest.approx(weights.mean())
+    assert found.weights.zero == np.count_nonzero(weights == 0) > 0
+    assert found.weights.effective == pytest.approx(weights.sum() ** 2 / np.square(weights).sum())
+    assert finding(found, "weights").verdict == "note"
+    assert finding(found, "weights").rows
+    build_mask(own, Rule(weight="entropy * 0"), "nothing")
+    assert finding(audit(own, "nothing"), "weights").verdict == "problem"
+    assert finding(audit(own, "nothing"), "share_dropped").verdict == "ok"
+    assert audit(own, "eksft").weights is None
+
+
+def test_a_control_that_lacks_tokens_is_noticed(own):
+    build_mask(own, Rule(drop="length > 0", protect=""), "all")
+    build_mask(own, Rule(drop="random(0.2, per=sequence)", budget="same as all"), "control")
+    check = finding(audit(own, "control"), "budget")
+    assert check.verdict == "warning"
+    assert check.count == own.mask("control")[1].shortfall > 0
+
+
+def test_kl_that_is_hardly_more_than_rounding_is_a_warning(own):
+    edit_manifest(own.path / "stats" / "warm", means={"kl": 2e-7})
+    assert finding(audit(own), "kl").verdict == "warning"
+
+
+@pytest.mark.parametrize(
+    ("targets", "verdict"),
+    [(BY_MARKERS, "ok"), (BY_TRAINING_TEMPLATE, "note"), (BY_COMPARISON, "note"), (BY_COMPLETION, "ok"), (BY_TEXT, "ok")],
+)
+def test_how_targets_were_found_is_told(own, targets, verdict):
+    edit_manifest(own.path, template={"targets": targets})
+    check = finding(audit(Store(own.path)), "template")
+    assert check.verdict == verdict
+    assert targets in check.message
+    assert bool(check.rows) == (targets == BY_COMPARISON)
+
+
+def test_replies_that_were_cut_are_counted(seen):
+    found = audit(seen)
+    assert (found.truncated, found.cut_replies) == (1, 1)
+    assert "1 replies among them" in finding(found, "truncated_rows").message
+
+
+def test_a_token_beyond_the_vocabulary_is_refused_with_its_part(own):
+    def spoil(rows: list[dict]) -> None:
+        row = rows[0]
+        row["input_ids"][max(i for i, target in enumerate(row["is_target"]) if target)] = 10**6
+
+    edit_rows(own, 1, spoil)
+    with pytest.raises(StoreError, match=r"part 1 of .* token id 1000000, beyond the vocabulary"):
+        audit(own)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *((t, "words") for t in (" So", "ab1", "é", "中文", "x=")),
+        *((t, "digits") for t in ("7", " 42", "3.5", "1,000", "½", "$40")),
+        *((t, "operators") for t in ("=", " +", "<=", "**", "≥", "->")),
+        *((t, "punctuation") for t in (".", " (", "!?", '"', "$", "…")),
+        *((t, "whitespace") for t in (" ", "\n\n", "\t", "\u00a0")),
+        *((t, "other") for t in ("", "\ufffd", "a\ufffd", "\x1b")),
+    ],
+)
+def test_the_class_of_a_text(text, expected):
+    assert class_of(text) == expected
+
+
+def test_a_vocabulary_decoded_in_one_go_is_that_decoded_token_by_token(seen):
+    decoder, size = Decoder(seen), seen.manifest.tokenizer.size
+    assert decoder.tokens(size) == [decoder.token(i) for i in range(size)]
 
 
 def test_a_mask_that_is_not_there(seen):

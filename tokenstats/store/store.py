@@ -174,7 +174,7 @@ class Store:
                 f"{path} holds other sequences than part {index} of the tokens: "
                 "delete it and run the command that made it again"
             )
-        check_lengths(table, path, lengths)
+        check_lengths(table, path, lengths, f"the rows of part {index} of the tokens")
 
 
 def _with_seq_id(columns: Sequence[str] | None) -> list[str] | None:
