@@ -24,9 +24,10 @@ class Breakdown:
     def add(self, groups: np.ndarray, dropped: np.ndarray, rows: np.ndarray) -> None:
         """Count n tokens: groups [n], dropped boolean [n], and their rows [n], numbered over the store."""
         size = len(self.labels)
-        self.counts += np.stack([np.bincount(groups, minlength=size), np.bincount(groups[dropped], minlength=size)], axis=1)
-        wanted = [group for group in range(size) if len(self.rows[group]) < MOST_ROWS]
-        if not wanted or not dropped.any():
+        lost = np.bincount(groups[dropped], minlength=size)
+        self.counts += np.stack([np.bincount(groups, minlength=size), lost], axis=1)
+        wanted = [group for group in np.flatnonzero(lost) if len(self.rows[group]) < MOST_ROWS]
+        if not wanted:
             return
         first, last = rows[0], rows[-1]
         hit = np.zeros((size, last - first + 1), bool)
