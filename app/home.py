@@ -249,6 +249,7 @@ def overview_page(store: Store, scoring: str | None) -> None:
         left, right = st.columns(2)
         left.html(tables.shares_table("clause", found.by_clause, numbered=True))
         left.html(tables.shares_table("tenth of the reply", found.by_position))
+        left.html(tables.shares_table("class of token", found.by_class))
         right.html(tables.means_table(found) if found.means else "<span></span>")
         right.html(tables.dropped_table(found))
         with st.expander("The rule"):

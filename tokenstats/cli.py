@@ -1,6 +1,7 @@
 """The command line: parsing and printing only. Each command is a thin face over one function.
 
-Exit status 0 only when the whole job was done; 2 for a mistake that the caller can mend, with one line that says which.
+Exit status 0 only when the whole job was done; 2 for a mistake that the caller can mend, with one line that says which;
+1 where an audit fails the gate that --fail-on puts up.
 """
 
 import json
@@ -276,18 +277,28 @@ def audit(
     store: StorePath,
     mask: Annotated[str | None, typer.Option(help="a mask; without one, plain SFT is audited")] = None,
     scoring: Scoring = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(metavar="LEVEL|CHECK,…", help="exit with 1 on this verdict (note, warning, problem) or on these checks"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what will be learned, and what looks wrong."""
     from tokenstats import Store
+    from tokenstats.inspect import Gate, render_audit
     from tokenstats.inspect import audit as run
-    from tokenstats.inspect import render_audit
 
+    gate = Gate.parse(fail_on) if fail_on is not None else Gate()
     found = run(Store(store), mask, scoring)
+    failing = gate.failing(found.findings)
     if as_json:
         _print_json(found.to_dict())
     else:
         _console().print(render_audit(found))
+    if failing:
+        named = [f"{f.name}{f' of {f.about}' if f.about else ''} ({f.verdict})" for f in failing]
+        print(f"failed: {', '.join(named)}", file=sys.stderr)
+        sys.exit(1)
 
 
 @cli.command()

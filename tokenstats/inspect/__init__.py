@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __all__ = [
     "Audit",
     "Decoder",
+    "Gate",
     "Preview",
     "app_command",
     "audit",
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tokenstats.inspect.audit_view import render_audit
     from tokenstats.inspect.audits import Audit, audit
     from tokenstats.inspect.compare_view import render_comparison
+    from tokenstats.inspect.gate import Gate
     from tokenstats.inspect.launch import app_command
     from tokenstats.inspect.preview import Preview, open_preview
     from tokenstats.inspect.reports import report
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Audit": "audits",
     "Decoder": "spans",
+    "Gate": "gate",
     "Preview": "preview",
     "app_command": "launch",
     "audit": "audits",

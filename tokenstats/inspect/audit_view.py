@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
-_STYLES = {"ok": "green", "warning": "dark_orange", "problem": "bold red"}
+_STYLES = {"ok": "green", "note": "deep_sky_blue3", "warning": "dark_orange", "problem": "bold red"}
 _BAR = 24  # characters
 _WORDS = 10
 
@@ -33,16 +33,22 @@ class _OnTerminal:
         yield Text.assemble((one_line(audit.store), "bold"), f"  {_subject(audit)}")
         yield _numbers(audit)
         if audit.mask is not None:
-            by_role = audit.by_role if len(audit.by_role) > 1 else ()
+            places = [s for s in (audit.first_token, audit.last_token, audit.end_of_turn) if s.targets]
             yield from _shares("dropped, by clause", audit.by_clause, bar)
-            yield from _shares("dropped, by role", by_role, bar)
-            yield from _shares("dropped, by tenth of the reply", audit.by_position, bar)
+            yield from _shares("dropped, by role", _of_several(audit.by_role), bar)
+            yield from _shares("dropped, by turn", _of_several(audit.by_turn), bar)
+            yield from _shares("dropped, by tenth of the reply", [*audit.by_position, *places], bar)
+            yield from _shares("dropped, by class of token", audit.by_class, bar)
             words = "   ".join(f"{t.text}\N{NO-BREAK SPACE}{t.dropped:,}/{t.targets:,}" for t in audit.most_dropped[:_WORDS])
             yield Text.assemble(("\nmost often dropped\n", "bold"), f"  {words or 'nothing'}")
         if audit.means:
             yield _means(audit)
         yield Text("\nchecks", style="bold")
         yield _checks(audit)
+
+
+def _of_several(shares: Sequence[Share]) -> Sequence[Share]:
+    return shares if len(shares) > 1 else ()
 
 
 def _subject(audit: Audit) -> str:
@@ -102,8 +108,9 @@ def _means(audit: Audit) -> "RenderableType":
 def _checks(audit: Audit) -> "RenderableType":
     from rich.text import Text
 
-    table = plain_table("left", "left")
+    table = plain_table("left", "left", "left")
     for finding in audit.findings:
         rows = f" (rows {', '.join(map(str, finding.rows))})" if finding.rows else ""
-        table.add_row(Text(f"  {finding.verdict}", _STYLES[finding.verdict]), Text(one_line(finding.message, 2000) + rows))
+        verdict = Text(f"  {finding.verdict}", _STYLES[finding.verdict])
+        table.add_row(verdict, Text(finding.name, "dim"), Text(one_line(finding.message, 2000) + rows))
     return table

@@ -146,6 +146,7 @@ def _mask(store: Store, found: Distributions, of_mask: Audit, scoring: str | Non
     about = [text.rstrip(".") + "." for text in (rule.description, rule.source and f"Source: {rule.source}") if text]
     html = f'<p><code>{escape(rule_text(of_mask.rule or {}))}</code></p><p class="ts-quiet">{escape(" ".join(about))}</p>'
     html += tables.shares_table("clause", of_mask.by_clause, numbered=True)
+    html += tables.shares_table("class of token", of_mask.by_class)
     html += tables.means_table(of_mask) if of_mask.means else ""
     if found.columns:
         lines = cuts(rule, manifest.thresholds, scoring)

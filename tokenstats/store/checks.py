@@ -45,11 +45,11 @@ def row_lengths(table: pa.Table) -> pa.ChunkedArray | None:
     return next((pc.list_value_length(table[f.name]) for f in table.schema if pa.types.is_list(f.type)), None)
 
 
-def check_lengths(table: pa.Table, path: Path, lengths: pa.ChunkedArray | None) -> None:
+def check_lengths(table: pa.Table, path: Path, lengths: pa.ChunkedArray | None, whose: str = "its other lists") -> None:
     """Raise StoreError where a list column is not as long, row by row, as ``lengths`` says."""
     for field in table.schema if lengths is not None else ():
         if pa.types.is_list(field.type) and not pc.list_value_length(table[field.name]).equals(lengths):
-            raise StoreError(f"{path}: the lists of {field.name} are not as long as their rows; {_AGAIN}")
+            raise StoreError(f"{path}: the lists of {field.name} are not as long as {whose}; {_AGAIN}")
 
 
 def _schema_of(family: str) -> pa.Schema:

@@ -96,9 +96,10 @@ class Store:
         if family != TOKENS:
             self._check_rows(table, path, index)
         check_counts(table, path, self.manifest.parts[index])
-        check_lengths(table, path, row_lengths(table))
-        if family == TOKENS:
-            self._rows = index, table["seq_id"], row_lengths(table)
+        lengths = row_lengths(table)
+        check_lengths(table, path, lengths)
+        if family == TOKENS and (lengths is not None or self._rows is None or self._rows[0] != index):
+            self._rows = index, table["seq_id"], lengths
         return table if columns is None or "seq_id" in columns else table.drop_columns(["seq_id"])
 
     def aligned(
@@ -173,7 +174,7 @@ class Store:
                 f"{path} holds other sequences than part {index} of the tokens: "
                 "delete it and run the command that made it again"
             )
-        check_lengths(table, path, lengths)
+        check_lengths(table, path, lengths, f"the rows of part {index} of the tokens")
 
 
 def _with_seq_id(columns: Sequence[str] | None) -> list[str] | None:

@@ -87,8 +87,10 @@ class LearnedPart:
 def read_parts(store: Store, mask: ChosenMask, with_weights: bool = True) -> Iterator[LearnedPart]:
     """Yield the store part by part, without the weights of a mask that weighs if so asked.
 
-    Raises StoreError where the mask has other lengths, keeps what is no target, or holds a weight that is none.
+    What is read here leaves the store, in weights or in files: first every byte is held against its digest. Raises
+    StoreError where one differs, where the mask has other lengths, keeps what is no target, or holds a weight that is none.
     """
+    store.verify("tokens", *([f"masks/{mask.name}"] if mask.name is not None else []))
     columns = {"tokens": ["seq_id", "input_ids", "is_target"]}
     family = f"masks/{mask.name}"
     weighted = mask.weighted and with_weights
