@@ -62,6 +62,8 @@ def test_token_0_is_never_learned_even_where_a_store_calls_it_a_target(tmp_path:
     flags = pa.chunked_array([pa.array([[True] * len(row) for row in table["is_target"].to_pylist()])])
     position = table.schema.get_field_index("is_target")
     write_part(store.path / "tokens", 0, table.set_column(position, table.schema.field("is_target"), flags), {})
+    parts = tuple(part.model_copy(update={"digest": ""}) for part in store.manifest.parts)  # not judged by their bytes
+    store.manifest = store.manifest.model_copy(update={"parts": parts})
     export(store, mask="none", to=tmp_path / "out")
     first = exported_table(tmp_path / "out").slice(0, 1).to_pylist()[0]
     assert first["labels"] == [-100, *first["input_ids"][1:]]

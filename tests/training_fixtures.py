@@ -165,7 +165,8 @@ def add_mask(
         kept += part
     MaskManifest(
         created="now",
-        parts=store.manifest.parts,
+        # no digests: tests change parts by hand, and want to meet what looks at their content
+        parts=tuple(p.model_copy(update={"digest": ""}) for p in store.manifest.parts),
         fingerprint=f"mask-{name}",
         store_fingerprint=store_fingerprint or store.fingerprint,
         rule={"drop": rule},

@@ -147,7 +147,7 @@ def compute(
         print(f"  {data.truncated:,} sequences cut at {whole.template.max_length} tokens")
     for reason, count in data.dropped.items():
         print(f"  left out {count:,} rows: {reason} (first: row {data.first_dropped[reason]})")
-    if manifest.batch_tokens < batch_tokens:
+    if manifest.batch_tokens is not None and manifest.batch_tokens < batch_tokens:
         print(f"  memory ran out: batches came down from {batch_tokens:,} to {manifest.batch_tokens:,} tokens")
     means = "  ".join(f"{c} {manifest.means[c]:.4f}" for c in ("logprob", "entropy", "kl", "reverse_kl") if c in manifest.means)
     print(

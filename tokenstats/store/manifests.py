@@ -134,8 +134,8 @@ class ScoringManifest(_Manifest):
     scored: int
     means: dict[str, float]
     padding: float
-    reduction: str
-    batch_tokens: int
+    reduction: str | None = None
+    batch_tokens: int | None = None
 
 
 class Clause(_Record):
