@@ -152,8 +152,10 @@ def expression_field() -> Rule:
         if name := st.session_state["preset"]:
             chosen = Rule.from_preset(name)
             st.session_state["expression"] = chosen.drop or f"not ({chosen.keep})"
+            st.session_state["protect"] = chosen.protect
 
-    st.selectbox("Start from a preset", preset_names(), index=None, key="preset", on_change=fill, placeholder="choose one")
+    dropping = [name for name in preset_names() if Rule.from_preset(name).expression is not None]  # the others only weigh
+    st.selectbox("Start from a preset", dropping, index=None, key="preset", on_change=fill, placeholder="choose one")
     return Rule(drop=st.text_area("Drop", key="expression", height=110, help="such as entropy > 2 and not is_special"))
 
 
@@ -247,6 +249,7 @@ def overview_page(store: Store, scoring: str | None) -> None:
         left, right = st.columns(2)
         left.html(tables.shares_table("clause", found.by_clause, numbered=True))
         left.html(tables.shares_table("tenth of the reply", found.by_position))
+        left.html(tables.shares_table("class of token", found.by_class))
         right.html(tables.means_table(found) if found.means else "<span></span>")
         right.html(tables.dropped_table(found))
         with st.expander("The rule"):

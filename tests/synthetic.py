@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tokenstats.schema import SCHEMA_VERSION, TOKENS_SCHEMA, stats_schema
+from tokenstats.schema import ROLES, SCHEMA_VERSION, TOKENS_SCHEMA, stats_schema
 from tokenstats.store import Store
 from tokenstats.store.manifests import Dataset, Model, Part, ScoringManifest, StoreManifest, Template, Tokenizer
 from tokenstats.store.parts import write_part
 
 END_OF_TURN = 2
+USER, ASSISTANT, TOOL = (ROLES.index(name) for name in ("user", "assistant", "tool"))
 
 
 def nested(arrays: Sequence[np.ndarray], kind: pa.DataType, valid: Sequence[np.ndarray] | None = None) -> pa.Array:
@@ -28,8 +29,10 @@ def make_store(
     statistics: dict[str, Sequence[np.ndarray]],
     rows_per_part: int,
     scoring: str = "warm",
+    roles: Sequence[np.ndarray] | None = None,
 ) -> Store:
     """A finished store of the given sequences; statistics not given are zero, and null outside the targets."""
+    roles = roles if roles is not None else [np.where(t, ASSISTANT, USER) for t in targets]
     parts = [range(i, min(i + rows_per_part, len(ids))) for i in range(0, len(ids), rows_per_part)]
     seq_ids = [f"{i:09d}-{'0' * 16}" for i in range(len(ids))]
     schema = stats_schema(with_reference=True)
@@ -40,7 +43,7 @@ def make_store(
                 pa.array([seq_ids[i] for i in rows]),
                 nested([ids[i] for i in rows], pa.int32()),
                 nested([targets[i] for i in rows], pa.bool_()),
-                nested([np.where(targets[i], 3, 2) for i in rows], pa.int8()),
+                nested([roles[i] for i in rows], pa.int8()),
                 pa.array(list(rows), pa.int64()),
                 pa.array([False] * len(rows)),
             ],
@@ -97,9 +100,9 @@ def make_store(
 
 
 def random_store(path: Path, sequences: int, seed: int, rows_per_part: int = 50, ties: bool = True) -> Store:
-    """Random lengths (replies of length 1 among them), several turns, values with many ties, some rows all equal."""
-    rng = np.random.default_rng(seed)
-    ids, targets, entropy, kl = [], [], [], []
+    """Random lengths (replies of length 1 among them), several turns and roles, many ties, some rows all equal."""
+    rng, more = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    ids, targets, entropy, kl, roles = [], [], [], [], []
     for row in range(sequences):
         turns = rng.integers(1, 4)
         flags = np.concatenate(
@@ -118,5 +121,17 @@ def random_store(path: Path, sequences: int, seed: int, rows_per_part: int = 50,
         targets.append(flags)
         entropy.append(values[0])
         kl.append(values[1])
+        by_tool = np.cumsum(~flags & np.append(True, flags[:-1])) % 3 == 2  # some replies are a tool's
+        roles.append(np.where(flags, np.where(by_tool, TOOL, ASSISTANT), USER))
     logprob = [-(e + k).astype(np.float32) for e, k in zip(entropy, kl, strict=True)]
-    return make_store(path, ids, targets, {"entropy": entropy, "kl": kl, "logprob": logprob}, rows_per_part)
+    ref_logprob, top1_logprob = (
+        [-np.round(more.gamma(1.0, 1.0, len(x)), 1 if ties else 6).astype(np.float32) for x in ids] for _ in range(2)
+    )
+    statistics = {
+        "entropy": entropy,
+        "kl": kl,
+        "logprob": logprob,
+        "ref_logprob": ref_logprob,
+        "top1_logprob": top1_logprob,
+    }
+    return make_store(path, ids, targets, statistics, rows_per_part, roles=roles)

@@ -104,7 +104,7 @@ def test_each_mistake_of_compute_is_one_helpful_line_and_leaves_nothing(cli, tmp
     ("arguments", "message"),
     [
         (["--drop", "entrpy > 2", "--name", "m"], "did you mean 'entropy'"),
-        (["--drop", "entropy > ", "--name", "m"], "syntax error at column"),
+        (["--drop", "entropy > ", "--name", "m"], "syntax error: "),
         (["--drop", "__import__('os').system('touch owned')", "--name", "m"], "unknown function"),
         (["--rule", "eksft", "--name", "../m"], "mask name '../m'"),
         (["--rule", "eksft", "--name", "/tmp/m"], "mask name"),

@@ -7,13 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from training_fixtures import add_mask, build_store, byte_tokenizer, every_third_dropped, sequences
+from training_fixtures import add_mask, build_store, every_third_dropped, exported_table, sequences, uneven
 
 from tokenstats.errors import InputError, StoreError
 from tokenstats.store import Store
 from tokenstats.store.parts import write_part
 from tokenstats.training import export
-from tokenstats.training.rows import IGNORED
 
 INJECTION = "nll > 2` <script>alert(1)</script>\n# [click](http://evil)\n---\n\x1b[31m"
 
@@ -24,6 +23,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     add_mask(store, "some", every_third_dropped)
     add_mask(store, "nothing", lambda row, is_target: np.zeros(len(is_target), bool))
     add_mask(store, "injected", every_third_dropped, rule=INJECTION)
+    add_mask(store, "uneven", every_third_dropped, weighs=uneven)
+    add_mask(store, "weightless", every_third_dropped, weighs=lambda row, is_target: np.zeros(len(is_target)))
     return store
 
 
@@ -37,15 +38,11 @@ def expected_rows(store: Store, masked: bool) -> list[tuple[list[int], list[bool
     return rows
 
 
-def read(folder: Path) -> pa.Table:
-    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
-
-
 @pytest.mark.parametrize("mask", ["some", "none", None])
 def test_labels_are_the_kept_tokens_and_nothing_else(store: Store, tmp_path: Path, mask: str | None) -> None:
     summary = export(store, mask=mask, to=tmp_path / "out")
     expected = expected_rows(store, masked=mask == "some")
-    found = read(tmp_path / "out").to_pylist()
+    found = exported_table(tmp_path / "out").to_pylist()
     assert [list(row) for row in found] == [["input_ids", "attention_mask", "labels"]] * len(expected)
     for row, (ids, keep) in zip(found, expected, strict=True):
         assert row["input_ids"] == ids
@@ -65,14 +62,16 @@ def test_token_0_is_never_learned_even_where_a_store_calls_it_a_target(tmp_path:
     flags = pa.chunked_array([pa.array([[True] * len(row) for row in table["is_target"].to_pylist()])])
     position = table.schema.get_field_index("is_target")
     write_part(store.path / "tokens", 0, table.set_column(position, table.schema.field("is_target"), flags), {})
+    parts = tuple(part.model_copy(update={"digest": ""}) for part in store.manifest.parts)  # not judged by their bytes
+    store.manifest = store.manifest.model_copy(update={"parts": parts})
     export(store, mask="none", to=tmp_path / "out")
-    first = read(tmp_path / "out").slice(0, 1).to_pylist()[0]
+    first = exported_table(tmp_path / "out").slice(0, 1).to_pylist()[0]
     assert first["labels"] == [-100, *first["input_ids"][1:]]
 
 
 def test_a_loss_mask_is_1_where_a_token_is_kept(store: Store, tmp_path: Path) -> None:
     export(store, mask="some", to=tmp_path / "out", form="loss-mask")
-    found = read(tmp_path / "out").to_pylist()
+    found = exported_table(tmp_path / "out").to_pylist()
     for row, (ids, keep) in zip(found, expected_rows(store, masked=True), strict=True):
         assert row == {"input_ids": ids, "loss_mask": [int(k) for k in keep]}
 
@@ -83,50 +82,10 @@ def test_files_hold_so_many_rows_and_are_numbered(store: Store, tmp_path: Path, 
     counts = [pq.read_metadata(tmp_path / "out" / name).num_rows for name in summary.files]
     assert sum(counts) == 23
     assert all(c == rows_per_file for c in counts[:-1])
-    assert summary.files == tuple(f"train-{i:05d}-of-{len(counts):05d}.parquet" for i in range(len(counts)))
-    assert [r["input_ids"] for r in read(tmp_path / "out").to_pylist()] == [ids for ids, _ in expected_rows(store, masked=True)]
-
-
-@pytest.mark.parametrize(("form", "flags"), [("labels", "attention_mask"), ("loss-mask", "loss_mask")])
-def test_types_are_plain_lists_and_the_files_carry_no_metadata(store: Store, tmp_path: Path, form: str, flags: str) -> None:
-    (name,) = export(store, mask="some", to=tmp_path / "out", form=form).files
-    schema = pq.read_schema(tmp_path / "out" / name)
-    assert pq.read_metadata(tmp_path / "out" / name).metadata is None
-    types = {f.name: f.type for f in schema}
-    assert all(pa.types.is_list(kind) for kind in types.values())
-    assert types[flags].value_type == pa.int8()
-    assert {kind.value_type for column, kind in types.items() if column != flags} == {pa.int32()}
-
-
-def test_datasets_reads_the_folder_and_the_files_with_the_right_types(store: Store, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    datasets.disable_progress_bars()
-    summary = export(store, mask="some", to=tmp_path / "out", rows_per_file=10)
-    files = [str(tmp_path / "out" / name) for name in summary.files]
-    by_files = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
-    by_folder = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
-    for rows in (by_files, by_folder):
-        assert len(rows) == summary.rows
-        assert {name: kind.feature.dtype for name, kind in rows.features.items()} == {
-            "input_ids": "int32",
-            "attention_mask": "int8",
-            "labels": "int32",
-        }
-        assert {type(kind).__name__ for kind in rows.features.values()} <= {"List", "Sequence"}
-
-
-def test_transformers_collators_learn_exactly_the_kept_tokens(store: Store, tmp_path: Path) -> None:
-    from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
-
-    export(store, mask="some", to=tmp_path / "out")
-    rows = read(tmp_path / "out").to_pylist()[:6]
-    kept = [t for ids, keep in expected_rows(store, masked=True)[:6] for t, k in zip(ids, keep, strict=True) if k]
-    padded = DataCollatorForSeq2Seq(byte_tokenizer())([dict(row) for row in rows])
-    flat = DataCollatorWithFlattening()([dict(row) for row in rows])
-    for batch in (padded, flat):
-        learned = batch["labels"] != IGNORED
-        assert batch["labels"][learned].tolist() == kept
-        assert (batch["labels"] == batch["input_ids"])[learned].all()
+    assert summary.files == tuple(f"data/train-{i:05d}-of-{len(counts):05d}.parquet" for i in range(len(counts)))
+    assert [r["input_ids"] for r in exported_table(tmp_path / "out").to_pylist()] == [
+        ids for ids, _ in expected_rows(store, masked=True)
+    ]
 
 
 def test_a_killed_export_leaves_nothing_that_looks_finished(
@@ -147,7 +106,7 @@ def test_a_killed_export_leaves_nothing_that_looks_finished(
     (tmp_path / ".exporting-out" / "00007.parquet").write_bytes(b"half")
     export(store, mask="some", to=to)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert sorted(p.name for p in to.iterdir()) == ["README.md", "tokenstats.json", "train-00000-of-00001.parquet"]
+    assert sorted(p.name for p in to.iterdir()) == ["README.md", "data", "tokenstats.json"]
 
 
 def test_an_empty_folder_may_be_filled_and_any_other_is_left_alone(store: Store, tmp_path: Path) -> None:
@@ -164,10 +123,18 @@ def test_an_empty_folder_may_be_filled_and_any_other_is_left_alone(store: Store,
 @pytest.mark.parametrize(
     ("wrong", "kind", "message"),
     [
-        ({"mask": "nothing"}, InputError, "nothing to export"),
+        ({"mask": "nothing"}, InputError, "nothing to learn"),
         ({"mask": "sme"}, StoreError, "did you mean 'some'"),
         ({"mask": "some", "form": "label"}, InputError, "did you mean 'labels'"),
         ({"mask": "some", "rows_per_file": 0}, InputError, "at least 1"),
+        ({"mask": "some", "trainer": "axolotle"}, InputError, "did you mean 'axolotl'"),
+        ({"mask": "some", "trainer": "skyrl", "form": "labels"}, InputError, "SkyRL reads loss-mask"),
+        ({"mask": "some", "trainer": "trl", "form": "weights"}, InputError, "TRL reads labels"),
+        ({"mask": "some", "compat": "trl"}, InputError, "expected trl-legacy"),
+        ({"mask": "some", "compat": "trl-legacy", "trainer": "axolotl"}, InputError, "adds a column for TRL"),
+        ({"mask": "some", "compat": "trl-legacy", "form": "loss-mask"}, InputError, "adds a column for TRL"),
+        ({"mask": "uneven", "form": "weights", "ignore_weights": True}, InputError, "one of the two"),
+        ({"mask": "weightless", "form": "weights"}, InputError, "nothing to learn"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(

@@ -123,6 +123,7 @@ RULES = [
     "random(0.3, seed=5)",
     "random(0.3, seed=5, per=sequence)",
     "top(entropy - quantile(entropy, 0.5), 0.3) or prob < 0.1",
+    "percent_rank(kl, per=role) > 0.7 or top(following(entropy), 0.3) or zscore(nll) > 1",
 ]
 
 

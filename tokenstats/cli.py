@@ -1,6 +1,7 @@
 """The command line: parsing and printing only. Each command is a thin face over one function.
 
-Exit status 0 only when the whole job was done; 2 for a mistake that the caller can mend, with one line that says which.
+Exit status 0 only when the whole job was done; 2 for a mistake that the caller can mend, with one line that says which;
+1 where an audit fails the gate that --fail-on puts up.
 """
 
 import json
@@ -90,6 +91,14 @@ def compute(
     score_all: Annotated[bool, typer.Option("--score-all", help="score prompt tokens too")] = False,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    attn: Annotated[str | None, typer.Option(help="attention as transformers names it: sdpa, flash_attention_2, …")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="compile the models first: pays over hours")] = False,
+    reference_pass: Annotated[
+        str, typer.Option(help="together, or separate: the reference first, where two models do not fit")
+    ] = "together",
+    engine: Annotated[str, typer.Option(help="local (also below torchrun and srun), or ray: a cluster")] = "local",
+    workers: Annotated[int | None, typer.Option(help="with ray: how many [one for each GPU, else each CPU]", min=1)] = None,
+    ray_address: Annotated[str | None, typer.Option(help="with ray: the cluster; without one, this machine")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tokenize a dataset and score it with one model, or with a model and its reference."""
@@ -112,7 +121,19 @@ def compute(
         score_all=score_all,
         dtype=dtype,
         device=device,
+        attention=attn,
+        compiled=compiled,
+        reference_pass=reference_pass,
+        engine=engine,
+        workers=workers,
+        ray_address=ray_address,
     )
+    if scoring not in built.scorings():
+        if as_json:
+            _print_json({"store": str(store), "scoring": scoring, "complete": False})
+        else:
+            print(f"{store}: the parts of this worker are done; the last worker writes the manifest")
+        return
     manifest = built.scoring(scoring)[1]
     if as_json:
         _print_json({"store": str(store), "scoring": scoring, **manifest.model_dump(mode="json", exclude={"parts"})})
@@ -126,10 +147,12 @@ def compute(
         print(f"  {data.truncated:,} sequences cut at {whole.template.max_length} tokens")
     for reason, count in data.dropped.items():
         print(f"  left out {count:,} rows: {reason} (first: row {data.first_dropped[reason]})")
+    if manifest.batch_tokens is not None and manifest.batch_tokens < batch_tokens:
+        print(f"  memory ran out: batches came down from {batch_tokens:,} to {manifest.batch_tokens:,} tokens")
     means = "  ".join(f"{c} {manifest.means[c]:.4f}" for c in ("logprob", "entropy", "kl", "reverse_kl") if c in manifest.means)
     print(
         f"scoring {scoring}: {manifest.scored:,} tokens scored in {manifest.dtype} on {manifest.device}, "
-        f"padding {manifest.padding:.1%}"
+        f"padding {manifest.padding:.1%}, sums by {manifest.reduction}"
     )
     print(f"  means in nats: {means}")
 
@@ -141,7 +164,10 @@ def mask(
     rule: Annotated[str | None, typer.Option(help="a preset, or a .toml file with a rule")] = None,
     drop: Annotated[str | None, typer.Option(help="expression for what to drop, such as 'entropy > 2'")] = None,
     keep: Annotated[str | None, typer.Option(help="expression for what to keep")] = None,
+    weight: Annotated[str | None, typer.Option(help="number that a kept token counts for, such as prob")] = None,
     protect: Annotated[str | None, typer.Option(help="what is never dropped; '' for nothing [is_end_of_turn]")] = None,
+    min_kept: Annotated[int | None, typer.Option(help="rows that would keep fewer tokens are dropped or kept whole")] = None,
+    too_few: Annotated[str | None, typer.Option(help="what becomes of those rows: drop or keep [drop]")] = None,
     budget: Annotated[str | None, typer.Option(help="a mask: draw at random, in each row, as many as it drops")] = None,
     scoring: Scoring = None,
     replace: Annotated[bool, typer.Option("--replace", help="put it in the place of another mask of this name")] = False,
@@ -150,7 +176,15 @@ def mask(
     """Turn a rule into a stored mask. No model runs."""
     from tokenstats import Store, build_mask
 
-    manifest = build_mask(Store(store), _rule(rule, drop, keep, protect, budget), name, scoring=scoring, replace=replace)
+    changes = {
+        "weight": weight,
+        "protect": protect,
+        "min_kept": min_kept,
+        "too_few": too_few,
+        "budget": f"same as {budget}" if budget is not None else None,
+    }
+    chosen = _rule(rule, drop, keep, {key: value for key, value in changes.items() if value is not None})
+    manifest = build_mask(Store(store), chosen, name, scoring=scoring, replace=replace)
     if as_json:
         _print_json({"store": str(store), "mask": name, **manifest.model_dump(mode="json", exclude={"parts"})})
         return
@@ -163,51 +197,57 @@ def mask(
         print(f"  {clause.dropped:>10,}  {_share(clause.dropped, manifest.targets):>6}  {clause.text}")
     for text, value in manifest.thresholds.items():
         print(f"  threshold {value:.6g}  {text}")
+    for text, (centre, width) in manifest.scales.items():
+        print(f"  scale {centre:.6g}, {width:.6g}  {text}")
+    if manifest.weight_total is not None:
+        mean = manifest.weight_total / max(1, manifest.kept)
+        print(f"  weighs what is kept by {one_line(manifest.rule.get('weight'))}: {mean:.4f} on average")
     if manifest.protected:
         print(f"  {manifest.protected:,} more were protected by: {one_line(manifest.rule.get('protect'))}")
+    if manifest.rows_with_too_few:
+        fate = "kept whole" if manifest.rule.get("too_few") == "keep" else "dropped whole"
+        print(f"  {manifest.rows_with_too_few:,} rows would keep fewer than {manifest.rule['min_kept']} tokens: {fate}")
+    if manifest.shortfall:
+        print(
+            f"  {manifest.shortfall:,} tokens fewer than the budget ({one_line(manifest.rule.get('budget'))}): "
+            "that mask drops more in some rows than may be dropped here"
+        )
     if manifest.rows_with_nothing_kept:
         print(f"  {manifest.rows_with_nothing_kept:,} rows keep nothing")
 
 
-def _rule(rule: str | None, drop: str | None, keep: str | None, protect: str | None, budget: str | None) -> "Rule":
+def _rule(rule: str | None, drop: str | None, keep: str | None, changes: dict[str, Any]) -> "Rule":
     from dataclasses import replace
 
     from tokenstats import Rule
 
-    if sum(x is not None for x in (rule, drop, keep)) != 1:
-        raise InputError("expected exactly one of --rule, --drop and --keep")
-    chosen = Rule.load(rule) if rule is not None else Rule(drop=drop, keep=keep)
-    changes: dict[str, Any] = {}
-    if protect is not None:
-        changes["protect"] = protect
-    if budget is not None:
-        changes["budget"] = f"same as {budget}"
-    return replace(chosen, **changes)
+    named = sum(x is not None for x in (rule, drop, keep))
+    if named > 1 or not (named or "weight" in changes):
+        raise InputError("expected exactly one of --rule, --drop and --keep, or --weight alone")
+    return replace(Rule.load(rule), **changes) if rule is not None else Rule(drop=drop, keep=keep, **changes)
 
 
 @cli.command()
-def compare(store: StorePath, mask_a: str, mask_b: str, as_json: AsJson = False) -> None:
-    """Compare two masks of a store."""
+def compare(
+    store: StorePath,
+    a: Annotated[str, typer.Argument(metavar="A", help="a mask of the store, else a preset, else a .toml file with a rule")],
+    b: Annotated[str, typer.Argument(metavar="B", help="the same")],
+    scoring: Annotated[
+        str | None, typer.Option(help="judge the rules on these statistics; the rules of masks too, anew")
+    ] = None,
+    scoring_b: Annotated[str | None, typer.Option(help="judge B on these: how far a mask drifts between checkpoints")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two masks or rules: where they agree, and where not. Rules are judged without being stored."""
     from tokenstats import Store, compare_masks
-    from tokenstats.inspect.spans import Decoder
+    from tokenstats.inspect import render_comparison
 
     opened = Store(store)
-    found = compare_masks(opened, mask_a, mask_b)
+    found = compare_masks(opened, a, b, scoring=scoring, scoring_b=scoring_b)
     if as_json:
         _print_json(asdict(found))
-        return
-    decoder = Decoder(opened)
-    width = max(len(mask_a), 12)
-    print(f"{found.targets:,} target tokens\n")
-    print(f"{'':>{width + 10}}{mask_b + ' drops':>18}{mask_b + ' keeps':>18}")
-    print(f"{mask_a + ' drops':>{width + 10}}{found.both_dropped:>18,}{found.only_a_dropped:>18,}")
-    print(f"{mask_a + ' keeps':>{width + 10}}{found.only_b_dropped:>18,}{found.both_kept:>18,}\n")
-    print(f"Jaccard of what is dropped: {found.jaccard:.3f} (two random masks of these sizes: {found.by_chance:.3f})")
-    low, middle, high = found.per_row
-    print(f"row by row, 10th, 50th and 90th percentile: {low:.2f}, {middle:.2f}, {high:.2f}")
-    for one, tokens in ((mask_a, found.only_a), (mask_b, found.only_b)):
-        words = "  ".join(f"{decoder.visible(token)} {count:,}" for token, count in tokens)
-        print(f"most often dropped by {one} only: {words or 'none'}")
+    else:
+        _console().print(render_comparison(found, opened))
 
 
 @cli.command()
@@ -237,18 +277,28 @@ def audit(
     store: StorePath,
     mask: Annotated[str | None, typer.Option(help="a mask; without one, plain SFT is audited")] = None,
     scoring: Scoring = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(metavar="LEVEL|CHECK,…", help="exit with 1 on this verdict (note, warning, problem) or on these checks"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what will be learned, and what looks wrong."""
     from tokenstats import Store
+    from tokenstats.inspect import Gate, render_audit
     from tokenstats.inspect import audit as run
-    from tokenstats.inspect import render_audit
 
+    gate = Gate.parse(fail_on) if fail_on is not None else Gate()
     found = run(Store(store), mask, scoring)
+    failing = gate.failing(found.findings)
     if as_json:
         _print_json(found.to_dict())
     else:
         _console().print(render_audit(found))
+    if failing:
+        named = [f"{f.name}{f' of {f.about}' if f.about else ''} ({f.verdict})" for f in failing]
+        print(f"failed: {', '.join(named)}", file=sys.stderr)
+        sys.exit(1)
 
 
 @cli.command()
@@ -291,6 +341,9 @@ def train(
     schedule: Annotated[str, typer.Option(help="cosine, linear or constant")] = _DEFAULTS.schedule,
     warmup_ratio: Annotated[float, typer.Option(help="share of the steps that the rate rises over")] = _DEFAULTS.warmup_ratio,
     weight_decay: Annotated[float, typer.Option(help="decoupled, as in AdamW")] = _DEFAULTS.weight_decay,
+    normalise: Annotated[
+        str, typer.Option(help="divide a weighted mask's loss by: weights (their sum) or targets (the kept tokens)")
+    ] = _DEFAULTS.normalise,
     max_grad_norm: Annotated[float, typer.Option(help="gradients are scaled down to it; 0: never")] = _DEFAULTS.max_grad_norm,
     lora_rank: Annotated[int | None, typer.Option(help="train an adapter of this rank instead")] = None,
     lora_alpha: Annotated[float | None, typer.Option(help="scale of the adapter [twice the rank]")] = None,
@@ -319,6 +372,7 @@ def train(
         schedule=schedule,
         warmup_ratio=warmup_ratio,
         weight_decay=weight_decay,
+        normalise=normalise,
         max_grad_norm=max_grad_norm,
         lora_rank=lora_rank,
         lora_alpha=lora_alpha,
@@ -345,8 +399,8 @@ def train(
         return
     print(f"{done.out}: {done.steps:,} steps over {done.rows:,} rows, {done.kept_tokens:,} tokens learned in an epoch")
     if done.rows_left_out:
-        print(f"  left out {done.rows_left_out:,} rows that keep nothing")
-    print(f"  loss {done.loss:.4f} nats per kept token")
+        print(f"  left out {done.rows_left_out:,} rows with nothing to learn")
+    print(f"  loss {done.loss:.4f} nats: {done.loss_formula} of each optimizer batch")
     if done.eval_loss is not None:
         before = f"{done.eval_loss_before:.4f} before, " if done.eval_loss_before is not None else ""
         print(f"  {done.eval_rows:,} rows held out, all their targets: {before}{done.eval_loss:.4f} after")
@@ -357,14 +411,34 @@ def export(
     store: StorePath,
     mask: Annotated[str, typer.Option(help="the tokens to learn: a mask of the store, or none for all targets")],
     to: Annotated[Path, typer.Option(help="folder for the files; new or empty")],
-    form: Annotated[str, typer.Option(help="labels (TRL, transformers, Axolotl) or loss-mask (SkyRL, verl)")] = "labels",
+    form: Annotated[str | None, typer.Option(help="labels, loss-mask or weights [what the trainer reads, or labels]")] = None,
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            "--for", help="whose config to print: trl, transformers, axolotl, llama-factory, unsloth, skyrl, verl or tinker"
+        ),
+    ] = None,
+    save_to_disk: Annotated[bool, typer.Option("--save-to-disk", help="also as datasets.load_from_disk reads it")] = False,
+    compat: Annotated[str | None, typer.Option(help="trl-legacy: also what TRL 0.24 to 1.6 keeps when it packs")] = None,
+    ignore_weights: Annotated[
+        bool, typer.Option("--ignore-weights", help="of a mask that weighs, export only which tokens it keeps")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the store's rows and what is learned of them for another trainer."""
     from tokenstats import Store
     from tokenstats.training import export as run
 
-    done = run(Store(store), mask=mask, to=to, form=form)
+    done = run(
+        Store(store),
+        mask=mask,
+        to=to,
+        form=form,
+        trainer=trainer,
+        save_to_disk=save_to_disk,
+        compat=compat,
+        ignore_weights=ignore_weights,
+    )
     if as_json:
         _print_json(asdict(done))
         return
@@ -372,8 +446,8 @@ def export(
         f"{done.to}: {done.rows:,} rows, {done.tokens:,} tokens, {done.kept_tokens:,} learned, the longest row {done.longest:,}"
     )
     if done.rows_left_out:
-        print(f"  left out {done.rows_left_out:,} rows that keep nothing")
-    print(f"\n{done.how_to_read}")
+        print(f"  left out {done.rows_left_out:,} rows with nothing to learn")
+    print(f"\n{done.how_to_read.rstrip()}")
 
 
 def _leave_process_group() -> None:

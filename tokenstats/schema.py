@@ -16,6 +16,13 @@ SCHEMA_VERSION = 1
 ROLES = ("other", "system", "user", "assistant", "tool", "text")
 """Who wrote a token; its place here is the code stored in ``tokens.role``. ``other``: the template, or not known."""
 
+BY_MARKERS = "generation markers"
+BY_TRAINING_TEMPLATE = "training template of trl"
+BY_COMPARISON = "with and without the reply"
+BY_COMPLETION = "completion"
+BY_TEXT = "text"
+"""How targets were found in the text, best first where a chat template was used; the store's manifest says which."""
+
 MAX_CLAUSES = 16
 """``reason`` is a uint16: a rule has at most so many clauses."""
 
@@ -69,6 +76,12 @@ MASK_SCHEMA = pa.schema(
         pa.field("reason", pa.list_(pa.uint16()), nullable=False),
     ]
 )
+
+
+def mask_schema(weighted: bool) -> pa.Schema:
+    """Schema of a mask's parts. ``weight``: what a token counts for in the loss, finite and at least 0; 0 where not kept."""
+    weight = pa.field("weight", pa.list_(pa.float32()), nullable=False)
+    return MASK_SCHEMA.append(weight) if weighted else MASK_SCHEMA
 
 
 def stats_schema(with_reference: bool, topk: int = 0) -> pa.Schema:

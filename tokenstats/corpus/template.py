@@ -21,17 +21,11 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from tokenstats.corpus.formats import BadRow, Example
 from tokenstats.errors import InputError, one_line
 from tokenstats.modeling.tokenizer import special_ids
-from tokenstats.schema import ROLES
+from tokenstats.schema import BY_COMPARISON, BY_COMPLETION, BY_MARKERS, BY_TEXT, BY_TRAINING_TEMPLATE, ROLES
 
 Span = tuple[int, int]
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _ROLE_CODE = {name: code for code, name in enumerate(ROLES)}
-
-BY_MARKERS = "generation markers"
-BY_TRAINING_TEMPLATE = "training template of trl"
-BY_COMPARISON = "with and without the reply"
-BY_COMPLETION = "completion"
-BY_TEXT = "text"
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenstats.corpus.formats import BadRow, as_chat, read_example
 from tokenstats.corpus.sources import Source, next_digest
-from tokenstats.corpus.template import BY_TEXT, Rendered, Renderer
+from tokenstats.corpus.template import Rendered, Renderer
 from tokenstats.errors import InputError
 from tokenstats.modeling.tokenizer import tokenization_fingerprint
-from tokenstats.schema import ROLES, SCHEMA_VERSION
+from tokenstats.schema import BY_TEXT, ROLES, SCHEMA_VERSION
 
 _ROWS_AT_ONCE = 256
 _MOST_REASONS = 12

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 __all__ = [
     "Audit",
     "Decoder",
+    "Gate",
     "Preview",
     "app_command",
     "audit",
     "open_preview",
     "plain_sequence",
     "render_audit",
+    "render_comparison",
     "render_sequence",
     "report",
 ]
@@ -24,6 +26,8 @@ __all__ = [
 if TYPE_CHECKING:
     from tokenstats.inspect.audit_view import render_audit
     from tokenstats.inspect.audits import Audit, audit
+    from tokenstats.inspect.compare_view import render_comparison
+    from tokenstats.inspect.gate import Gate
     from tokenstats.inspect.launch import app_command
     from tokenstats.inspect.preview import Preview, open_preview
     from tokenstats.inspect.reports import report
@@ -33,12 +37,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Audit": "audits",
     "Decoder": "spans",
+    "Gate": "gate",
     "Preview": "preview",
     "app_command": "launch",
     "audit": "audits",
     "open_preview": "preview",
     "plain_sequence": "terminal",
     "render_audit": "audit_view",
+    "render_comparison": "compare_view",
     "render_sequence": "terminal",
     "report": "reports",
 }

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from tokenstats.errors import one_line
 from tokenstats.inspect.audits import Audit, Share
+from tokenstats.masking.rule import rule_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
-_STYLES = {"ok": "green", "warning": "dark_orange", "problem": "bold red"}
+_STYLES = {"ok": "green", "note": "deep_sky_blue3", "warning": "dark_orange", "problem": "bold red"}
 _BAR = 24  # characters
 _WORDS = 10
 
@@ -32,10 +33,12 @@ class _OnTerminal:
         yield Text.assemble((one_line(audit.store), "bold"), f"  {_subject(audit)}")
         yield _numbers(audit)
         if audit.mask is not None:
-            by_role = audit.by_role if len(audit.by_role) > 1 else ()
+            places = [s for s in (audit.first_token, audit.last_token, audit.end_of_turn) if s.targets]
             yield from _shares("dropped, by clause", audit.by_clause, bar)
-            yield from _shares("dropped, by role", by_role, bar)
-            yield from _shares("dropped, by tenth of the reply", audit.by_position, bar)
+            yield from _shares("dropped, by role", _of_several(audit.by_role), bar)
+            yield from _shares("dropped, by turn", _of_several(audit.by_turn), bar)
+            yield from _shares("dropped, by tenth of the reply", [*audit.by_position, *places], bar)
+            yield from _shares("dropped, by class of token", audit.by_class, bar)
             words = "   ".join(f"{t.text}\N{NO-BREAK SPACE}{t.dropped:,}/{t.targets:,}" for t in audit.most_dropped[:_WORDS])
             yield Text.assemble(("\nmost often dropped\n", "bold"), f"  {words or 'nothing'}")
         if audit.means:
@@ -44,14 +47,13 @@ class _OnTerminal:
         yield _checks(audit)
 
 
+def _of_several(shares: Sequence[Share]) -> Sequence[Share]:
+    return shares if len(shares) > 1 else ()
+
+
 def _subject(audit: Audit) -> str:
-    subject = f"mask {audit.mask}: {_rule_text(audit)}" if audit.mask is not None else "no mask: plain SFT"
+    subject = f"mask {audit.mask}: {rule_text(audit.rule or {})}" if audit.mask is not None else "no mask: plain SFT"
     return subject + (f", statistics of {audit.scoring}" if audit.scoring else "")
-
-
-def _rule_text(audit: Audit) -> str:
-    rule = audit.rule or {}
-    return one_line(f"drop {rule['drop']}" if "drop" in rule else f"keep {rule.get('keep', '')}")
 
 
 def _numbers(audit: Audit) -> "RenderableType":
@@ -68,7 +70,7 @@ def _numbers(audit: Audit) -> "RenderableType":
     return Text("   ").join(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in numbers)
 
 
-def _plain_table(*justify: str) -> "Table":
+def plain_table(*justify: str) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
@@ -83,7 +85,7 @@ def _shares(title: str, shares: Sequence[Share], bar: str) -> "Iterator[Renderab
     if not shares:
         return
     yield Text(f"\n{title}", style="bold")
-    table = _plain_table("left", "right", "right", "left")
+    table = plain_table("left", "right", "right", "left")
     for share in shares:
         length = round(_BAR * share.share)
         count = f"{share.dropped:,} of {share.targets:,}"
@@ -95,7 +97,7 @@ def _means(audit: Audit) -> "RenderableType":
     from rich.console import Group
     from rich.text import Text
 
-    table = _plain_table("left", "right", "right")
+    table = plain_table("left", "right", "right")
     table.add_row("", Text("learned", "dim"), Text("dropped", "dim"))
     for mean in audit.means:
         name = {"kl": "KL", "nll": "-log p"}.get(mean.statistic, mean.statistic)
@@ -106,8 +108,9 @@ def _means(audit: Audit) -> "RenderableType":
 def _checks(audit: Audit) -> "RenderableType":
     from rich.text import Text
 
-    table = _plain_table("left", "left")
+    table = plain_table("left", "left", "left")
     for finding in audit.findings:
         rows = f" (rows {', '.join(map(str, finding.rows))})" if finding.rows else ""
-        table.add_row(Text(f"  {finding.verdict}", _STYLES[finding.verdict]), Text(one_line(finding.message, 2000) + rows))
+        verdict = Text(f"  {finding.verdict}", _STYLES[finding.verdict])
+        table.add_row(verdict, Text(finding.name, "dim"), Text(one_line(finding.message, 2000) + rows))
     return table

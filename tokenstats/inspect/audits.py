@@ -1,7 +1,7 @@
 """What will be learned from a store, and what looks wrong with it.
 
     audit(store).to_dict()                # plain SFT
-    audit(store, mask="eksft").to_dict()  # under a mask
+    audit(store, mask="eksft").to_dict()  # under a mask; docs/AUDIT.md says what every key means
 
 Reads part by part: memory does not grow with the dataset.
 """
@@ -9,23 +9,29 @@ Reads part by part: memory does not grow with the dataset.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tokenstats.inspect.findings import Finding, judge_facts
+from tokenstats.inspect.breakdown import Breakdown
+from tokenstats.inspect.findings import Finding, judge_store, worst
+from tokenstats.inspect.mask_findings import judge_mask
 from tokenstats.inspect.sequences import choose_scoring
 from tokenstats.inspect.spans import Decoder
-from tokenstats.inspect.tally import MEANS_OF, Tally, tally
-from tokenstats.schema import ROLES
+from tokenstats.inspect.tally import END_OF_TURN, FIRST, LAST, MEANS_OF, Tally, tally
 from tokenstats.store import Store
+from tokenstats.store.manifests import MaskManifest
+
+AUDIT_SCHEMA = 1
+"""Of the JSON. It rises where a key goes, or changes its meaning; new keys may come without."""
 
 _MOST_DROPPED = 20
 
 
 @dataclass(frozen=True)
 class Share:
-    """How many targets of a kind there are, and how many of them are dropped."""
+    """How many targets of a kind there are, how many of them are dropped, and up to ten rows where that happens."""
 
     label: str
     targets: int
     dropped: int
+    rows: tuple[int, ...] = ()
 
     @property
     def share(self) -> float:
@@ -61,6 +67,16 @@ class Means:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Weights of the kept tokens: their sum and mean, how many are 0, and the effective number (Σw)² / Σw² (Kish)."""
+
+    total: float
+    mean: float
+    zero: int
+    effective: float
+
+
+@dataclass(frozen=True)
 class Audit:
     """What :func:`audit` found.
 
@@ -68,21 +84,22 @@ class Audit:
     sequences, tokens, targets, kept: counts; share_dropped = 1 - kept / targets
     dataset_rows, left_out: rows of the dataset, and those that never became sequences
     targets_found_by:  how targets were found in the text
-    truncated:         sequences cut at the store's maximal length
+    truncated:         sequences cut at the store's maximal length; cut_replies: replies in them that have no end
     replies, unended:  stretches of targets, and those (not truncated) that do not end with an end-of-turn token
-    end_of_turn:       end-of-turn tokens among the targets
+    end_of_turn:       end-of-turn tokens among the targets; first_token, last_token: those of every reply
     doubled_bos:       sequences that begin with two BOS tokens
     nothing_kept:      sequences without any token to learn
-    by_role, by_clause, by_position: targets and dropped; a token that two clauses dropped counts in both; positions are
-                       tenths of the reply
+    by_role, by_turn, by_position, by_class, by_clause: targets and dropped; turns are counted from 0, positions are tenths
+                       of the reply; a token that two clauses dropped counts in both
+    weights:           None where the mask does not weigh
     means:             of entropy, KL and −log p over kept and dropped targets, where a scoring was read
     most_dropped:      the tokens dropped most often
-    findings:          checks, each with a verdict: ok, warning or problem
+    findings:          checks, each with a verdict: ok, note, warning or problem
     """
 
     store: str
     mask: str | None
-    rule: dict[str, str] | None
+    rule: dict[str, str | int] | None
     scoring: str | None
     sequences: int
     tokens: int
@@ -92,14 +109,20 @@ class Audit:
     left_out: tuple[LeftOut, ...]
     targets_found_by: str
     truncated: int
+    cut_replies: int
     replies: int
     unended: int
     end_of_turn: Share
+    first_token: Share
+    last_token: Share
     doubled_bos: int
     nothing_kept: int
     by_role: tuple[Share, ...]
-    by_clause: tuple[Share, ...]
+    by_turn: tuple[Share, ...]
     by_position: tuple[Share, ...]
+    by_class: tuple[Share, ...]
+    by_clause: tuple[Share, ...]
+    weights: Weights | None
     means: tuple[Means, ...]
     most_dropped: tuple[DroppedToken, ...]
     findings: tuple[Finding, ...]
@@ -111,16 +134,18 @@ class Audit:
     @property
     def verdict(self) -> str:
         """The gravest of the findings' verdicts."""
-        found = {f.verdict for f in self.findings}
-        return "problem" if "problem" in found else "warning" if "warning" in found else "ok"
+        return worst(f.verdict for f in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values under the names of the fields, with ``share_dropped`` and ``verdict``; for JSON."""
+        """Plain values under the names of the fields, with ``schema``, ``share_dropped`` and ``verdict``; for JSON."""
         plain = asdict(self)
-        for name in ("by_role", "by_clause", "by_position"):
-            plain[name] = [_with_share(s) for s in getattr(self, name)]
-        plain["end_of_turn"] = _with_share(self.end_of_turn)
-        return {**plain, "share_dropped": self.share_dropped, "verdict": self.verdict}
+        for name in plain:
+            found = getattr(self, name)
+            if isinstance(found, Share):
+                plain[name] = _with_share(found)
+            elif name.startswith("by_"):
+                plain[name] = [_with_share(share) for share in found]
+        return {"schema": AUDIT_SCHEMA, **plain, "share_dropped": self.share_dropped, "verdict": self.verdict}
 
 
 def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> Audit:
@@ -128,14 +153,16 @@ def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> 
 
     scoring: whose statistics to average; None: those that the mask read, or the store's only scoring, or none
 
-    Raises StoreError where the mask or scoring is not there, or a part is damaged.
+    Every byte of the parts behind the answer is held against the digests of their manifests: ``intact_parts``. Raises
+    StoreError where the mask or scoring is not there, or a part is damaged.
     """
     manifest = store.mask(mask)[1] if mask is not None else None
     scoring = choose_scoring(store, manifest, scoring)
     decoder = Decoder(store)
     found = tally(store, mask, scoring, decoder)
-    data = store.manifest.dataset
-    clauses = [c.text for c in manifest.clauses] if manifest else []
+    changed = [path for family in _families(store, mask, manifest, scoring) for path in store.changed_parts(family)]
+    data, counts = store.manifest.dataset, found.by_place
+    findings = [*judge_store(store, found, changed), *(judge_mask(store, manifest, found) if manifest else ())]
     return Audit(
         store=str(store.path),
         mask=mask,
@@ -149,22 +176,57 @@ def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> 
         left_out=tuple(LeftOut(reason, rows, data.first_dropped[reason]) for reason, rows in data.dropped.items()),
         targets_found_by=store.manifest.template.targets,
         truncated=found.truncated,
+        cut_replies=found.cut_replies,
         replies=found.replies,
         unended=found.unended,
-        end_of_turn=Share("end of turn", *found.end_of_turn.tolist()),
+        end_of_turn=_share(counts, END_OF_TURN),
+        first_token=_share(counts, FIRST),
+        last_token=_share(counts, LAST),
         doubled_bos=found.doubled_bos,
         nothing_kept=found.nothing_kept,
-        by_role=tuple(Share(ROLES[i], t, d) for i, (t, d) in enumerate(found.by_role.tolist()) if t),
-        by_clause=tuple(Share(text, found.targets, int(found.by_clause[i])) for i, text in enumerate(clauses)),
-        by_position=tuple(Share(f"{10 * i}-{10 * i + 10} %", t, d) for i, (t, d) in enumerate(found.by_tenth.tolist())),
+        by_role=_shares(found.by_role),
+        by_turn=_shares(found.by_turn),
+        by_position=tuple(_share(found.by_tenth, i) for i in range(10)),
+        by_class=_shares(found.by_class),
+        by_clause=_by_clause(found, manifest),
+        weights=_weights(found) if manifest and manifest.weighted else None,
         means=_means(found),
         most_dropped=_most_dropped(found, decoder),
-        findings=tuple(judge_facts(store, manifest, found)),
+        findings=tuple(findings),
     )
+
+
+def _families(store: Store, mask: str | None, manifest: MaskManifest | None, scoring: str | None) -> list[str]:
+    """What an audit rests on: the tokens, the mask, what the mask read, and the statistics averaged."""
+    read = [scoring] if scoring is not None else []
+    read += [name for name in (manifest.scorings if manifest else {}) if name in store.scorings()]
+    return ["tokens", *(f"stats/{name}" for name in dict.fromkeys(read)), *([f"masks/{mask}"] if mask is not None else [])]
+
+
+def _share(groups: Breakdown, group: int) -> Share:
+    targets, dropped = groups.counts[group].tolist()
+    return Share(groups.labels[group], targets, dropped, tuple(groups.rows[group]))
+
+
+def _shares(groups: Breakdown) -> tuple[Share, ...]:
+    """The groups that have any target."""
+    return tuple(share for i in range(len(groups.labels)) if (share := _share(groups, i)).targets)
+
+
+def _by_clause(found: Tally, manifest: MaskManifest | None) -> tuple[Share, ...]:
+    counts, rows = found.by_clause.counts[:, 1].tolist(), found.by_clause.rows
+    clauses = manifest.clauses if manifest else ()
+    return tuple(Share(clause.text, found.targets, counts[i], tuple(rows[i])) for i, clause in enumerate(clauses))
 
 
 def _with_share(share: Share) -> dict[str, Any]:
     return {**asdict(share), "share": share.share}
+
+
+def _weights(found: Tally) -> Weights:
+    total, squares = found.weights.tolist()
+    kept = found.targets - found.dropped
+    return Weights(total, total / kept if kept else 0.0, found.weightless, total * total / squares if squares else 0.0)
 
 
 def _means(found: Tally) -> tuple[Means, ...]:

@@ -4,8 +4,9 @@ import ast
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
+from tokenstats.masking.grammar import SELECTIONS
+from tokenstats.masking.nodes import column_of, number_of, text_of
 from tokenstats.masking.rule import Rule
-from tokenstats.masking.syntax import SELECTIONS, column_of, number_of
 
 
 def cuts(rule: Rule, thresholds: Mapping[str, float], scoring: str | None = None) -> dict[str, list[float]]:
@@ -15,7 +16,7 @@ def cuts(rule: Rule, thresholds: Mapping[str, float], scoring: str | None = None
     ``scoring`` is the one that ``NAME.entropy`` may mean besides the bare name.
     """
     found: dict[str, list[float]] = {"entropy": [], "kl": []}
-    for node in ast.walk(rule.expression.tree):
+    for node in ast.walk(rule.expression.tree) if rule.expression is not None else ():
         for column, value in _cut(node, thresholds, scoring):
             if value not in found[column]:
                 found[column].append(value)
@@ -31,7 +32,7 @@ def _cut(node: ast.AST, thresholds: Mapping[str, float], scoring: str | None) ->
                     yield column, float(number_of(other))
     is_selection = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SELECTIONS
     if is_selection and node.args and (column := _plotted(node.args[0], scoring)):  # type: ignore[attr-defined]
-        text = ast.unparse(node)
+        text = text_of(node)
         if text in thresholds:
             yield column, thresholds[text]
 

@@ -1,53 +1,133 @@
-"""Checks of a store and a mask: what usually goes wrong before a fine-tuning run, and where to look."""
+"""Checks of a store and its scorings: what usually goes wrong before a fine-tuning run, and where to look."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log
+from pathlib import Path
 
-from tokenstats.inspect.tally import MOST_ROWS, Tally
+from tokenstats.inspect.tally import END_OF_TURN, Tally
+from tokenstats.schema import BY_COMPARISON, BY_TRAINING_TEMPLATE
 from tokenstats.store import Store
-from tokenstats.store.manifests import MaskManifest, ScoringManifest
+from tokenstats.store.manifests import ScoringManifest
 
-OK, WARNING, PROBLEM = "ok", "warning", "problem"
+OK, NOTE, WARNING, PROBLEM = VERDICTS = ("ok", "note", "warning", "problem")
+"""From nothing to say to stop and mend it. A note is worth knowing, and may be meant."""
+
+ALWAYS, OF_SCORING, OF_KL = "always", "for each scoring", "for each scoring with a reference"
+OF_MASK, OF_MIN_KEPT, OF_BUDGET, OF_WEIGHTS = (
+    "for a mask",
+    "for a mask with min_kept",
+    "for a mask with a budget",
+    "for a mask that weighs",
+)
+
+CHECKS = {
+    "intact_parts": ALWAYS,
+    "template": ALWAYS,
+    "targets": ALWAYS,
+    "left_out_rows": ALWAYS,
+    "truncated_rows": ALWAYS,
+    "end_of_turn": ALWAYS,
+    "end_of_turn_learned": ALWAYS,
+    "special_tokens": ALWAYS,
+    "doubled_bos": ALWAYS,
+    "nothing_kept": ALWAYS,
+    "kl": OF_KL,
+    "fit": OF_SCORING,
+    "mask_is_current": OF_MASK,
+    "share_dropped": OF_MASK,
+    "dropped_by_role": OF_MASK,
+    "dropped_by_turn": OF_MASK,
+    "dropped_by_position": OF_MASK,
+    "dropped_by_class": OF_MASK,
+    "reply_starts": OF_MASK,
+    "end_of_turn_dropped": OF_MASK,
+    "min_kept": OF_MIN_KEPT,
+    "budget": OF_BUDGET,
+    "weights": OF_WEIGHTS,
+}
+"""Every check, in the order of the audit, and when it is made."""
 
 _MUCH = 0.1  # of rows: beyond this a loss of data is a problem, not a remark
-_MOST = 0.5  # of tokens: a rule that drops more than it keeps deserves a second look
 _GUESSING = 0.9  # of ln V: a model with a mean −log p above this knows next to nothing about the text
+_NOTHING, _ROUNDING = 1e-9, 1e-5  # nats: a mean KL below these is zero everywhere, or little more than rounding
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check. ``rows`` are up to ten sequences to look at, counted from 0 over the store, as ``show --row`` takes them."""
+    """One check and its verdict.
+
+    about:     the scoring that is judged, for the checks that come once for each; else None
+    count, of: what was counted, and of how many; None where the check counts nothing
+    rows:      up to ten sequences to look at, counted from 0 over the store, as ``show --row`` takes them
+    """
 
     name: str
     verdict: str
     message: str
+    count: int | None = None
+    of: int | None = None
     rows: tuple[int, ...] = ()
+    about: str | None = None
 
 
-def judge_facts(store: Store, mask: MaskManifest | None, facts: Tally) -> list[Finding]:
-    """All checks that apply, in a fixed order. ``kl`` and ``fit`` come once for each scoring."""
-    findings = [*_of_tokenization(store, facts), *_of_sequences(store, facts)]
+def worst(verdicts: Iterator[str]) -> str:
+    return max(verdicts, key=VERDICTS.index, default=OK)
+
+
+def grade(count: int, whole: int) -> str:
+    """Some are a warning, more than a tenth of them a problem."""
+    return OK if not count else PROBLEM if count > _MUCH * whole else WARNING
+
+
+def counted(name: str, facts: Tally, rows: str, count: int, whole: int, bad: str, good: str, verdict: str = "") -> Finding:
+    """A check that counts: graded by its share of ``whole``, where no verdict is given."""
+    return Finding(
+        name, (verdict or grade(count, whole)) if count else OK, bad if count else good, count, whole, tuple(facts.rows[rows])
+    )
+
+
+def judge_store(store: Store, facts: Tally, changed: list[Path]) -> Iterator[Finding]:
+    """Checks of the tokens and of every scoring. ``changed``: parts whose digests are not those of their manifests."""
+    yield from _of_tokenization(store, facts, changed)
+    yield from _of_sequences(store, facts)
     for name in store.scorings():
-        findings += _of_scoring(name, store.scoring(name)[1])
-    return findings if mask is None else [*findings, *_of_mask(store, mask, facts)]
+        yield from _of_scoring(name, store.scoring(name)[1])
 
 
-def _of_tokenization(store: Store, facts: Tally) -> Iterator[Finding]:
+def _of_tokenization(store: Store, facts: Tally, changed: list[Path]) -> Iterator[Finding]:
     whole, data, template = store.manifest, store.manifest.dataset, store.manifest.template
-    text = f"{facts.targets / max(1, whole.tokens):.1%} of the tokens are targets, found by: {template.targets}"
+    text = "every part that was read holds the bytes that its manifest recorded"
+    if changed:
+        names = ", ".join(str(path.relative_to(store.path)) for path in changed)
+        text = f"changed after they were made: {names}; make them again"
+    yield Finding("intact_parts", PROBLEM if changed else OK, text, len(changed))
+
+    compared = template.targets == BY_COMPARISON
+    hint = {
+        BY_COMPARISON: ": the chat template has no generation markers; look whether the stretches are right",
+        BY_TRAINING_TEMPLATE: ": the chat template has no generation markers of its own",
+    }.get(template.targets, "")
+    rows = tuple(range(min(3, whole.sequences))) if compared else ()
+    yield Finding("template", NOTE if hint else OK, f"targets were found by: {template.targets}{hint}", rows=rows)
+
+    text = f"{facts.targets:,} of {whole.tokens:,} tokens are targets"
     prompts = f"; {facts.learned_prompts:,} of them stand in prompts" if facts.learned_prompts else ""
-    yield Finding("targets", PROBLEM if prompts else OK, text + prompts)
+    rows = tuple(facts.rows["learned_prompts"])
+    yield Finding("targets", PROBLEM if prompts else OK, text + prompts, facts.learned_prompts, facts.targets, rows)
 
     lost = sum(data.dropped.values())
     text = f"all {data.rows:,} dataset rows are in"
     if lost:
         reasons = [f"{n:,} × {reason} (first: dataset row {data.first_dropped[reason]})" for reason, n in data.dropped.items()]
         text = f"{lost:,} of {data.rows:,} dataset rows were left out: {'; '.join(reasons)}"
-    yield Finding("left_out_rows", _grade(lost, data.rows), text)
+    yield Finding("left_out_rows", grade(lost, data.rows), text, lost, data.rows)
 
-    text = f"{facts.truncated:,} of {whole.sequences:,} sequences were cut at {template.max_length} tokens: they have no end"
-    yield _finding("truncated_rows", facts, "truncated", facts.truncated, whole.sequences, text, "no sequence was cut")
+    text = (
+        f"{facts.truncated:,} of {whole.sequences:,} sequences were cut at {template.max_length} tokens, "
+        f"{facts.cut_replies:,} replies among them: they have no end"
+    )
+    yield counted("truncated_rows", facts, "truncated", facts.truncated, whole.sequences, text, "no sequence was cut")
 
 
 def _of_sequences(store: Store, facts: Tally) -> Iterator[Finding]:
@@ -57,73 +137,43 @@ def _of_sequences(store: Store, facts: Tally) -> Iterator[Finding]:
     else:
         text = f"{facts.unended:,} of {facts.replies:,} replies do not end with an end-of-turn token: nothing teaches to stop"
         clean = "every reply that was not cut ends with an end-of-turn token"
-        yield _finding("end_of_turn", facts, "unended", facts.unended, facts.replies, text, clean)
+        yield counted("end_of_turn", facts, "unended", facts.unended, facts.replies, text, clean)
+
+    ends, dropped = facts.by_place.counts[END_OF_TURN].tolist()
+    text = f"{ends - dropped:,} end-of-turn tokens are learned"
+    never = "no end-of-turn token is ever learned: the model is not taught to stop"
+    yield Finding(
+        "end_of_turn_learned", OK if ends > dropped else PROBLEM, text if ends > dropped else never, ends - dropped, ends
+    )
 
     text = (
         f"{facts.special_inside:,} special tokens stand inside replies: right where the template writes them, as for tool "
         "calls, wrong where the data does"
     )
     clean = "no special token inside a reply"
-    yield _finding("special_tokens", facts, "special_inside", facts.special_inside, None, text, clean)
+    yield counted("special_tokens", facts, "special_inside", facts.special_inside, facts.targets, text, clean, WARNING)
 
     text = f"{facts.doubled_bos:,} of {sequences:,} sequences begin with two BOS tokens: template and tokenizer both add one"
     clean = "no sequence begins with two BOS tokens"
-    yield _finding("doubled_bos", facts, "doubled_bos", facts.doubled_bos, sequences, text, clean)
+    yield counted("doubled_bos", facts, "doubled_bos", facts.doubled_bos, sequences, text, clean)
+
+    text = f"{facts.nothing_kept:,} of {sequences:,} sequences have nothing to learn: they cost time and teach nothing"
+    clean = "every sequence has something to learn"
+    yield counted("nothing_kept", facts, "nothing_kept", facts.nothing_kept, sequences, text, clean)
 
 
 def _of_scoring(name: str, scoring: ScoringManifest) -> Iterator[Finding]:
     kl, logprob = scoring.means.get("kl"), scoring.means.get("logprob")
     if kl is not None:
-        # KL is never negative: a mean of zero means zeros everywhere
-        zero = abs(kl) < 1e-9
-        noise = "KL is 0 everywhere: model and reference answer alike, so its highest share is noise"
-        yield Finding("kl", PROBLEM if zero else OK, f"scoring {name}: {noise if zero else f'KL has mean {kl:.4f} nats'}")
+        verdict, text = OK, f"KL has mean {kl:.4f} nats"
+        if abs(kl) < _NOTHING:  # KL is never negative: a mean of zero means zeros everywhere
+            verdict, text = PROBLEM, "KL is 0 everywhere: model and reference answer alike, so its highest share is noise"
+        elif kl < _ROUNDING:
+            verdict, text = WARNING, f"KL has mean {kl:.2g} nats: hardly more than rounding, so its highest share is noise"
+        yield Finding("kl", verdict, f"scoring {name}: {text}", about=name)
     if logprob is not None and scoring.vocabulary > 1:
         chance = log(scoring.vocabulary)
         guessing = -logprob > _GUESSING * chance
         text = f"scoring {name}: mean −log p is {-logprob:.3f} nats, chance would be {chance:.3f}"
-        yield Finding("fit", WARNING if guessing else OK, text + "; is it the right model and template?" * guessing)
-
-
-def _of_mask(store: Store, mask: MaskManifest, facts: Tally) -> Iterator[Finding]:
-    share = facts.dropped / max(1, facts.targets)
-    text = f"{facts.dropped:,} of {facts.targets:,} targets are dropped ({share:.1%})"
-    hint = "; the rule has no effect" if not facts.dropped else "; more is dropped than learned" if share > _MOST else ""
-    yield Finding("share_dropped", WARNING if hint else OK, text + hint)
-
-    ends, dropped = facts.end_of_turn.tolist()
-    text = f"{dropped:,} of {ends:,} end-of-turn targets are dropped: the model unlearns to stop; protect is_end_of_turn"
-    clean = "no end-of-turn target is dropped"
-    yield _finding("end_of_turn_dropped", facts, "end_of_turn_dropped", dropped, ends, text, clean)
-
-    sequences = store.manifest.sequences
-    text = f"{facts.nothing_kept:,} of {sequences:,} sequences keep nothing: they cost time and teach nothing"
-    clean = "every sequence keeps something"
-    yield _finding("nothing_kept", facts, "nothing_kept", facts.nothing_kept, sequences, text, clean)
-
-    first = facts.first_dropped / max(1, facts.replies)
-    text = f"the first token of {first:.0%} of the replies is dropped"
-    hint = "; the model is hardly taught how to begin" if first > _MOST else ""
-    yield Finding("reply_starts", WARNING if hint else OK, text + hint)
-
-    stale = [name for name, fingerprint in mask.scorings.items() if _fingerprint(store, name) != fingerprint]
-    text = f"made from other versions of: {', '.join(stale)}; make the mask again"
-    yield Finding("mask_is_current", WARNING if stale else OK, text if stale else "made from what is there now")
-
-
-def _finding(name: str, facts: Tally, rows: str, count: int, whole: int | None, bad: str, good: str) -> Finding:
-    """A check that counts: graded by its share of ``whole``, a mere warning where there is none."""
-    verdict = (WARNING if count else OK) if whole is None else _grade(count, whole)
-    return Finding(name, verdict, bad if count else good, tuple(facts.rows[rows][:MOST_ROWS]))
-
-
-def _grade(count: int, whole: int) -> str:
-    return OK if not count else PROBLEM if count > _MUCH * whole else WARNING
-
-
-def _fingerprint(store: Store, name: str) -> str | None:
-    """The fingerprint of what a mask read, as it is now."""
-    if name.startswith("masks/"):
-        other = name.removeprefix("masks/")
-        return store.mask(other)[1].fingerprint if other in store.masks() else None
-    return store.scoring(name)[1].fingerprint if name in store.scorings() else None
+        hint = "; is it the right model and template?" * guessing
+        yield Finding("fit", WARNING if guessing else OK, text + hint, about=name)

@@ -18,9 +18,12 @@ from tokenstats.errors import InputError
 from tokenstats.inspect.distributions import Distributions, empty_distributions
 from tokenstats.inspect.sequences import SequenceView, read_sequence
 from tokenstats.masking.build import build_mask
-from tokenstats.masking.evaluate import Threshold, Verdict, evaluate, judge, resolve_thresholds
+from tokenstats.masking.evaluate import evaluate
+from tokenstats.masking.judge import Verdict, judge
 from tokenstats.masking.population import Column, Population, read_populations, resolve_scorings
+from tokenstats.masking.resolved import Resolved, thresholds_of
 from tokenstats.masking.rule import Rule
+from tokenstats.masking.thresholds import resolve_thresholds
 from tokenstats.store import Store
 from tokenstats.store.manifests import MaskManifest
 
@@ -33,7 +36,7 @@ class Outcome:
     """What a rule does to the tokens of a preview. ``clauses``: text of each clause and how many targets it drops."""
 
     rule: Rule
-    thresholds: Mapping[str, Threshold]
+    thresholds: Mapping[str, Resolved]
     verdicts: tuple[Verdict, ...]
     targets: int
     dropped: int
@@ -50,7 +53,7 @@ class Outcome:
     @property
     def values(self) -> dict[str, float]:
         """Numbers of the thresholds over the whole dataset, as a mask's manifest has them."""
-        return {text: threshold.value for text, threshold in self.thresholds.items() if threshold.value is not None}
+        return thresholds_of(self.thresholds)
 
 
 @dataclass
@@ -82,8 +85,7 @@ class Preview:
         thresholds = resolve_thresholds(rule, lambda: self.populations)
         verdicts = tuple(judge(rule, population, thresholds) for population in self.populations)
         ends = [v.population.column((None, "is_end_of_turn")) for v in verdicts]
-        kept = [np.diff(np.concatenate([[0], np.cumsum(~v.dropped)])[v.population.sequence_starts]) for v in verdicts]
-        by_clause = [sum(int(np.count_nonzero(v.reason & (1 << bit))) for v in verdicts) for bit in range(len(rule.clauses))]
+        by_reason = [sum(int(np.count_nonzero(v.reason & (1 << bit))) for v in verdicts) for bit in range(len(rule.reasons))]
         return Outcome(
             rule=rule,
             thresholds=thresholds,
@@ -91,10 +93,10 @@ class Preview:
             targets=self.targets,
             dropped=sum(int(v.dropped.sum()) for v in verdicts),
             protected=sum(v.protected for v in verdicts),
-            nothing_kept=sum(int((k == 0).sum()) for k in kept),
+            nothing_kept=sum(int((v.kept_per_row == 0).sum()) for v in verdicts),
             end_of_turn=sum(int(e.sum()) for e in ends),
             end_of_turn_dropped=sum(int((e & v.dropped).sum()) for e, v in zip(ends, verdicts, strict=True)),
-            clauses=tuple((clause.text, count) for clause, count in zip(rule.clauses, by_clause, strict=True)),
+            clauses=tuple(zip(rule.reasons, by_reason, strict=True)),
         )
 
     def distributions(self, outcome: Outcome, name: str = "rule") -> Distributions:
@@ -114,7 +116,7 @@ class Preview:
         keep, reason, protected = (np.zeros(len(plain), kind) for kind in (bool, np.uint16, bool))
         keep[place], reason[place] = ~verdict.dropped[own], verdict.reason[own]
         if outcome.rule.protected is not None:
-            protected[place] = evaluate(outcome.rule.protected.tree, population, dict(outcome.thresholds))[own]
+            protected[place] = evaluate(outcome.rule.protected.tree, population, outcome.thresholds)[own]
         return plain.decided(keep, reason, protected, [text for text, _ in outcome.clauses])
 
     def largest(self, column: str, share: float = 0.999) -> float:
@@ -137,7 +139,7 @@ class Preview:
         if population is None:
             population = next(iter(read_populations(self.store, self.columns, self.scorings, [part])))
             self._elsewhere = {part: population}
-        return judge(outcome.rule, population, dict(outcome.thresholds)), row
+        return judge(outcome.rule, population, outcome.thresholds), row
 
 
 def open_preview(store: Store, scoring: str | None, columns: Iterable[Column] = (), most_tokens: int = MOST_TOKENS) -> Preview:

@@ -25,6 +25,7 @@ from tokenstats.inspect.report_page import Example, Picture, Section, examples_h
 from tokenstats.inspect.sequences import choose_scoring, read_sequence, rule_of
 from tokenstats.inspect.spans import Decoder
 from tokenstats.masking.compare import compare_masks
+from tokenstats.masking.rule import rule_text
 from tokenstats.store import Store
 from tokenstats.store.manifests import now
 
@@ -143,8 +144,9 @@ def _mask(store: Store, found: Distributions, of_mask: Audit, scoring: str | Non
     name, manifest = store.mask(of_mask.mask)
     rule = rule_of(manifest)
     about = [text.rstrip(".") + "." for text in (rule.description, rule.source and f"Source: {rule.source}") if text]
-    html = f'<p><code>{escape(tables.rule_text(of_mask))}</code></p><p class="ts-quiet">{escape(" ".join(about))}</p>'
+    html = f'<p><code>{escape(rule_text(of_mask.rule or {}))}</code></p><p class="ts-quiet">{escape(" ".join(about))}</p>'
     html += tables.shares_table("clause", of_mask.by_clause, numbered=True)
+    html += tables.shares_table("class of token", of_mask.by_class)
     html += tables.means_table(of_mask) if of_mask.means else ""
     if found.columns:
         lines = cuts(rule, manifest.thresholds, scoring)

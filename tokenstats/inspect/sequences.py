@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from tokenstats.errors import RuleError, StoreError
 from tokenstats.inspect.spans import Decoder, visible
-from tokenstats.masking.evaluate import Threshold, evaluate
+from tokenstats.masking.evaluate import evaluate
 from tokenstats.masking.population import Column, Population, physical_columns, resolve_scorings
+from tokenstats.masking.resolved import Resolved, Scale, Threshold
 from tokenstats.masking.rule import Rule
 from tokenstats.schema import MAX_CLAUSES, ROLES, STATISTICS, TOPK_COLUMNS
 from tokenstats.store import Store
@@ -188,7 +189,7 @@ def statistic_columns(scoring: ScoringManifest) -> list[str]:
 
 def rule_of(manifest: MaskManifest) -> Rule:
     """The rule that a mask was made with."""
-    return Rule(**manifest.rule)
+    return Rule.from_dict(manifest.rule)
 
 
 def population_of(view: SequenceView, tokenizer: Tokenizer, statistics: dict[Column, np.ndarray]) -> Population:
@@ -220,7 +221,9 @@ def _protected(store: Store, view: SequenceView, manifest: MaskManifest) -> np.n
     except (RuleError, StoreError):
         return out
     population = population_of(view, store.manifest.tokenizer, statistics)
-    # a selection that takes no token has no threshold in the manifest
-    thresholds = defaultdict(lambda: Threshold(None), {text: Threshold(value) for text, value in manifest.thresholds.items()})
-    out[population.place] = evaluate(protected.tree, population, thresholds)
+    # what takes no token has no threshold in the manifest, and neither has percent_rank
+    resolved: dict[str, Resolved] = defaultdict(lambda: Threshold(None))
+    resolved |= {text: Threshold(value) for text, value in manifest.thresholds.items()}
+    resolved |= {text: Scale(*scale) for text, scale in manifest.scales.items()}
+    out[population.place] = evaluate(protected.tree, population, resolved)
     return out

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _CONTEXT = 4  # spans before a run that are decoded with it: some decoders treat the first word of a text differently
 _AHEAD = 64  # most tokens that we look ahead for the end of an unfinished character
-_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+"""What a decoder writes for a part of a character."""
 _SIGNS = {"\t": "⇥", "\r": "⟨CR⟩", "\x1b": "⟨ESC⟩", "\x7f": "⟨DEL⟩", "\N{NO-BREAK SPACE}": "⟨NBSP⟩"}
 _JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # inside emoji and in Persian or Hindi words
 
@@ -66,20 +67,27 @@ class Decoder:
         # decoded twice in a row, the second time counts: a decoder may strip the space that a text begins with
         return self.text([token_id, token_id])[len(self.text([token_id])) :]
 
+    def tokens(self, size: int) -> list[str]:
+        """The text of each token of a vocabulary, as :meth:`token` gives it, in one go."""
+        once, twice = (
+            self.tokenizer.decode_batch([[i] * times for i in range(size)], skip_special_tokens=False) for times in (1, 2)
+        )
+        return [text[len(start) :] for start, text in zip(once, twice, strict=True)]
+
     def visible(self, token_id: int) -> str:
         """One token as a label for lists: harmless, on one line, spaces as dots, half a character as ``⟨F0 9F⟩``."""
         text = self.token(token_id)
-        return self._bytes(token_id) if _UNKNOWN in text else visible(text).replace(" ", "·") or "∅"
+        return self._bytes(token_id) if UNKNOWN in text else visible(text).replace(" ", "·") or "∅"
 
     def _stands_alone(self, ids: list[int], first: int, end: int) -> bool:
         """Does the text up to ``end`` stay as it is, whatever follows?"""
         if end == len(ids):
             return True
         run, longer = self.text(ids[first:end]), self.text(ids[first : end + 1])
-        if run.endswith(_UNKNOWN) and len(longer) == len(run):
+        if run.endswith(UNKNOWN) and len(longer) == len(run):
             return False  # the next token is swallowed by the same unfinished character
         for later in range(end + 2, min(end + _AHEAD, len(ids)) + 1):
-            if not longer.endswith(_UNKNOWN):
+            if not longer.endswith(UNKNOWN):
                 break  # settled: it does not itself end inside a character
             longer = self.text(ids[first:later])
         return longer.startswith(run)

@@ -6,24 +6,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenstats.masking.population import Population, read_populations
+from tokenstats.masking.sides import stored_decisions
 from tokenstats.store import Store
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """One part's n targets. ``dropped`` is boolean [n], ``reason`` uint16 [n]: all False and 0 without a mask."""
+    """One part's n targets. ``dropped`` is boolean [n], ``reason`` uint16 [n]: all False and 0 without a mask.
+
+    weight: float32 [n], 0 where dropped; None: the mask does not weigh
+    """
 
     population: Population
     dropped: np.ndarray
     reason: np.ndarray
+    weight: np.ndarray | None = None
 
 
 def read_decisions(
     store: Store, mask: str | None, columns: Iterable[str] = (), scoring: str | None = None
 ) -> Iterator[Decisions]:
     """Yield each part's targets with their decisions and the named statistics of a scoring."""
+    weighted = mask is not None and store.mask(mask)[1].weighted
     for population, (found,) in read_several(store, [mask], columns, scoring):
-        yield Decisions(population, *found)
+        yield Decisions(population, *found, _weight(store, mask, population) if weighted else None)
 
 
 def read_several(
@@ -38,10 +44,12 @@ def read_several(
 def _decisions(store: Store, mask: str | None, population: Population) -> tuple[np.ndarray, np.ndarray]:
     if mask is None:
         return np.zeros(len(population), bool), np.zeros(len(population), np.uint16)
-    table = store.part(f"masks/{mask}", population.part, ["keep", "reason"])
-    keep = table["keep"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    reason = table["reason"].combine_chunks().flatten().to_numpy()
-    return ~keep[population.place], reason[population.place]
+    return stored_decisions(store, mask, population)
+
+
+def _weight(store: Store, mask: str | None, population: Population) -> np.ndarray:
+    table = store.part(f"masks/{mask}", population.part, ["weight"])
+    return table["weight"].combine_chunks().flatten().to_numpy()[population.place]
 
 
 def count_by(groups: np.ndarray, dropped: np.ndarray, size: int) -> np.ndarray:

@@ -7,15 +7,10 @@ from tokenstats.inspect.audits import Audit, Share
 from tokenstats.inspect.findings import OK, Finding
 from tokenstats.inspect.preview import Outcome
 from tokenstats.masking.compare import Comparison
+from tokenstats.masking.rule import rule_text
 
 _BAR = 90  # pixels for a share of 1
 _NAMES = {"kl": "KL", "nll": "−log p"}
-
-
-def rule_text(audit: Audit) -> str:
-    """What the audited mask's rule says."""
-    rule = audit.rule or {}
-    return f"drop {rule['drop']}" if "drop" in rule else f"keep {rule.get('keep', '')}"
 
 
 def audit_numbers(audit: Audit) -> list[tuple[str, str]]:
@@ -50,7 +45,7 @@ def summary_table(plain: Audit, audits: Sequence[Audit]) -> str:
         name = escape(audit.mask or "")
         lines.append(
             f'<td class="w"><a href="#mask-{name}">{name}</a></td>'
-            + f"<td><code>{escape(rule_text(audit))}</code></td>"
+            + f"<td><code>{escape(rule_text(audit.rule or {}))}</code></td>"
             + _numbers(audit.kept, audit.targets - audit.kept)
             + f'<td class="w">{_share(audit.share_dropped)}</td>'
             + _numbers(audit.end_of_turn.dropped, audit.nothing_kept)

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from tokenstats.errors import InputError, StoreError
-from tokenstats.masking.evaluate import Threshold, Verdict, judge, resolve_thresholds
+from tokenstats.errors import InputError, StoreError, one_line
+from tokenstats.masking.judge import Verdict, judge
 from tokenstats.masking.population import read_populations, resolve_scorings
-from tokenstats.masking.rule import Rule
-from tokenstats.schema import MASK_SCHEMA, SCHEMA_VERSION
+from tokenstats.masking.resolved import Resolved, scales_of, thresholds_of
+from tokenstats.masking.rule import Rule, rule_text
+from tokenstats.masking.sums import ExactSum
+from tokenstats.masking.thresholds import resolve_thresholds
+from tokenstats.schema import MAX_CLAUSES, SCHEMA_VERSION, mask_schema
 from tokenstats.store import Store, check_name
 from tokenstats.store.manifests import MANIFEST, Clause, MaskManifest, Part, now
 from tokenstats.store.parts import digest_of, part_path, write_part
@@ -51,19 +54,19 @@ def build_mask(store: Store, rule: Rule, name: str, *, scoring: str | None = Non
         ):
             return found
         raise StoreError(
-            f"mask {name!r} is there already, of another rule or scoring ({found.rule.get('drop') or found.rule.get('keep')}); "
+            f"mask {name!r} is there already, of another rule or scoring ({one_line(rule_text(found.rule), 80)}); "
             "choose another name, or replace it with --replace"
         )
     read = partial(read_populations, store, rule.columns, scorings)
-    thresholds = resolve_thresholds(rule, read)
+    resolved = resolve_thresholds(rule, read)
     verdicts = (
-        judge(rule, population, thresholds, budget) for population, budget in zip(read(), _budgets(store, rule), strict=True)
+        judge(rule, population, resolved, budget) for population, budget in zip(read(), _budgets(store, rule), strict=True)
     )
     # built beside its place and moved there at the end: a killed run leaves no half-made mask
     shutil.rmtree(draft, ignore_errors=True)
     try:
         totals = _write_parts(draft, verdicts, store.part_count, settings, name)
-        manifest = _manifest(store, rule, settings, thresholds, totals, draft)
+        manifest = _manifest(store, rule, settings, resolved, totals, draft)
         manifest.write(draft)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -78,39 +81,47 @@ def build_mask(store: Store, rule: Rule, name: str, *, scoring: str | None = Non
 
 @dataclass
 class Totals:
-    clauses: np.ndarray
+    """What a mask's manifest counts. The sum of the weights is exact: no order of the parts changes it."""
+
+    reasons: np.ndarray = field(default_factory=lambda: np.zeros(MAX_CLAUSES, np.int64))
+    weight: ExactSum = field(default_factory=ExactSum)
     targets: int = 0
     kept: int = 0
     protected: int = 0
     rows_with_nothing_kept: int = 0
+    rows_with_too_few: int = 0
+    shortfall: int = 0
+
+    def add(self, verdict: Verdict) -> None:
+        self.reasons += [np.count_nonzero(verdict.reason & (1 << bit)) for bit in range(MAX_CLAUSES)]
+        self.targets += len(verdict.population)
+        self.kept += int(verdict.kept_per_row.sum())
+        self.protected += verdict.protected
+        self.rows_with_nothing_kept += int(np.count_nonzero(verdict.kept_per_row == 0))
+        self.rows_with_too_few += verdict.rows_with_too_few
+        self.shortfall += verdict.shortfall
+        if verdict.weight is not None:
+            self.weight.add(verdict.weight)
 
 
-def keep_and_reason(verdict: Verdict) -> tuple[np.ndarray, np.ndarray]:
-    """Spread a verdict over all tokens of its part: keep [tokens] boolean, reason [tokens] uint16."""
+def mask_part(verdict: Verdict) -> pa.Table:
+    """One part of a mask: a verdict on the targets, spread over all tokens; False and 0 where a token is no target."""
     population = verdict.population
-    tokens = int(population.offsets[-1])
-    keep, reason = np.zeros(tokens, bool), np.zeros(tokens, np.uint16)
-    keep[population.place] = ~verdict.dropped
-    reason[population.place] = verdict.reason
-    return keep, reason
+    offsets = pa.array(population.offsets, pa.int32())
+    columns = [~verdict.dropped, verdict.reason] + ([] if verdict.weight is None else [verdict.weight])
+    lists = []
+    for values in columns:
+        spread = np.zeros(int(population.offsets[-1]), values.dtype)
+        spread[population.place] = values
+        lists.append(pa.ListArray.from_arrays(offsets, pa.array(spread)))
+    return pa.table([population.seq_ids.combine_chunks(), *lists], schema=mask_schema(verdict.weight is not None))
 
 
 def _write_parts(folder: Path, verdicts: Iterator[Verdict], count: int, settings: dict[str, Any], name: str) -> Totals:
-    totals = Totals(np.zeros(16, np.int64))
+    totals = Totals()
     for verdict in tqdm(verdicts, desc=f"mask {name}", total=count, unit=" parts", disable=None):
-        population = verdict.population
-        keep, reason = keep_and_reason(verdict)
-        offsets = pa.array(population.offsets, pa.int32())
-        lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (keep, reason)]
-        write_part(
-            folder, population.part, pa.table([population.seq_ids.combine_chunks(), *lists], schema=MASK_SCHEMA), settings
-        )
-        kept_by_row = np.diff(np.concatenate([[0], np.cumsum(~verdict.dropped)])[population.sequence_starts])
-        totals.clauses += [np.count_nonzero(verdict.reason & (1 << bit)) for bit in range(16)]
-        totals.targets += len(population)
-        totals.kept += int(kept_by_row.sum())
-        totals.protected += verdict.protected
-        totals.rows_with_nothing_kept += int(np.count_nonzero(kept_by_row == 0))
+        write_part(folder, verdict.population.part, mask_part(verdict), settings)
+        totals.add(verdict)
     return totals
 
 
@@ -139,7 +150,7 @@ def _settings(store: Store, rule: Rule, scorings: dict[str | None, str]) -> dict
 
 
 def _manifest(
-    store: Store, rule: Rule, settings: dict[str, Any], thresholds: dict[str, Threshold], totals: Totals, folder: Path
+    store: Store, rule: Rule, settings: dict[str, Any], resolved: dict[str, Resolved], totals: Totals, folder: Path
 ) -> MaskManifest:
     parts = tuple(
         Part(rows=p.rows, tokens=p.tokens, digest=digest_of(part_path(folder, i))) for i, p in enumerate(store.manifest.parts)
@@ -152,10 +163,15 @@ def _manifest(
         rule=rule.to_dict(),
         rule_fingerprint=rule.fingerprint,
         scorings=settings["scorings"],
-        thresholds={text: t.value for text, t in thresholds.items() if t.value is not None},
-        clauses=tuple(Clause(text=c.text, dropped=int(totals.clauses[i])) for i, c in enumerate(rule.clauses)),
+        thresholds=thresholds_of(resolved),
+        scales=scales_of(resolved),
+        clauses=tuple(Clause(text=text, dropped=int(totals.reasons[i])) for i, text in enumerate(rule.reasons)),
         targets=totals.targets,
         kept=totals.kept,
         protected=totals.protected,
         rows_with_nothing_kept=totals.rows_with_nothing_kept,
+        rows_with_too_few=totals.rows_with_too_few,
+        shortfall=totals.shortfall,
+        weighted=rule.weighting is not None,
+        weight_total=float(totals.weight.value) if rule.weighting is not None else None,
     )

@@ -1,22 +1,28 @@
-"""Evaluate a rule over populations: first the thresholds that need the whole dataset, then token by token."""
+"""Evaluate a checked expression, token by token, over one part's targets."""
 
 import ast
 import operator
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from tokenstats.errors import RuleError
+from tokenstats.masking.grammar import FOLLOWING, SELECTIONS
+from tokenstats.masking.nodes import column_of, name_of, number_of, options_of, text_of
 from tokenstats.masking.population import Population
-from tokenstats.masking.ranks import dataset_quantile, dataset_top
-from tokenstats.masking.rule import Rule
-from tokenstats.masking.selections import first_in_groups, quantile_in_groups, top_in_groups, uniform
-from tokenstats.masking.syntax import SELECTIONS, column_of, name_of, number_of, options_of
+from tokenstats.masking.ranking import Ranking
+from tokenstats.masking.resolved import Resolved, Scale, Threshold, key_of
+from tokenstats.masking.selections import (
+    minmax_in_groups,
+    percent_rank_in_groups,
+    quantile_in_groups,
+    top_in_groups,
+    uniform,
+    zscore_in_groups,
+)
 from tokenstats.schema import ROLES
 
-Read = Callable[[], Iterable[Population]]
 _ARITHMETIC = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide}
 _COMPARE = {
     ast.Lt: operator.lt,
@@ -27,84 +33,20 @@ _COMPARE = {
     ast.NotEq: operator.ne,
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"abs": np.abs, "log": np.log, "exp": np.exp, "sqrt": np.sqrt, "clip": np.clip}
+_SCALES = {"zscore": zscore_in_groups, "minmax": minmax_in_groups, "percent_rank": percent_rank_in_groups}
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """What a dataset-wide selection came down to: a number (None: it takes no token) and, per part, how many of the
+def evaluate(node: ast.expr, population: Population, resolved: Mapping[str, Resolved]) -> np.ndarray:
+    """[n] value of an expression for each token: boolean, or a number (float64, or a statistic's own float32).
 
-    tokens equal to it are taken.
+    resolved: what :func:`~tokenstats.masking.thresholds.resolve_thresholds` found for the dataset-wide selections
+
+    NaN stands for "nothing follows", the value of ``following(x)`` at the end of a reply, and for nothing else. Raises
+    RuleError, naming the token, where arithmetic would make another one.
     """
 
-    value: float | None
-    ties: dict[int, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The rule's word on the n tokens of a population."""
-
-    population: Population
-    dropped: np.ndarray
-    reason: np.ndarray
-    protected: int
-
-
-def resolve_thresholds(rule: Rule, read: Read) -> dict[str, Threshold]:
-    """Numbers for every dataset-wide selection of a rule, exact, innermost first. Keyed by the selection's text."""
-    found: dict[str, Threshold] = {}
-    trees = [rule.expression.tree] + ([rule.protected.tree] if rule.protected else [])
-    for call in (node for tree in trees for node in _inner_first(tree)):
-        text = ast.unparse(call)
-        if text not in found and options_of(call)[0] == "dataset":
-            found[text] = _threshold(call, read, found)
-    return found
-
-
-def _threshold(call: ast.Call, read: Read, found: dict[str, Threshold]) -> Threshold:
-    name, f = name_of(call), number_of(call.args[-1])
-    sign = 1 if name in ("top", "quantile") else -1  # the smallest of x are the largest of -x
-    parts: list[int] = []
-
-    def values() -> Iterator[np.ndarray]:
-        parts.clear()
-        for population in read():
-            parts.append(population.part)
-            yield sign * _as_float(_argument(call, population, found))
-
-    value, ties = (dataset_quantile(values, f), []) if name == "quantile" else dataset_top(values, f)
-    if value is None:
-        return Threshold(None)
-    if not np.isfinite(value):
-        raise RuleError(
-            f"the threshold of {ast.unparse(call)!r} is {sign * value}; keep it finite, for example with clip(x, low, high)"
-        )
-    return Threshold(sign * value, dict(zip(parts, ties, strict=True)) if ties else {})
-
-
-def judge(rule: Rule, population: Population, thresholds: dict[str, Threshold], budget: np.ndarray | None = None) -> Verdict:
-    """Decide for each token. ``budget`` [R]: how many tokens to draw in each row, for a rule with a budget."""
-    spared = evaluate(rule.protected.tree, population, thresholds) if rule.protected else np.zeros(len(population), bool)
-    reason = np.zeros(len(population), np.uint16)
-    if budget is not None:
-        call = rule.expression.tree
-        assert isinstance(call, ast.Call)
-        draws = np.where(spared, np.inf, _draws(call, population))
-        chosen = first_in_groups(draws, budget, population.sequence_starts) & ~spared
-        reason[chosen] = 1
-    else:
-        for bit, clause in enumerate(rule.clauses):
-            reason |= evaluate(clause.tree, population, thresholds).astype(np.uint16) << np.uint16(bit)
-    protected = int(np.count_nonzero(spared & (reason > 0)))
-    reason[spared] = 0
-    return Verdict(population, reason > 0, reason, protected)
-
-
-def evaluate(node: ast.expr, population: Population, thresholds: dict[str, Threshold]) -> np.ndarray:
-    """[n] value of an expression for each token: boolean, or a number (float64, or a statistic's own float32)."""
-
     def value(child: ast.expr) -> np.ndarray:
-        return evaluate(child, population, thresholds)
+        return evaluate(child, population, resolved)
 
     match node:
         case ast.Constant():
@@ -122,50 +64,81 @@ def evaluate(node: ast.expr, population: Population, thresholds: dict[str, Thres
         case ast.UnaryOp(op=op, operand=operand):
             return ~value(operand) if isinstance(op, ast.Not) else -_as_float(value(operand))
         case ast.BinOp(left=left, op=op, right=right):
-            with np.errstate(all="ignore"):
-                result = _ARITHMETIC[type(op)](_wide(value(left)), _wide(value(right)))
-            return _number(result, node, population)
+            return _compute(_ARITHMETIC[type(op)], [_wide(value(left)), _wide(value(right))], node, population)
         case ast.Compare():
             return _comparison(node, value)
-        case ast.Call(func=ast.Name(id=name)) if name in SELECTIONS:
-            return _selection(node, name, population, thresholds)
-        case ast.Call(func=ast.Name(id=name), args=arguments):
-            with np.errstate(all="ignore"):
-                result = _FUNCTIONS[name](*(_wide(value(a)) for a in arguments))
-            return _number(result, node, population)
+        case ast.Call(args=arguments):
+            name = name_of(node)
+            if name in SELECTIONS:
+                return _selection(node, name, population, resolved)
+            if name == FOLLOWING:
+                return _following(value(arguments[0]), population)
+            return _compute(_FUNCTIONS[name], [_wide(value(a)) for a in arguments], node, population)
     raise AssertionError(f"unchecked node {ast.dump(node)}")
 
 
-def _selection(call: ast.Call, name: str, population: Population, thresholds: dict[str, Threshold]) -> np.ndarray:
+def argument_of(call: ast.Call, population: Population, resolved: Mapping[str, Resolved]) -> np.ndarray:
+    """[n] floats that a selection looks at. ``random`` takes the smallest of numbers drawn for each token."""
+    if name_of(call) == "random":
+        return draws(call, population)
+    return _as_float(evaluate(call.args[0], population, resolved))
+
+
+def draws(call: ast.Call, population: Population) -> np.ndarray:
+    """[n] numbers in [0, 1) that ``random(…)`` draws, from its seed, the dataset's row and the place in it alone."""
+    return uniform(options_of(call)[1], population.rows[population.row], population.position_in_sequence)
+
+
+def _selection(call: ast.Call, name: str, population: Population, resolved: Mapping[str, Resolved]) -> np.ndarray:
     scope, _ = options_of(call)
-    f = number_of(call.args[-1])
+    x = argument_of(call, population, resolved)
     if scope == "dataset":
-        threshold = thresholds[ast.unparse(call)]
-        if threshold.value is None:
-            return np.zeros(len(population), bool)
-        if name == "quantile":
-            return np.full(len(population), threshold.value)
-        x = _as_float(_argument(call, population, thresholds))
-        beyond = x > threshold.value if name == "top" else x < threshold.value
-        equal = np.flatnonzero(x == threshold.value)
-        beyond[equal[: threshold.ties.get(population.part, 0)]] = True
-        return beyond
-    x = _as_float(_argument(call, population, thresholds))
+        return _against(resolved[text_of(call)], x, name, population)
+    if scope == "role":
+        return _by_role(call, x, name, population, resolved)
     starts = population.starts(scope)
+    if name in _SCALES:
+        return _no_nan(_SCALES[name](x, starts), [x], call, population)
+    f = number_of(call.args[-1])
     if name == "quantile":
         return quantile_in_groups(x, float(f), starts)
     return top_in_groups(x if name == "top" else -x, f, starts)
 
 
-def _argument(call: ast.Call, population: Population, thresholds: dict[str, Threshold]) -> np.ndarray:
-    """What a selection ranks. ``random`` takes the smallest of numbers drawn for each token."""
-    if name_of(call) == "random":
-        return _draws(call, population)
-    return evaluate(call.args[0], population, thresholds)
+def _by_role(call: ast.Call, x: np.ndarray, name: str, population: Population, resolved: Mapping[str, Resolved]) -> np.ndarray:
+    result = np.zeros(len(population), bool if SELECTIONS[name] == "boolean" else np.float64)
+    roles = population.column((None, "role"))
+    for code in np.unique(roles):
+        own, found = roles == code, resolved.get(key_of(text_of(call), ROLES[code]))
+        if found is not None:  # a sample of the dataset need not have every role
+            result[own] = _against(found, x[own], name, population)
+    return result
 
 
-def _draws(call: ast.Call, population: Population) -> np.ndarray:
-    return uniform(options_of(call)[1], population.rows[population.row], population.position_in_sequence)
+def _against(found: Resolved, x: np.ndarray, name: str, population: Population) -> np.ndarray:
+    """Hold values against what their selection came down to over the dataset."""
+    match found:
+        case Scale():
+            return found.of(x)
+        case Ranking():
+            return np.where(np.isnan(x), np.nan, found.percent(x))
+        case Threshold(value=None):
+            return np.zeros(len(x), bool)
+        case Threshold(value=value) if name == "quantile":
+            return np.full(len(x), value)
+        case Threshold(value=value, ties=ties):
+            beyond = np.asarray(x > value if name == "top" else x < value)
+            equal = np.flatnonzero(x == value)
+            beyond[equal[: ties.get(population.part, 0)]] = True
+            return beyond
+
+
+def _following(values: np.ndarray, population: Population) -> np.ndarray:
+    """Each token's value is that of the next token; NaN, or False, where the next token is no target of the sequence."""
+    followed = population.is_followed
+    result = np.zeros(len(values), bool) if values.dtype == bool else np.full(len(values), np.nan, _as_float(values).dtype)
+    result[followed] = values[1:][followed[:-1]]
+    return result
 
 
 def _comparison(node: ast.Compare, value: Callable[[ast.expr], np.ndarray]) -> np.ndarray:
@@ -178,15 +151,30 @@ def _comparison(node: ast.Compare, value: Callable[[ast.expr], np.ndarray]) -> n
     result: np.ndarray | None = None
     for op, left, right in zip(node.ops, arrays, arrays[1:], strict=False):
         this = np.asarray(_COMPARE[type(op)](left, right))
+        if isinstance(op, ast.NotEq):
+            this &= ~(np.isnan(left) | np.isnan(right))  # where nothing follows, every comparison is false
         result = this if result is None else result & this
     assert result is not None
     return result
 
 
-def _inner_first(tree: ast.expr) -> list[ast.Call]:
-    inner = [call for child in ast.iter_child_nodes(tree) if isinstance(child, ast.expr) for call in _inner_first(child)]
-    is_selection = isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id in SELECTIONS
-    return [*inner, tree] if is_selection else inner  # type: ignore[list-item]
+def _compute(function: Callable[..., Any], values: list[np.ndarray], node: ast.expr, population: Population) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return _no_nan(function(*values), values, node, population)
+
+
+def _no_nan(result: np.ndarray, values: list[np.ndarray], node: ast.expr, population: Population) -> np.ndarray:
+    """Refuse a NaN that was not among the values already."""
+    bad = np.isnan(result)
+    if bad.any():
+        bad &= ~np.any([np.isnan(v) for v in values], axis=0)
+    if bad.any():
+        first = int(bad.argmax())
+        raise RuleError(
+            f"{text_of(node)!r} is not a number for {population.name_of(first)}; "
+            "keep it in range, for example with clip(x, low, high)"
+        )
+    return result
 
 
 def _as_float(values: np.ndarray) -> np.ndarray:
@@ -195,14 +183,3 @@ def _as_float(values: np.ndarray) -> np.ndarray:
 
 def _wide(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64, copy=False)
-
-
-def _number(values: np.ndarray, node: ast.expr, population: Population) -> np.ndarray:
-    bad = np.isnan(values)
-    if bad.any():
-        first = int(bad.argmax())
-        raise RuleError(
-            f"{ast.unparse(node)!r} is not a number for token {population.position_in_sequence[first]} of sequence "
-            f"{population.seq_ids[int(population.row[first])]}; keep it in range, for example with clip(x, low, high)"
-        )
-    return values

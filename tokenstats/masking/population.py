@@ -8,12 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from tokenstats.errors import RuleError, StoreError, nearest
-from tokenstats.masking.syntax import DERIVED, STATISTIC_COLUMNS, TOKEN_COLUMNS
+from tokenstats.masking.grammar import DERIVED, STATISTIC_COLUMNS, TOKEN_COLUMNS
+from tokenstats.masking.nodes import Column
 from tokenstats.schema import STATISTIC_BY_NAME
 from tokenstats.store import Store
 from tokenstats.store.manifests import Tokenizer
-
-Column = tuple[str | None, str]
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,19 @@ class Population:
     def turn_starts(self) -> np.ndarray:
         """Where each reply begins among the targets: after a gap, or at a new row."""
         fresh = np.ones(len(self) + 1, bool)
-        fresh[1:-1] = (np.diff(self.place) > 1) | (np.diff(self.row) > 0)
+        fresh[1:-1] = ~self.is_followed[:-1]
         return np.flatnonzero(fresh)
+
+    @cached_property
+    def is_followed(self) -> np.ndarray:
+        """[n] boolean: is the next token of the sequence a target too?"""
+        followed = np.zeros(len(self), bool)
+        followed[:-1] = (np.diff(self.place) == 1) & (np.diff(self.row) == 0)
+        return followed
+
+    def name_of(self, token: int) -> str:
+        """Which token this is, for messages."""
+        return f"token {self.position_in_sequence[token]} of sequence {self.seq_ids[int(self.row[token])]}"
 
     def starts(self, scope: str) -> np.ndarray:
         return self.sequence_starts if scope == "sequence" else self.turn_starts

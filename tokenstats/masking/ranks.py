@@ -5,7 +5,7 @@ the wanted rank, and the next pass looks only inside it. float32 takes two passe
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -63,11 +63,8 @@ def dataset_quantile(read: Reader, f: float) -> float:
     return low if high == low or not between or low == -math.inf else low + between * (high - low)
 
 
-def dataset_top(read: Reader, f: int | float) -> tuple[float | None, list[int]]:
-    """Threshold of the k largest (None: k is 0), and how many of the values equal to it each chunk contributes.
-
-    Earlier chunks come first.
-    """
+def dataset_top(read: Reader, f: int | float) -> tuple[float | None, int, list[int]]:
+    """Threshold of the k largest (None: k is 0), how many values equal to it belong to them, and how many each chunk has."""
     taken = 0
 
     def rank(n: int) -> list[int]:
@@ -77,19 +74,13 @@ def dataset_top(read: Reader, f: int | float) -> tuple[float | None, list[int]]:
 
     values, _ = order_statistics(read, rank)
     if not values:  # a small share of few tokens takes none
-        return None, []
+        return None, 0, []
     threshold = values[0]
     above, ties = 0, []
     for chunk in read():
         above += int(np.count_nonzero(chunk > threshold))
         ties.append(int(np.count_nonzero(chunk == threshold)))
-    return threshold, list(_spread(taken - above, ties))
-
-
-def _spread(room: int, ties: list[int]) -> Iterator[int]:
-    for count in ties:
-        yield min(count, room)
-        room -= min(count, room)
+    return threshold, taken - above, ties
 
 
 def _ordered_keys(values: np.ndarray) -> tuple[np.ndarray, int]:

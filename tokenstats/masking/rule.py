@@ -1,29 +1,37 @@
-"""A rule: what to drop or what to keep, what to protect, and where it comes from. Presets are rules in TOML files."""
+"""A rule: what to drop or what to keep, what the rest weighs, and where it comes from. Presets are rules in TOML files."""
 
 import hashlib
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from tokenstats.errors import InputError, RuleError, nearest, one_line
+from tokenstats.masking.grammar import NUMBER, TOKEN_COLUMNS
+from tokenstats.masking.nodes import Column
 from tokenstats.masking.syntax import Expression, parse
 from tokenstats.schema import MAX_CLAUSES
 
 PROTECT = "is_end_of_turn"
-_KEYS = ("drop", "keep", "protect", "budget", "source", "description")
+TOO_FEW = ("drop", "keep")
+_KEYS = ("drop", "keep", "weight", "protect", "min_kept", "too_few", "budget", "source", "description")
 _BUDGET = re.compile(r"same as ([A-Za-z0-9][A-Za-z0-9._-]{0,63})")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Which target tokens the loss leaves out.
+    """Which target tokens the loss leaves out, and what the others count for.
 
-    drop / keep: a boolean expression over the target tokens: exactly one of the two
+    drop / keep: a boolean expression over the target tokens: one of the two, or none where the rule only weighs
+    weight:      a number for each kept token, finite and at least 0
     protect:     tokens that are never dropped; "" protects none
+    min_kept:    rows that would keep fewer tokens are dropped whole, the protected ones too (``too_few="drop"``, the
+                 default), or kept whole (``too_few="keep"``)
     budget:      "same as MASK": in each sequence drop as many tokens as that mask drops, drawn among those that may be
                  dropped; the rule's drop must then be a single random(…), whose own share is not used
     source:      where the rule was published
@@ -33,37 +41,69 @@ class Rule:
 
     drop: str | None = None
     keep: str | None = None
+    weight: str | None = None
     protect: str = PROTECT
+    min_kept: int | None = None
+    too_few: str | None = None
     budget: str | None = None
     source: str | None = None
     description: str | None = None
     preset: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.drop is None) == (self.keep is None):
-            raise RuleError("a rule says either what to drop or what to keep; expected exactly one of the two")
-        _ = self.expression, self.protected
-        if len(self.clauses) > MAX_CLAUSES:
-            raise RuleError(f"the rule has {len(self.clauses)} 'or' clauses; expected at most {MAX_CLAUSES}")
+        if self.drop is not None and self.keep is not None:
+            raise RuleError("a rule says either what to drop or what to keep; expected exactly one of the two, got both")
+        if self.drop is None and self.keep is None and self.weight is None:
+            raise RuleError("a rule says what to drop or what to keep; expected exactly one of the two, or a weight")
+        _ = self.expressions
+        if len(self.reasons) > MAX_CLAUSES:
+            counted = f"{len(self.clauses)} 'or' clauses" + (" and min_kept" if len(self.reasons) > len(self.clauses) else "")
+            raise RuleError(f"the rule has {counted}; expected at most {MAX_CLAUSES}")
+        self._check_min_kept()
         if self.budget is not None:
-            if not _BUDGET.fullmatch(self.budget):
+            if not isinstance(self.budget, str) or not _BUDGET.fullmatch(self.budget):
                 raise RuleError(f"budget got {one_line(self.budget, 60)!r}; expected 'same as MASK'")
-            if not re.fullmatch(r"random\([^()]*\)", self.expression.text) or self.drop is None:
+            if self.drop is None or not re.fullmatch(r"random\([^()]*\)", self.clauses[0].text) or len(self.clauses) != 1:
                 raise RuleError("a rule with a budget draws at random: its drop must be a single random(…)")
 
+    def _check_min_kept(self) -> None:
+        if self.min_kept is None and self.too_few is not None:
+            raise RuleError("too_few says what becomes of rows below min_kept; expected min_kept beside it")
+        if self.min_kept is not None and not (type(self.min_kept) is int and 0 < self.min_kept < 2**31):
+            raise RuleError(f"min_kept got {one_line(self.min_kept, 40)}; expected a whole number of tokens, at least 1")
+        if self.too_few is not None and self.too_few not in TOO_FEW:
+            raise RuleError(f"too_few got {one_line(self.too_few, 40)!r}; expected one of: {', '.join(TOO_FEW)}")
+
     @cached_property
-    def expression(self) -> Expression:
-        """What is dropped, as one boolean expression."""
+    def expression(self) -> Expression | None:
+        """What is dropped, as one boolean expression; None for a rule that only weighs."""
+        if self.drop is None and self.keep is None:
+            return None
         return parse(self.drop) if self.drop is not None else parse(self.keep or "").negated()
 
     @cached_property
     def clauses(self) -> list[Expression]:
         """The branches that ``reason`` tells apart: bit i is set where clause i dropped the token."""
-        return self.expression.clauses()
+        return self.expression.clauses() if self.expression is not None else []
+
+    @property
+    def reasons(self) -> list[str]:
+        """The text behind each bit of ``reason``: the clauses, and ``min_kept`` where it drops rows."""
+        drops_rows = self.min_kept is not None and self.too_few != "keep"
+        return [clause.text for clause in self.clauses] + [f"min_kept = {self.min_kept}"] * drops_rows
 
     @cached_property
     def protected(self) -> Expression | None:
         return parse(self.protect) if self.protect.strip() else None
+
+    @cached_property
+    def weighting(self) -> Expression | None:
+        return parse(self.weight, NUMBER) if self.weight is not None else None
+
+    @property
+    def expressions(self) -> list[Expression]:
+        """All that has to be evaluated."""
+        return [e for e in (self.expression, self.protected, self.weighting) if e is not None]
 
     @property
     def budget_mask(self) -> str | None:
@@ -71,29 +111,34 @@ class Rule:
         return match.group(1) if match else None
 
     @property
-    def columns(self) -> frozenset[tuple[str | None, str]]:
+    def columns(self) -> frozenset[Column]:
         """Every column that the rule reads, as (scoring or None, column)."""
-        return self.expression.columns | (self.protected.columns if self.protected else frozenset())
+        return frozenset().union(*(e.columns for e in self.expressions))
 
     @property
     def needs_scoring(self) -> bool:
-        from tokenstats.masking.syntax import TOKEN_COLUMNS
-
         return any(scoring is None and name not in TOKEN_COLUMNS for scoring, name in self.columns)
 
     @property
     def fingerprint(self) -> str:
         """Digest of what the rule does: equal rules have equal fingerprints, whatever their spelling and source."""
-        meaning = [self.expression.text, self.protected.text if self.protected else "", self.budget_mask]
-        return hashlib.blake2b(json.dumps(meaning).encode(), digest_size=16).hexdigest()
+        texts = [e.text if e is not None else None for e in (self.expression, self.protected, self.weighting)]
+        few = None if self.min_kept is None else (self.min_kept, self.too_few or TOO_FEW[0])
+        return hashlib.blake2b(json.dumps([*texts, self.budget_mask, few]).encode(), digest_size=16).hexdigest()
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str | int]:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def to_toml(self) -> str:
         """The rule as a file that :meth:`load` reads."""
         fields = {k: v for k, v in self.to_dict().items() if k in _KEYS}
-        return "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items())
+        # a JSON string is a TOML string, but for characters that JSON writes in two halves, and for DEL
+        return "".join(f"{k} = {json.dumps(v, ensure_ascii=False)}\n" for k, v in fields.items()).replace("\x7f", "\\u007f")
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Rule":
+        """The rule that :meth:`to_dict` wrote, such as a mask's manifest holds."""
+        return cls(**fields)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Rule":
@@ -132,9 +177,18 @@ class Rule:
                 raise RuleError(
                     f"{where} has an unknown key {one_line(key, 40)!r}{nearest(key, list(_KEYS))}; expected: {', '.join(_KEYS)}"
                 )
-            if not isinstance(value, str):
-                raise RuleError(f"{where}: {key} is a {type(value).__name__}; expected a string")
+            wanted, name = (int, "whole number") if key == "min_kept" else (str, "string")
+            if type(value) is not wanted:
+                raise RuleError(f"{where}: {key} is a {type(value).__name__}; expected a {name}")
         return cls(**table)
+
+
+def rule_text(rule: Mapping[str, Any]) -> str:
+    """A manifest's rule in one line: what it drops or keeps, what it weighs by, what it demands of a row."""
+    said = [f"{key} {rule[key]}" for key in ("drop", "keep", "weight") if key in rule]
+    if "min_kept" in rule:
+        said.append(f"min_kept {rule['min_kept']}, else {rule.get('too_few', TOO_FEW[0])} the row")
+    return one_line("; ".join(said), 10_000)
 
 
 def preset_names() -> list[str]:

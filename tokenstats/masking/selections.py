@@ -1,7 +1,8 @@
-"""Selections inside groups: the largest, the smallest, a quantile, of each sequence or turn.
+"""Selections inside groups: the largest, the smallest, a quantile, a scale, of each sequence or turn.
 
 ``starts`` [G + 1] cuts the flat values into groups: group g is values[starts[g]:starts[g + 1]]; groups may be empty.
-Among equal values the earlier token comes first.
+Among equal values the earlier token comes first. NaN stands for "no value": it counts to the size of which a share is
+taken, but is never chosen, and all else is over the values there are.
 """
 
 import numpy as np
@@ -11,13 +12,12 @@ def top_in_groups(values: np.ndarray, f: int | float, starts: np.ndarray) -> np.
     """Boolean [n]: is the value among the floor(f·size) (or f) largest of its group?"""
     sizes = np.diff(starts)
     take = np.minimum(f, sizes) if isinstance(f, int) else np.floor(f * sizes).astype(np.int64)
-    return first_in_groups(-values, take, starts)
+    return first_in_groups(-values, take, starts) & ~np.isnan(values)
 
 
 def first_in_groups(values: np.ndarray, take: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Boolean [n]: is the value among the ``take[g]`` smallest of its group g?"""
-    sizes = np.diff(starts)
-    group = np.repeat(np.arange(len(sizes)), sizes)
+    group = _group(starts)
     order = np.lexsort((values, group))  # stable: equal values stay in order of position
     place = np.arange(len(values)) - starts[group]
     chosen = np.zeros(len(values), bool)
@@ -27,9 +27,9 @@ def first_in_groups(values: np.ndarray, take: np.ndarray, starts: np.ndarray) ->
 
 def quantile_in_groups(values: np.ndarray, f: float, starts: np.ndarray) -> np.ndarray:
     """float64 [n]: each token's group's f-quantile, interpolated linearly between neighbours."""
-    sizes = np.diff(starts)
-    group = np.repeat(np.arange(len(sizes)), sizes)
-    ordered = values[np.lexsort((values, group))].astype(np.float64)
+    group = _group(starts)
+    sizes = np.bincount(group[~np.isnan(values)], minlength=len(starts) - 1)
+    ordered = values[np.lexsort((values, group))].astype(np.float64)  # NaN comes last in its group
     inhabited = sizes > 0
     place = np.maximum(sizes - 1, 0) * f
     low = np.floor(place).astype(np.int64)
@@ -43,6 +43,60 @@ def quantile_in_groups(values: np.ndarray, f: float, starts: np.ndarray) -> np.n
             (at_low == at_high) | (between == 0) | np.isneginf(at_low), at_low, at_low + between * (at_high - at_low)
         )
     return quantiles[group]
+
+
+def zscore_in_groups(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """float64 [n]: (x - mean) / standard deviation (of the population, ddof 0) of its group; 0 where all are equal."""
+    group, low, _ = _extremes(values, starts)
+    present = ~np.isnan(values)
+    size = np.maximum(1, np.bincount(group[present], minlength=len(low)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        # from the smallest value up: the mean of equal values is exactly that value
+        above = values - low[group]
+        centred = above - (np.bincount(group[present], above[present], len(low)) / size)[group]
+        deviation = np.sqrt(np.bincount(group[present], np.square(centred[present]), len(low)) / size)[group]
+        return np.divide(centred, deviation, out=_zero_or_nan(centred), where=deviation != 0)
+
+
+def minmax_in_groups(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """float64 [n]: (x - smallest) / (largest - smallest) of its group; 0 where all are equal."""
+    group, low, high = _extremes(values, starts)
+    with np.errstate(invalid="ignore", over="ignore"):
+        above, width = values - low[group], (high - low)[group]
+        return np.divide(above, width, out=_zero_or_nan(above), where=width != 0)
+
+
+def percent_rank_in_groups(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """float64 [n] in [0, 1]: values of its group that are smaller / (group size - 1); 0 for a group of one."""
+    group = _group(starts)
+    order = np.lexsort((values, group))
+    ordered, places = values[order], np.arange(len(values))
+    fresh = np.ones(len(values), bool)
+    fresh[1:] = (np.diff(group) > 0) | (ordered[1:] != ordered[:-1])
+    first_equal = np.maximum.accumulate(np.where(fresh, places, 0))
+    smaller = np.empty(len(values), np.int64)
+    smaller[order] = first_equal - starts[group]
+    size = np.bincount(group[~np.isnan(values)], minlength=len(starts) - 1)[group]
+    return np.where(np.isnan(values), np.nan, smaller / np.maximum(1, size - 1))
+
+
+def _extremes(values: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each token's group, and each group's smallest and largest value (float64; NaN of none)."""
+    low, high = np.full((2, len(starts) - 1), np.nan)
+    inhabited = np.diff(starts) > 0
+    if len(values):
+        cuts = starts[:-1][inhabited]
+        low[inhabited], high[inhabited] = np.fmin.reduceat(values, cuts), np.fmax.reduceat(values, cuts)
+    return _group(starts), low, high
+
+
+def _group(starts: np.ndarray) -> np.ndarray:
+    """[n] which group a token belongs to."""
+    return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+
+
+def _zero_or_nan(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(values), np.nan, 0.0)
 
 
 def uniform(seed: int, row: np.ndarray, position: np.ndarray) -> np.ndarray:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +27,8 @@ class LoadedModel:
 
     model: PreTrainedModel
     description: Model
+    within: Callable[[], AbstractContextManager] = nullcontext
+    """What every call of the model runs in: two that share their weights turn the adapter on and off."""
 
 
 def pick_device(device: str, local_rank: int | None = None) -> torch.device:
@@ -50,28 +54,53 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     return DTYPES[dtype]
 
 
-def load_model(source: str, dtype: str, device: torch.device) -> LoadedModel:
-    """Load a model folder, Hub id or adapter folder. Raises InputError where it is none."""
+def load_model(source: str, dtype: str, device: torch.device, attention: str | None = None) -> LoadedModel:
+    """Load a model folder, Hub id or adapter folder. Raises InputError where it is none.
+
+    attention: the implementation, by its name in transformers (sdpa, eager, flash_attention_2, …); None: its own choice
+    """
     folder = local_folder(source)
     base = adapter_base(folder) if folder is not None else None
-    model = _load_weights(base or source, dtype, device)
+    model = _load_weights(base or source, dtype, device, attention)
     if base is not None:
         model = _load_adapter(model, folder, source)
-    model = model.to(device).eval()
-    config = model.config
+    return _described(model.to(device).eval(), source)
+
+
+def is_adapter_of(source: str, base: str) -> bool:
+    """Is ``source`` an adapter folder, and ``base`` the model that it names?"""
+    folder = local_folder(source)
+    named = adapter_base(folder) if folder is not None else None
+    if named is None:
+        return False
+    here, there = local_folder(named), local_folder(base)
+    return named == base if here is None or there is None else here.resolve() == there.resolve()
+
+
+def load_with_base(
+    adapter: str, base: str, dtype: str, device: torch.device, attention: str | None = None
+) -> tuple[LoadedModel, LoadedModel]:
+    """An adapter and its base model, on one set of weights."""
+    plain = _described(_load_weights(base, dtype, device, attention).to(device).eval(), base)
+    model = _load_adapter(plain.model, local_folder(adapter), adapter).to(device).eval()
+    return _described(model, adapter), LoadedModel(model, plain.description, model.disable_adapter)
+
+
+def _described(model: PreTrainedModel, source: str) -> LoadedModel:
+    inner = getattr(model, "get_base_model", lambda: model)()
     return LoadedModel(
         model,
         Model(
             source=source,
             fingerprint=model_fingerprint(model),
-            revision=getattr(config, "_commit_hash", None),
-            architecture=type(model.get_base_model() if base is not None else model).__name__,
+            revision=getattr(model.config, "_commit_hash", None),
+            architecture=type(inner).__name__,
             parameters=sum(p.numel() for p in model.parameters()),
         ),
     )
 
 
-def _load_weights(source: str, dtype: str, device: torch.device) -> PreTrainedModel:
+def _load_weights(source: str, dtype: str, device: torch.device, attention: str | None) -> PreTrainedModel:
     folder = local_folder(source)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
@@ -81,6 +110,7 @@ def _load_weights(source: str, dtype: str, device: torch.device) -> PreTrainedMo
             dtype=pick_dtype(dtype, device),
             local_files_only=folder is not None,
             output_loading_info=True,
+            attn_implementation=attention,
         )
     except Exception as error:  # transformers raises many kinds here
         raise InputError(f"no causal language model can be loaded from {source}: {one_line(error, 150)}") from None

@@ -9,7 +9,7 @@ from torch import Tensor
 from tokenstats.alignment import outputs_that_predict
 from tokenstats.errors import InputError
 from tokenstats.modeling.head import SplitModel
-from tokenstats.modeling.load import LoadedModel, load_model
+from tokenstats.modeling.load import LoadedModel, is_adapter_of, load_model, load_with_base
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tokenstats.scoring.rows import row_statistics
 
@@ -34,7 +34,7 @@ class ModelPair:
                     f"{loaded.description.source} gives {width} logits a token, but its tokenizer has ids up to "
                     f"{self.vocabulary - 1}; expected a model whose vocabulary covers its tokenizer"
                 )
-        self.split = [SplitModel(loaded.model) for loaded in self.loaded]
+        self.split = [SplitModel(loaded.model, within=loaded.within) for loaded in self.loaded]
 
     @property
     def loaded(self) -> list[LoadedModel]:
@@ -43,47 +43,59 @@ class ModelPair:
     @property
     def depends_on_width(self) -> bool:
         """Do positions mean another thing in a longer batch? Then rows of unlike lengths cannot share one."""
-        return any(_rope_type(m.model.config.get_text_config()) in ("dynamic", "longrope") for m in self.loaded)
+        return any(_rope_types(m.model.config.get_text_config()) & {"dynamic", "longrope"} for m in self.loaded)
 
     @property
     def max_positions(self) -> int | None:
         configs = [m.model.config.get_text_config() for m in self.loaded]
         # dynamic scaling is there to go beyond the positions of pre-training
-        known = [getattr(c, "max_position_embeddings", None) for c in configs if _rope_type(c) != "dynamic"]
+        known = [getattr(c, "max_position_embeddings", None) for c in configs if "dynamic" not in _rope_types(c)]
         return min((n for n in known if n), default=None)
 
     @torch.inference_mode()
-    def check(self, input_ids: Tensor) -> dict[str, str]:
+    def check(self, input_ids: Tensor, reference_too: bool = True) -> dict[str, str]:
         """Try both models on [B, T] ids: refuse two that answer the same, and say how each one's head is run."""
         input_ids = input_ids.to(self.device)
         ways = {}
-        for loaded, split in zip(self.loaded, self.split, strict=True):
+        trying = len(self.split) if reference_too else 1
+        for loaded, split in list(zip(self.loaded, self.split, strict=True))[:trying]:
             _check_causal(loaded, input_ids)
             ways[loaded.description.source] = "split" if split.check(input_ids) else "whole: its own full logits"
-        if len(self.split) == 2:
+        if trying == 2:
             first, second = (s.logits(s.hidden(input_ids).flatten(0, 1))[:, : self.vocabulary] for s in self.split)
             if torch.equal(first, second):
                 raise InputError(f"model and reference give the same logits, so every KL would be 0; {_ADVICE}")
         return ways
 
     @torch.inference_mode()
-    def score(self, input_ids: Tensor, chosen: Tensor, topk: int) -> dict[str, Tensor]:
-        """Statistics of the chosen tokens of [B, T] right-padded ids, on the device, in the order of ``ids[chosen]``."""
+    def score(self, input_ids: Tensor, chosen: Tensor, topk: int, reference_states: Tensor | None = None) -> dict[str, Tensor]:
+        """Statistics of the chosen tokens of [B, T] right-padded ids, on the device, in the order of ``ids[chosen]``.
+
+        reference_states: the reference's hidden states of the chosen tokens, where they are known already
+        """
         # no attention mask: padding is on the right, where a causal model's earlier positions cannot see it
-        rows = [outputs_that_predict(split.hidden(input_ids), chosen) for split in self.split]
+        running = self.split if reference_states is None else self.split[:1]
+        rows = [outputs_that_predict(split.hidden(input_ids), chosen) for split in running]
+        if reference_states is not None:
+            rows.append(reference_states)
         return row_statistics(self.split, rows, input_ids[chosen], self.vocabulary, topk)
 
 
-def _rope_type(config: Any) -> str | None:
+def _rope_types(config: Any) -> set[str]:
+    """How positions are scaled; a configuration may say it once, or for each kind of layer."""
     scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
-    return scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else None
+    if not isinstance(scaling, dict):
+        return set()
+    each = [scaling, *(s for s in scaling.values() if isinstance(s, dict))]
+    return {str(s.get("rope_type", s.get("type"))) for s in each}
 
 
 def _check_causal(loaded: LoadedModel, input_ids: Tensor) -> None:
     """Earlier logits must not move when only the last token changes: else every statistic would see its own answer."""
     changed = input_ids.clone()
     changed[:, -1] = (changed[:, -1] + 1) % input_ids.max().clamp_min(2)
-    one, other = (loaded.model(input_ids=ids, use_cache=False).logits[:, :-1].float() for ids in (input_ids, changed))
+    with loaded.within():
+        one, other = (loaded.model(input_ids=ids, use_cache=False).logits[:, :-1].float() for ids in (input_ids, changed))
     if (one - other).abs().max() > 1e-2 * one.abs().max().clamp_min(1.0):
         raise InputError(
             f"{loaded.description.source} is not causal: its predictions look at later tokens; take a causal language model"
@@ -91,9 +103,23 @@ def _check_causal(loaded: LoadedModel, input_ids: Tensor) -> None:
 
 
 def load_pair(
-    model: str, reference: str | None, dtype: str, device: torch.device, vocabulary: int, tokenizer_id: str
+    model: str,
+    reference: str | None,
+    dtype: str,
+    device: torch.device,
+    vocabulary: int,
+    tokenizer_id: str,
+    attention: str | None = None,
+    compiled: bool = False,
+    loaded_reference: LoadedModel | None = None,
 ) -> ModelPair:
-    """Load and compare. Raises InputError for other tokenizers, identical weights, or a model that lacks columns."""
+    """Load and compare. An adapter and its own base share one set of weights.
+
+    loaded_reference: the reference, where it is there already
+    compiled: let torch.compile make one program of each decoder; minutes at the start, for hours that are shorter
+
+    Raises InputError for other tokenizers, identical weights, or a model that lacks columns.
+    """
     if reference is not None:
         other = tokenizer_fingerprint(load_tokenizer(reference))
         if other != tokenizer_id:
@@ -101,10 +127,20 @@ def load_pair(
                 f"{model} and {reference} have different tokenizers ({tokenizer_id[:8]}, {other[:8]}): their probabilities "
                 "are over different words; take a reference with the same tokenizer"
             )
-    policy = load_model(model, dtype, device)
-    if reference is None:
-        return ModelPair(policy, None, vocabulary, device)
-    second = load_model(reference, dtype, device)
-    if second.description.fingerprint == policy.description.fingerprint:
+    second: LoadedModel | None = None
+    if loaded_reference is not None:
+        policy, second = load_model(model, dtype, device, attention), loaded_reference
+    elif reference is not None and is_adapter_of(model, reference):
+        policy, second = load_with_base(model, reference, dtype, device, attention)
+    elif reference is not None and is_adapter_of(reference, model):
+        second, policy = load_with_base(reference, model, dtype, device, attention)
+    else:
+        policy = load_model(model, dtype, device, attention)
+        second = load_model(reference, dtype, device, attention) if reference is not None else None
+    if second is not None and second.description.fingerprint == policy.description.fingerprint:
         raise InputError(f"{model} and {reference} have the same weights, so every KL would be 0; {_ADVICE}")
-    return ModelPair(policy, second, vocabulary, device)
+    pair = ModelPair(policy, second, vocabulary, device)
+    if compiled:
+        for loaded in pair.loaded if loaded_reference is None else [policy]:
+            loaded.model.get_decoder().compile(dynamic=True)
+    return pair

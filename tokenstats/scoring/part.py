@@ -36,22 +36,19 @@ def score_part(
     score_all: bool,
     budget: Budget,
     advance: Callable[[int, int], None] = lambda real, padded: None,
+    reference_states: torch.Tensor | None = None,
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Statistics of one part of tokens, in the same rows, and the sums that the manifest adds up.
 
-    advance: called with the tokens of each batch, without and with padding
+    advance:          called with the tokens of each batch, without and with padding
+    reference_states: [n, H] the reference's hidden states of the n scored tokens, where its pass came before
     """
-    offsets = tokens["input_ids"].combine_chunks().offsets.to_numpy()
-    ids = tokens["input_ids"].combine_chunks().flatten().to_numpy()
-    chosen = tokens["is_target"].combine_chunks().flatten().to_numpy(zero_copy_only=False).copy()
-    if score_all:
-        chosen[:] = True
-    chosen[offsets[:-1]] = False
+    ids, chosen, offsets = chosen_tokens(tokens, score_all)
     lengths = np.diff(offsets)
     seq_ids = tokens["seq_id"]
     _check_lengths(lengths, pair.max_positions, seq_ids)
     schema = stats_schema(pair.reference is not None, topk)
-    where, pieces, padded = _score_batches(ids, chosen, offsets, pair, topk, budget, advance)
+    where, pieces, padded = _score_batches(ids, chosen, offsets, pair, topk, budget, advance, reference_states)
     values: dict[str, np.ndarray] = {}
     for column in list(pieces[0]):
         # one copy from the device for a part, not one for a batch: nothing waits on the way
@@ -68,6 +65,17 @@ def score_part(
     return table, {"scored": int(chosen.sum()), "padded": padded, "tokens": len(ids), "sums": sums}
 
 
+def chosen_tokens(tokens: pa.Table, score_all: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a part: all ids, which of them are scored, and where rows begin. The first of a row has no prediction."""
+    offsets = tokens["input_ids"].combine_chunks().offsets.to_numpy()
+    ids = tokens["input_ids"].combine_chunks().flatten().to_numpy()
+    chosen = tokens["is_target"].combine_chunks().flatten().to_numpy(zero_copy_only=False).copy()
+    if score_all:
+        chosen[:] = True
+    chosen[offsets[:-1]] = False
+    return ids, chosen, offsets
+
+
 def _score_batches(
     ids: np.ndarray,
     chosen: np.ndarray,
@@ -76,17 +84,21 @@ def _score_batches(
     topk: int,
     budget: Budget,
     advance: Callable[[int, int], None],
+    reference_states: torch.Tensor | None,
 ) -> tuple[np.ndarray, list[dict[str, torch.Tensor]], int]:
     """Places of the scored tokens in the order they were scored, their columns batch by batch, and all tokens padded."""
     lengths = np.diff(offsets)
     where, pieces, padded = [], [], 0
+    order = np.cumsum(chosen) - 1
     left = plan_batches(lengths, budget.tokens, pair.depends_on_width)[::-1]
     while left:
         rows = left.pop()
         spans = [slice(offsets[r], offsets[r + 1]) for r in rows]
         batch, targets = pad([ids[s] for s in spans], 0).long(), pad([chosen[s] for s in spans], False)
+        places = np.concatenate([np.flatnonzero(chosen[s]) + s.start for s in spans])
+        states = None if reference_states is None else on_device(reference_states[order[places]], pair.device)
         try:
-            pieces.append(pair.score(_on(batch, pair.device), _on(targets, pair.device), topk))
+            pieces.append(pair.score(on_device(batch, pair.device), on_device(targets, pair.device), topk, states))
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -96,13 +108,13 @@ def _score_batches(
             left = [rest[batch] for batch in again][::-1]
             torch.cuda.empty_cache()
             continue
-        where.append(np.concatenate([np.flatnonzero(chosen[s]) + s.start for s in spans]))
+        where.append(places)
         padded += batch.numel()
         advance(int(lengths[rows].sum()), batch.numel())
     return np.concatenate(where), pieces, padded
 
 
-def _on(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+def on_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
     return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 

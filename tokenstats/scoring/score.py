@@ -5,27 +5,30 @@ import hashlib
 import json
 import platform
 import re
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import pyarrow as pa
 
-from tokenstats.errors import InputError, StoreError
-from tokenstats.modeling.load import pick_device
-from tokenstats.schema import SCHEMA_VERSION, STATISTIC_BY_NAME, TOKENS_SCHEMA
-from tokenstats.scoring.pair import ModelPair, load_pair
-from tokenstats.scoring.part import Budget, score_part
-from tokenstats.scoring.rows import reduction
+from tokenstats.errors import InputError, StoreError, one_line
+from tokenstats.schema import STATISTIC_BY_NAME, TOKENS_SCHEMA
+from tokenstats.scoring.reference_pass import remove_all_states, remove_states
+from tokenstats.scoring.scorer import Facts, Request, Scorer, load_reference_pass
 from tokenstats.scoring.workers import PATIENCE, Ahead, Progress, Worker, Writer, parts_of_another
 from tokenstats.store import Store, check_name
 from tokenstats.store.manifests import MANIFEST, Part, ScoringManifest, now
 from tokenstats.store.parts import digest_of, finished_parts, is_readable, part_path, part_progress, read_part, write_part
 from tokenstats.store.store import TOKENS
 
+if TYPE_CHECKING:
+    from tokenstats.corpus.tokenize import Corpus
+    from tokenstats.scoring.ray_engine import Crew
+
+ENGINES = ("local", "ray")
+PASSES = ("together", "separate")
 BATCH_TOKENS = 8192
 
 
@@ -46,6 +49,12 @@ def compute(
     score_all: bool = False,
     dtype: str = "auto",
     device: str = "auto",
+    attention: str | None = None,
+    compiled: bool = False,
+    engine: str = "local",
+    reference_pass: str = "together",
+    workers: int | None = None,
+    ray_address: str | None = None,
     patience: float = PATIENCE,
 ) -> tuple[Store, str]:
     """Tokenize a dataset into a store, where that is not done yet, and score it. Returns the store and the scoring's name.
@@ -60,6 +69,11 @@ def compute(
     batch_tokens: padded tokens in one forward pass; halved, and said so, where memory runs out
     topk:         also keep the K most likely alternatives; score_all: score prompt tokens too
     dtype:        auto (float32 on a CPU, the checkpoint's own on a GPU), float32, bfloat16 or float16
+    attention:    implementation by its name in transformers (sdpa, eager, flash_attention_2, …)
+    compiled:     let torch.compile make one program of each model's decoder
+    reference_pass: together, or separate where two models do not fit: the reference first, its hidden states on disk
+    engine:       local (this process, or those that torchrun or srun started), or ray: ``workers`` actors of the cluster
+                  at ``ray_address`` (None: one that is running, else one on this machine)
     patience:     seconds that a worker other than the first waits for the next part of tokens
 
     Under torchrun or srun the parts are shared among the processes; the last one out writes the manifest. A run that was
@@ -69,103 +83,112 @@ def compute(
     """
     from tokenstats.corpus.build import PART_TOKENS, build_parts, plan_corpus
     from tokenstats.corpus.sources import open_source
-    from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_size
+    from tokenstats.modeling.tokenizer import load_tokenizer
 
     name = check_name(name if name is not None else _name_of(model), "scoring")
     if name in STATISTIC_BY_NAME or name in TOKENS_SCHEMA.names:
         raise InputError(f"a scoring cannot be called {name!r}: rules read that as a column; choose another --name")
     if topk < 0 or batch_tokens < 1:
         raise InputError(f"got topk {topk} and batch_tokens {batch_tokens}; expected at least 0 and 1")
-    worker, store = Worker.from_environment(), Path(store)
-    where = pick_device(device, worker.local)
-    source = open_source(dataset, split)
-    tokenizer = load_tokenizer(model)
+    if reference_pass not in PASSES:
+        raise InputError(f"reference_pass got {one_line(reference_pass, 40)!r}; expected one of: {', '.join(PASSES)}")
+    if engine not in ENGINES:
+        raise InputError(f"engine got {one_line(engine, 40)!r}; expected one of: {', '.join(ENGINES)}")
+    store, worker = Path(store), Worker.from_environment() if engine == "local" else Worker()
     corpus = plan_corpus(
-        source,
-        tokenizer,
+        open_source(dataset, split),
+        load_tokenizer(model),
         model,
         columns=dict(columns or {}),
         chat=chat,
         max_length=max_length,
         part_tokens=PART_TOKENS if part_tokens is None else part_tokens,
     )
-    vocabulary = tokenizer_size(tokenizer)
+    request = Request(model, reference, dtype, device, attention, compiled, topk, score_all, batch_tokens)
     # models before tokens: what cannot be scored should leave no store behind
-    pair = load_pair(model, reference, dtype, where, vocabulary, tokenizer_fingerprint(tokenizer))
-    probe = tokenizer("".join(tokenizer.get_vocab())[:400], add_special_tokens=False, return_tensors="pt")["input_ids"][:, :32]
-    head = pair.check(probe)
-    for source_name, way in head.items():
-        if way != "split":
-            print(
-                f"warning: {source_name} is scored through its own full logits: slower, and in its own precision",
-                file=sys.stderr,
-            )
-    corpus = dataclasses.replace(corpus, longest=pair.max_positions)
+    if reference_pass == "separate":
+        crew: Scorer | Crew = _after_reference_pass(request, corpus, store, name, engine)
+    else:
+        crew = _crew(request, workers, ray_address) if engine == "ray" else Scorer(request, worker.local)
+    corpus = dataclasses.replace(corpus, longest=crew.facts.max_positions)
     # worker 0 writes the tokens, in a thread of its own: scoring starts with the first part
     parts = iter(Ahead(build_parts(corpus, store))) if worker.rank == 0 else parts_of_another(store, patience)
-    scoring = Scoring(name, pair, head, topk, score_all, Budget(batch_tokens))
     with closing(parts):
-        return score_parts(store, scoring, parts, worker, tokens=corpus.settings)
+        return score_parts(store, name, crew, parts, worker, crew.facts.settings(corpus.settings)), name
 
 
-@dataclasses.dataclass(frozen=True)
-class Scoring:
-    """What is scored, with what, and how."""
+def _after_reference_pass(request: Request, corpus: "Corpus", store: Path, name: str, engine: str) -> Scorer:
+    from tokenstats.corpus.build import build_parts
 
-    name: str
-    pair: ModelPair
-    head: dict[str, str]
-    topk: int
-    score_all: bool
-    budget: Budget
+    if engine != "local" or Worker.from_environment().count > 1:
+        raise InputError("reference_pass separate is for one process; expected engine local, and no torchrun or srun")
+    first = load_reference_pass(request, 0)
+    known = dataclasses.replace(corpus, longest=first.max_positions)
+    with closing(iter(Ahead(build_parts(known, store)))) as parts:
+        first.write(store, name, (index for index, _ in parts), request.score_all)
+    first.release()
+    return Scorer(request, reference=first)
 
-    def settings(self, tokens: Mapping[str, Any]) -> dict[str, Any]:
-        """What the parts depend on; ``tokens``: the settings of the parts of tokens."""
-        pair = self.pair
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "tokens": hashlib.blake2b(json.dumps(tokens, sort_keys=True).encode(), digest_size=16).hexdigest(),
-            "model": pair.policy.description.fingerprint,
-            "reference": pair.reference.description.fingerprint if pair.reference else None,
-            "dtype": _dtype_of(pair),
-            "vocabulary": pair.vocabulary,
-            "topk": self.topk,
-            "score_all": self.score_all,
-        }
+
+def _crew(request: Request, workers: int | None, address: str | None) -> "Crew":
+    from tokenstats.scoring.ray_engine import Crew
+
+    return Crew(request, workers, address)
 
 
 def score_parts(
-    store: Path, scoring: Scoring, parts: Iterable[tuple[int, int]], worker: Worker, tokens: Mapping[str, Any]
-) -> tuple[Store, str]:
+    store: Path,
+    name: str,
+    crew: "Scorer | Crew",
+    parts: Iterable[tuple[int, int]],
+    worker: Worker,
+    settings: dict[str, Any],
+) -> Store:
     """Score the parts that are this worker's and missing, as they come; write the manifest where all parts are there."""
-    folder, settings = store / "stats" / scoring.name, scoring.settings(tokens)
-    what = f"scoring {scoring.name!r} in {store} is there already and"
+    folder = store / "stats" / name
+    what = f"scoring {name!r} in {store} is there already and"
     finished = set(finished_parts(folder, settings, what, mine=worker.takes, check=not (folder / MANIFEST).exists()))
-    progress, writer = Progress(scoring.name, folder, worker), Writer()
-    made = 0
-    try:
-        for index, count in parts:
+    progress = Progress(name, folder, worker)
+
+    def missing() -> Iterator[int]:
+        for index, tokens in parts:
             done = index in finished and _same_rows(store, folder, index)
-            progress.found(index, count, done)
+            progress.found(index, tokens, done)
             if worker.takes(index) and not done:
-                table, sums = score_part(
-                    read_part(part_path(store / TOKENS, index)),
-                    scoring.pair,
-                    scoring.topk,
-                    scoring.score_all,
-                    scoring.budget,
-                    progress.advance,
-                )
-                writer.submit(write_part, folder, index, table, settings, {**sums, "batch_tokens": scoring.budget.tokens})
-                made += 1
-        writer.wait()
+                yield index
+
+    try:
+        if isinstance(crew, Scorer):
+            made = _score_here(store, folder, crew, missing(), settings, progress)
+        else:
+            made = crew.score(store, name, missing(), settings, progress)
+            crew.close()
     finally:
         progress.close()
     opened = Store(store)
-    missing = [i for i in range(opened.part_count) if not is_readable(part_path(folder, i))]
-    if not missing and (made or not (folder / MANIFEST).exists()):
-        _finish(opened, scoring, settings)
-    return opened, scoring.name
+    complete = all(is_readable(part_path(folder, i)) for i in range(opened.part_count))
+    if complete:
+        remove_all_states(folder)
+    if complete and (made or not (folder / MANIFEST).exists()):
+        _finish(opened, name, crew.facts, settings)
+    return opened
+
+
+def _score_here(
+    store: Path, folder: Path, scorer: Scorer, parts: Iterator[int], settings: dict[str, Any], progress: Progress
+) -> int:
+    writer, made = Writer(), 0
+    for index in parts:
+        table, sums = scorer.score(store, folder.name, index, progress.advance)
+        writer.submit(_write, folder, index, table, settings, sums)
+        made += 1
+    writer.wait()
+    return made
+
+
+def _write(folder: Path, index: int, table: pa.Table, settings: dict[str, Any], sums: dict[str, Any]) -> None:
+    write_part(folder, index, table, settings, sums)
+    remove_states(folder, index)  # of a reference pass, if there was one
 
 
 def _same_rows(store: Path, folder: Path, index: int) -> bool:
@@ -178,9 +201,9 @@ def _same_rows(store: Path, folder: Path, index: int) -> bool:
     return True
 
 
-def _finish(store: Store, scoring: Scoring, settings: dict[str, Any]) -> None:
+def _finish(store: Store, name: str, facts: Facts, settings: dict[str, Any]) -> None:
     """Add up the parts and write the manifest, last."""
-    folder, pair = store.path / "stats" / scoring.name, scoring.pair
+    folder = store.path / "stats" / name
     progress = [part_progress(part_path(folder, i)) for i in range(store.part_count)]
     scored = sum(p["scored"] for p in progress)
     parts = tuple(
@@ -191,14 +214,14 @@ def _finish(store: Store, scoring: Scoring, settings: dict[str, Any]) -> None:
         parts=parts,
         fingerprint=hashlib.blake2b(json.dumps([settings, [p.digest for p in parts]]).encode(), digest_size=16).hexdigest(),
         store_fingerprint=store.fingerprint,
-        model=pair.policy.description,
-        reference=pair.reference.description if pair.reference else None,
-        dtype=settings["dtype"],
-        device=torch.cuda.get_device_name(pair.device) if pair.device.type == "cuda" else str(pair.device),
-        vocabulary=pair.vocabulary,
-        topk=scoring.topk,
-        score_all=scoring.score_all,
-        head=scoring.head,
+        model=facts.model,
+        reference=facts.reference,
+        dtype=facts.dtype,
+        device=facts.device,
+        vocabulary=facts.vocabulary,
+        topk=facts.request.topk,
+        score_all=facts.request.score_all,
+        head=facts.head,
         versions={
             "python": platform.python_version(),
             **{p: version(p) for p in ("tokenstats", "torch", "transformers", "pyarrow")},
@@ -206,13 +229,9 @@ def _finish(store: Store, scoring: Scoring, settings: dict[str, Any]) -> None:
         scored=scored,
         means={c: sum(p["sums"][c] for p in progress) / scored for c in progress[0]["sums"]},
         padding=sum(p["padded"] for p in progress) / sum(p["tokens"] for p in progress) - 1.0,
-        reduction=reduction(pair.device),
+        reduction=facts.reduction,
         batch_tokens=min(p["batch_tokens"] for p in progress),
     ).write(folder)
-
-
-def _dtype_of(pair: ModelPair) -> str:
-    return str(next(pair.policy.model.parameters()).dtype).removeprefix("torch.")
 
 
 def _name_of(model: str) -> str:

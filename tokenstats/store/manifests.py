@@ -29,6 +29,12 @@ class Part(_Record):
     digest: str
 
 
+class _Versioned(BaseModel):
+    """What every version of a manifest has."""
+
+    schema_version: int
+
+
 class _Manifest(_Record):
     schema_version: int = SCHEMA_VERSION
     created: str
@@ -48,14 +54,14 @@ class _Manifest(_Record):
         except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"{path} cannot be read: {error}") from error
         try:
-            manifest = cls.model_validate_json(text)
+            version = _Versioned.model_validate_json(text).schema_version  # first: another version has other fields
+            if version != SCHEMA_VERSION:
+                raise StoreError(f"{path} has schema version {version}, this tokenstats reads {SCHEMA_VERSION}")
+            return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise StoreError(f"{path} is not a manifest of tokenstats: {where}: {first['msg']}") from None
-        if manifest.schema_version != SCHEMA_VERSION:
-            raise StoreError(f"{path} has schema version {manifest.schema_version}, this tokenstats reads {SCHEMA_VERSION}")
-        return manifest
 
 
 class Dataset(_Record):
@@ -128,8 +134,8 @@ class ScoringManifest(_Manifest):
     scored: int
     means: dict[str, float]
     padding: float
-    reduction: str
-    batch_tokens: int
+    reduction: str | None = None
+    batch_tokens: int | None = None
 
 
 class Clause(_Record):
@@ -140,15 +146,27 @@ class Clause(_Record):
 
 
 class MaskManifest(_Manifest):
-    """``masks/<mask>/manifest.json``."""
+    """``masks/<mask>/manifest.json``.
+
+    weighted:          the parts have a column ``weight``; ``weight_total`` is its sum
+    thresholds:        the number behind each dataset-wide selection; scales: (centre, width) of each zscore and minmax
+    clauses:           a rule that only weighs has none; ``min_kept`` that drops rows is the last one
+    rows_with_too_few: rows that ``min_kept`` dropped or kept whole
+    shortfall:         tokens that a budget asked for and that could not be dropped: too few were unprotected
+    """
 
     store_fingerprint: str
-    rule: dict[str, str]
+    rule: dict[str, str | int]
     rule_fingerprint: str
     scorings: dict[str, str]
     thresholds: dict[str, float]
+    scales: dict[str, tuple[float, float]] = {}
     clauses: tuple[Clause, ...]
     targets: int
     kept: int
     protected: int
     rows_with_nothing_kept: int
+    rows_with_too_few: int = 0
+    shortfall: int = 0
+    weighted: bool = False
+    weight_total: float | None = None

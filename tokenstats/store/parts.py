@@ -85,7 +85,7 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=list(columns) if columns is not None else None)
     except FileNotFoundError:
-        raise StoreError(f"{path} is missing; run the command that made it again") from None
+        raise _missing(path) from None
     except (OSError, pa.ArrowException, KeyError) as error:
         raise StoreError(
             f"{path} cannot be read ({one_line(error, 120)}); delete it and run the command that made it again"
@@ -159,9 +159,16 @@ def describe_difference(found: Settings, wanted: Settings) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """BLAKE2b of a file's bytes, 16 bytes in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    """BLAKE2b of a file's bytes, 16 bytes in hexadecimal. Raises StoreError where the file is missing."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except FileNotFoundError:
+        raise _missing(path) from None
+
+
+def _missing(path: Path) -> StoreError:
+    return StoreError(f"{path} is missing; run the command that made it again")
 
 
 def _discard(temporary: Path) -> None:

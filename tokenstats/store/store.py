@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from tokenstats.errors import InputError, StoreError, nearest, one_line
-from tokenstats.store.manifests import MANIFEST, MaskManifest, ScoringManifest, StoreManifest
-from tokenstats.store.parts import part_path, read_part
+from tokenstats.store.checks import check_columns, check_counts, check_lengths, row_lengths
+from tokenstats.store.manifests import MANIFEST, MaskManifest, Part, ScoringManifest, StoreManifest
+from tokenstats.store.parts import digest_of, part_path, read_part
 
 if TYPE_CHECKING:
     import polars as pl
@@ -44,7 +45,8 @@ class Store:
         if not (self.path / MANIFEST).exists() and not (self.path / TOKENS).is_dir():
             raise StoreError(f"{self.path} is not a store: it has no {MANIFEST}; make one with 'tokenstats compute'")
         self.manifest = StoreManifest.read(self.path)
-        self._seq_ids: tuple[int, pa.ChunkedArray] | None = None  # of the part read last
+        # of the tokens part read last: its index, seq_ids and, where a list was read, the rows' lengths
+        self._rows: tuple[int, pa.ChunkedArray, pa.ChunkedArray | None] | None = None
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, sequences={self.manifest.sequences:,}, tokens={self.manifest.tokens:,})"
@@ -69,14 +71,14 @@ class Store:
         """The named scoring, or the only one. Raises StoreError where it is not there or the choice is not clear."""
         name = self._choose(name, self.scorings(), "scoring", "--scoring")
         manifest = ScoringManifest.read(self.path / "stats" / name)
-        self._check_owner(manifest.store_fingerprint, f"stats/{name}")
+        self._check_owner(manifest, f"stats/{name}")
         return name, manifest
 
     def mask(self, name: str | None = None) -> tuple[str, MaskManifest]:
         """The named mask, or the only one."""
         name = self._choose(name, self.masks(), "mask", "--mask")
         manifest = MaskManifest.read(self.path / "masks" / name)
-        self._check_owner(manifest.store_fingerprint, f"masks/{name}")
+        self._check_owner(manifest, f"masks/{name}")
         return name, manifest
 
     @property
@@ -84,10 +86,20 @@ class Store:
         return len(self.manifest.parts)
 
     def part(self, family: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """One part of a family (``tokens``, ``stats/NAME``, ``masks/NAME``), its rows proven to be the tokens' rows."""
-        table = read_part(part_path(self.path / family, index), _with_seq_id(columns))
+        """One part of a family (``tokens``, ``stats/NAME``, ``masks/NAME``), its rows proven to be the tokens' rows.
+
+        Raises StoreError, naming the part, where it is missing, damaged, or not what the manifest says.
+        """
+        path = part_path(self.path / family, index)
+        table = read_part(path, _with_seq_id(columns))
+        check_columns(table, path, family, _with_seq_id(columns))
         if family != TOKENS:
-            self._check_rows(table, family, index)
+            self._check_rows(table, path, index)
+        check_counts(table, path, self.manifest.parts[index])
+        lengths = row_lengths(table)
+        check_lengths(table, path, lengths)
+        if family == TOKENS and (lengths is not None or self._rows is None or self._rows[0] != index):
+            self._rows = index, table["seq_id"], lengths
         return table if columns is None or "seq_id" in columns else table.drop_columns(["seq_id"])
 
     def aligned(
@@ -108,6 +120,21 @@ class Store:
             number -= part.rows
         raise StoreError(f"{self.path / MANIFEST} counts {self.manifest.sequences} rows, but its parts hold fewer")
 
+    def changed_parts(self, family: str) -> list[Path]:
+        """The parts of a family whose bytes are no longer those that its manifest recorded; reads every byte of them.
+
+        This sees what :meth:`part` cannot: other values in the same shape. A part without a recorded digest is not judged.
+        """
+        paths = [part_path(self.path / family, i) for i in range(self.part_count)]
+        recorded = zip(paths, self._parts_of(family), strict=True)
+        return [path for path, part in recorded if part.digest and digest_of(path) != part.digest]
+
+    def verify(self, *families: str) -> None:
+        """Raise StoreError, naming the part, where the bytes of one are not those that its manifest recorded."""
+        for family in families:
+            for path in self.changed_parts(family):
+                raise StoreError(f"{path} was changed after it was made: its digest differs; make it again")
+
     def scan(self, family: str) -> "pl.LazyFrame":
         """A polars LazyFrame over a family: the way out to any other tool."""
         import polars as pl
@@ -125,18 +152,29 @@ class Store:
             raise StoreError(f"no {what} {name!r} in {self.path}{nearest(name, known)}; it holds: {', '.join(known) or 'none'}")
         return name
 
-    def _check_owner(self, fingerprint: str, family: str) -> None:
-        if fingerprint != self.fingerprint:
-            raise StoreError(f"{self.path / family} was made from other tokens than this store's; make it again")
+    def _parts_of(self, family: str) -> tuple[Part, ...]:
+        if family == TOKENS:
+            return self.manifest.parts
+        kind, _, name = family.partition("/")
+        return (self.scoring(name) if kind == "stats" else self.mask(name))[1].parts
 
-    def _check_rows(self, table: pa.Table, family: str, index: int) -> None:
-        if self._seq_ids is None or self._seq_ids[0] != index:
-            self._seq_ids = index, read_part(part_path(self.path / TOKENS, index), ["seq_id"])["seq_id"]
-        if not table["seq_id"].equals(self._seq_ids[1]):
+    def _check_owner(self, manifest: ScoringManifest | MaskManifest, family: str) -> None:
+        if manifest.store_fingerprint != self.fingerprint:
+            raise StoreError(f"{self.path / family} was made from other tokens than this store's; make it again")
+        if [(p.rows, p.tokens) for p in manifest.parts] != [(p.rows, p.tokens) for p in self.manifest.parts]:
+            raise StoreError(f"{self.path / family / MANIFEST} lists other parts than the store's tokens; make it again")
+
+    def _check_rows(self, table: pa.Table, path: Path, index: int) -> None:
+        if self._rows is None or self._rows[0] != index:
+            self.part(TOKENS, index, ["seq_id"])
+        assert self._rows is not None
+        _, seq_ids, lengths = self._rows
+        if not table["seq_id"].equals(seq_ids):
             raise StoreError(
-                f"{part_path(self.path / family, index)} holds other sequences than part {index} of the tokens: "
+                f"{path} holds other sequences than part {index} of the tokens: "
                 "delete it and run the command that made it again"
             )
+        check_lengths(table, path, lengths, f"the rows of part {index} of the tokens")
 
 
 def _with_seq_id(columns: Sequence[str] | None) -> list[str] | None:

@@ -1,9 +1,10 @@
-"""The words that go with exported rows: a dataset card, and how to read them. What comes from outside is escaped."""
+"""The words that go with exported rows: a dataset card. What comes from outside is escaped."""
 
 from typing import Any
 
 from tokenstats.errors import one_line
 from tokenstats.store import Store
+from tokenstats.training.guides import GUIDES, how_to_read
 from tokenstats.training.provenance import without_folders
 from tokenstats.training.rows import ChosenMask
 
@@ -12,57 +13,38 @@ configs:
 - config_name: default
   data_files:
   - split: train
-    path: train-*.parquet
+    path: data/train-*.parquet
 tags:
 - tokenstats
 ---
 """
 
 _COLUMNS = {
-    "labels": {
-        "input_ids": "int32 token ids",
-        "attention_mask": "int8, 1 everywhere",
-        "labels": "int32 token ids, -100 where a token is not learned",
-    },
-    "loss-mask": {
-        "input_ids": "int32 token ids",
-        "loss_mask": "int8, 1 where a token is learned, else 0; as long as input_ids",
-    },
+    "input_ids": "int32 token ids",
+    "attention_mask": "int8, 1 everywhere",
+    "labels": "int32 token ids, -100 where a token is not learned",
+    "loss_mask": "int8, 1 where a token is learned, else 0; as long as input_ids",
+    "assistant_masks": "int8, the same as 0 and 1: TRL 0.24 to 1.6 keeps it when it packs, and drops labels",
+    "weights": "float32, what a token counts for in the loss, 0 where it is not learned; of the token, not of the one before",
 }
-
-_TRL = """from datasets import load_dataset
-from trl import SFTConfig, SFTTrainer
-
-rows = load_dataset("parquet", data_files={files}, split="train")
-# max_length=None: the default of 1,024 would cut rows, and drop those left without a label
-config = SFTConfig(output_dir="OUT", max_length=None)
-SFTTrainer("MODEL", args=config, train_dataset=rows).train()
-"""
-
-_LOSS_MASK = """from datasets import load_dataset
-
-rows = load_dataset("parquet", data_files={files}, split="train")
-# SkyRL reads input_ids and loss_mask as they are. TRL and transformers do not know loss_mask and would learn every
-# token: for them export the form "labels"
+_READS_WEIGHTS = """Only a trainer that reads `weights` learns with them: TRL, transformers and the others that read `labels`
+leave them out without a word. What the weighted sum is divided by is the trainer's choice; where it is the sum of the
+weights, their scale does not matter.
 """
 
 
-def how_to_read(form: str, folder: str) -> str:
-    """A snippet of Python that reads the exported files of ``folder``, with the traps of its trainers named."""
-    return (_TRL if form == "labels" else _LOSS_MASK).format(files=repr(f"{folder.rstrip('/')}/train-*.parquet"))
-
-
-def dataset_card(store: Store, mask: ChosenMask, record: dict[str, Any], form: str, longest: int) -> str:
-    """README.md of an export: what the columns are, which rule chose the tokens, and what it was made from."""
-    kept, rows = record["kept_tokens"], record["rows"]
+def dataset_card(store: Store, mask: ChosenMask, record: dict[str, Any], trainer: str, longest: int) -> str:
+    """README.md of an export: what the columns are, which rule chose the tokens, what it was made from, how to read it."""
+    kept, rows, guide = record["kept_tokens"], record["rows"], GUIDES[trainer]
     lines = [
         "# Token ids with a loss mask",
         "",
         f"{rows:,} rows, the longest of {longest:,} tokens; {kept:,} tokens to learn.",
         "The rows are tokenized: use them with a model of the same tokenizer, and do not apply a chat template again.",
         "",
-        *(f"- `{name}`: {meaning}" for name, meaning in _COLUMNS[form].items()),
+        *(f"- `{name}`: {_COLUMNS[name]}" for name in record["columns"]),
         "",
+        *([_READS_WEIGHTS] if "weights" in record["columns"] else []),
         f"{record['rows_with_nothing_kept']:,} rows of the source had no token to learn and are left out.",
         "",
         "## Which tokens",
@@ -71,6 +53,7 @@ def dataset_card(store: Store, mask: ChosenMask, record: dict[str, Any], form: s
         *(f"- {_code(key)}: {_code(value)}" for key, value in record["rule"].items()),
         *(f"- threshold {_code(text)}: {value!r}" for text, value in record["thresholds"].items()),
         f"- kept: {kept:,} of {record['targets']:,} target tokens",
+        *(["- the mask also weighs these tokens; its weights were left out of this export"] * record["weights_ignored"]),
         "",
         "## Origin",
         "",
@@ -79,10 +62,10 @@ def dataset_card(store: Store, mask: ChosenMask, record: dict[str, Any], form: s
         f"- tokenizer: {_code(without_folders(store.manifest.tokenizer.source))}, {_code(record['tokenizer_fingerprint'])}",
         f"- store: {_code(record['store_fingerprint'])}, mask: {_code(record['mask_fingerprint'] or 'none')}",
         "",
-        "## How to read it",
+        f"## How to read it with {guide.title}",
         "",
-        "```python",
-        how_to_read(form, "FOLDER").rstrip(),
+        f"```{guide.language}",
+        how_to_read(trainer, record["form"], data="FOLDER/data", disk="FOLDER/disk", longest=longest).rstrip(),
         "```",
         "",
     ]

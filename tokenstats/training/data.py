@@ -1,8 +1,8 @@
 """What a training run reads: rows of a store in memory, and how they become batches.
 
-Per token four bytes of id and one of mask; arrays, no Python lists. The rows that are held out for evaluation are
-chosen by their seq_id, and their loss is over **all** their target tokens whatever the mask: the evaluation losses of
-runs with different masks compare.
+Per token four bytes of id, one of mask and, where the mask weighs, four of weight; arrays, no Python lists. The rows
+that are held out for evaluation are chosen by their seq_id, and their loss is over **all** their target tokens, each
+counted once, whatever the mask: the evaluation losses of runs with different masks compare.
 """
 
 from dataclasses import dataclass
@@ -27,21 +27,26 @@ class TokenRows(Dataset[Example]):
     """R rows of N tokens in all, each an example ``{"input_ids": [T] int32, "labels": [T] int32}``.
 
     ids [N] int32; learned [N] boolean; offsets [R + 1] int64; keys [R] uint64, from each row's seq_id
+    weights [N] float32, 0 where not learned, or None; where given, an example has ``"weights": [T] float32`` too
     """
 
     ids: np.ndarray
     learned: np.ndarray
     offsets: np.ndarray
     keys: np.ndarray
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, row: int) -> Example:
         if row == NO_ROW:
-            return {"input_ids": self.ids[:1], "labels": np.array([IGNORED], np.int32)}
+            example = {"input_ids": self.ids[:1], "labels": np.array([IGNORED], np.int32)}
+            return example if self.weights is None else {**example, "weights": np.zeros(1, np.float32)}
         span = slice(self.offsets[row], self.offsets[row + 1])
-        return {"input_ids": self.ids[span], "labels": np.where(self.learned[span], self.ids[span], np.int32(IGNORED))}
+        ids = self.ids[span]
+        example = {"input_ids": ids, "labels": np.where(self.learned[span], ids, np.int32(IGNORED))}
+        return example if self.weights is None else {**example, "weights": self.weights[span]}
 
     @property
     def learned_tokens(self) -> int:
@@ -54,7 +59,7 @@ class TokenRows(Dataset[Example]):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Rows to learn from, rows held out (or None), and how many rows were left out because nothing in them is kept."""
+    """Rows to learn from, rows held out (or None), and how many rows were left out because nothing in them is learned."""
 
     train: TokenRows
     evaluation: TokenRows | None
@@ -70,24 +75,29 @@ def load_training_data(store: Store, mask: ChosenMask, eval_share: float = 0.0, 
     for part in read_parts(store, mask):
         rows = slice(first, first + len(part.lengths))
         first = rows.stop
-        has_kept = part.kept_per_row > 0
-        left_out += int(np.count_nonzero(~has_kept & ~held_out[rows]))
-        train.add(part, has_kept & ~held_out[rows], part.keep, keys[rows])
+        chosen = part.has_learned & ~held_out[rows]
+        left_out += int(np.count_nonzero(~part.has_learned & ~held_out[rows]))
+        train.add(part, chosen, part.keep, keys[rows], part.weight)
         evaluation.add(part, held_out[rows], part.is_target, keys[rows])
     if not train.keys:
         raise InputError(
-            f"mask {mask.name!r} keeps no token of the {int((~held_out).sum())} rows to train on: "
+            f"mask {mask.name!r} keeps no token{' of weight above 0' if mask.weighted else ''} of the "
+            f"{int((~held_out).sum())} rows to train on: "
             "there is nothing to learn; choose another mask, or loosen its rule"
         )
     return TrainingData(train.rows(), evaluation.rows() if evaluation.keys else None, left_out)
 
 
-def collate(examples: list[Example]) -> dict[str, Tensor]:
-    """B examples → ``input_ids`` and ``labels`` [B, T] int64, padded on the right with 0 and IGNORED.
+PADDING = {"input_ids": 0, "labels": IGNORED, "weights": 0.0}
 
-    There is no attention mask: a causal model's earlier positions cannot see the padding that follows them.
+
+def collate(examples: list[Example]) -> dict[str, Tensor]:
+    """B examples → ``input_ids`` and ``labels`` [B, T] int64, and ``weights`` [B, T] float32 where they have them.
+
+    Padded on the right. There is no attention mask: a causal model's earlier positions cannot see the padding that
+    follows them.
     """
-    return {name: _pad([e[name] for e in examples], value) for name, value in (("input_ids", 0), ("labels", IGNORED))}
+    return {name: _pad([e[name] for e in examples], PADDING[name]) for name in examples[0]}
 
 
 class _Collector:
@@ -98,19 +108,29 @@ class _Collector:
         self.learned: list[np.ndarray] = []
         self.lengths: list[np.ndarray] = []
         self.keys: list[np.ndarray] = []
+        self.weights: list[np.ndarray] = []
 
-    def add(self, part: LearnedPart, chosen: np.ndarray, learned: np.ndarray, keys: np.ndarray) -> None:
-        """chosen, keys: [R] of the part's rows; learned: [N] of its tokens."""
+    def add(
+        self, part: LearnedPart, chosen: np.ndarray, learned: np.ndarray, keys: np.ndarray, weight: np.ndarray | None = None
+    ) -> None:
+        """chosen, keys: [R] of the part's rows; learned, weight: [N] of its tokens."""
         if chosen.any():
             tokens = np.repeat(chosen, part.lengths)
             self.ids.append(part.ids[tokens])
             self.learned.append(learned[tokens])
             self.lengths.append(part.lengths[chosen])
             self.keys.append(keys[chosen])
+            if weight is not None:
+                self.weights.append(weight[tokens])
 
     def rows(self) -> TokenRows:
-        offsets = np.concatenate([[0], np.cumsum(np.concatenate(self.lengths))])
-        return TokenRows(np.concatenate(self.ids), np.concatenate(self.learned), offsets, np.concatenate(self.keys))
+        return TokenRows(
+            ids=np.concatenate(self.ids),
+            learned=np.concatenate(self.learned),
+            offsets=np.concatenate([[0], np.cumsum(np.concatenate(self.lengths))]),
+            keys=np.concatenate(self.keys),
+            weights=np.concatenate(self.weights) if self.weights else None,
+        )
 
 
 def _choose_held_out(keys: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -121,8 +141,9 @@ def _choose_held_out(keys: np.ndarray, share: float, seed: int) -> np.ndarray:
     return shuffled(keys, "evaluation", seed)[:count]
 
 
-def _pad(rows: list[np.ndarray], value: int) -> Tensor:
-    out = torch.full((len(rows), max(map(len, rows))), value, dtype=torch.int64)
+def _pad(rows: list[np.ndarray], value: float) -> Tensor:
+    dtype = torch.float32 if rows[0].dtype == np.float32 else torch.int64
+    out = torch.full((len(rows), max(map(len, rows))), value, dtype=dtype)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.from_numpy(row)
     return out

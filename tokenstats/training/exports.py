@@ -1,50 +1,60 @@
-"""A store's rows and what is learned in them, as Parquet files that other trainers read as they are. Loads no torch.
+"""A store's rows and what is learned in them, as files that other trainers read as they are. Loads no torch.
 
-    labels      input_ids, attention_mask, labels (-100: not learned)    TRL, transformers, Axolotl, Unsloth, Together
-    loss-mask   input_ids, loss_mask (1: learned)                        SkyRL, and verl through a custom dataset class
+    labels      input_ids, attention_mask, labels (-100: not learned)           TRL, transformers, Axolotl, Unsloth, …
+    loss-mask   input_ids, loss_mask (1: learned)                               SkyRL, and verl through a dataset class
+    weights     input_ids, attention_mask, labels, weights (0: not learned)     verl through a dataset class, Tinker
 
-Lists of int32 and int8, as ``list``, never ``large_list``, and no schema metadata: what older readers trip over.
+Lists of int32, int8 and float32, and no column beyond these: Axolotl asks for exactly three, and LLaMA-Factory cannot
+batch one more.
 """
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from tokenstats.errors import InputError, nearest, one_line
+from tokenstats.errors import InputError, one_line
 from tokenstats.store import Store
-from tokenstats.training.card import dataset_card, how_to_read
+from tokenstats.training import guides
+from tokenstats.training.card import dataset_card
+from tokenstats.training.files import ArrowStream, Files, describe_for_datasets, open_parquet
 from tokenstats.training.provenance import provenance, write_record
-from tokenstats.training.rows import IGNORED, LearnedPart, check_writable, choose_mask, open_store, read_parts
+from tokenstats.training.rows import IGNORED, ChosenMask, LearnedPart, check_writable, choose_mask, open_store, read_parts
 
 ROWS_PER_FILE = 100_000
-_IDS, _FLAGS = pa.list_(pa.int32()), pa.list_(pa.int8())
+DATA, DISK = "data", "disk"
+"""Folders of an export: the Parquet files, alone, since SkyRL refuses anything else beside them; and for load_from_disk."""
+
+_IDS, _FLAGS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.int8()), pa.list_(pa.float32())
+_LABELS = pa.schema([("input_ids", _IDS), ("attention_mask", _FLAGS), ("labels", _IDS)])
 FORMS = {
-    "labels": pa.schema([("input_ids", _IDS), ("attention_mask", _FLAGS), ("labels", _IDS)]),
-    "loss-mask": pa.schema([("input_ids", _IDS), ("loss_mask", _FLAGS)]),
+    guides.LABELS: _LABELS,
+    guides.LOSS_MASK: pa.schema([("input_ids", _IDS), ("loss_mask", _FLAGS)]),
+    guides.WEIGHTS: _LABELS.append(pa.field("weights", _FLOATS)),
 }
-"""Columns of each form. A column too many makes Axolotl tokenize again and LLaMA-Factory fail."""
+TRL_LEGACY = "trl-legacy"
 
 
 @dataclass(frozen=True)
 class ExportSummary:
     """What was written.
 
-    to:            the folder: Parquet ``files``, a dataset card (README.md) and ``tokenstats.json`` with the origin
-    rows:          rows written; rows_left_out: rows with nothing kept, which are not
+    to:            the folder: Parquet ``files`` in ``data``, with save_to_disk an Arrow dataset in ``disk``, a dataset card
+                   (README.md) and ``tokenstats.json`` with the origin
+    rows:          rows written; rows_left_out: rows with nothing to learn, which are not
     tokens:        tokens of the rows written; kept_tokens: those of them that are learned
     longest:       tokens of the longest row
-    how_to_read:   a snippet for the trainers that read this form, traps named
+    how_to_read:   the snippet that ``trainer`` needs, its trap named
     """
 
     to: str
     form: str
+    trainer: str
     files: tuple[str, ...]
     rows: int
     rows_left_out: int
@@ -55,25 +65,39 @@ class ExportSummary:
 
 
 def export(
-    store: Store | str | Path, *, mask: str | None, to: str | Path, form: str = "labels", rows_per_file: int = ROWS_PER_FILE
+    store: Store | str | Path,
+    *,
+    mask: str | None,
+    to: str | Path,
+    form: str | None = None,
+    trainer: str | None = None,
+    save_to_disk: bool = False,
+    compat: str | None = None,
+    ignore_weights: bool = False,
+    rows_per_file: int = ROWS_PER_FILE,
 ) -> ExportSummary:
     """Write a store's rows, with what ``mask`` keeps of them, for another trainer.
 
     mask: a mask of the store; None or "none" is plain fine-tuning on all targets
     to:   a folder that is not there yet, or empty. It is written beside its place and moved there at the end: an
           export that was killed leaves nothing that looks finished
-    form: ``labels`` or ``loss-mask``
+    form: ``labels`` (the default), ``loss-mask`` or ``weights``: 0 or 1 where the mask does not weigh
+    trainer:        whose snippet to give: a name of ``guides.GUIDES``; it also decides the form, where none is given
+    save_to_disk:   write the rows a second time, as ``datasets.load_from_disk`` reads them; LLaMA-Factory has it by itself
+    compat:         ``trl-legacy`` adds ``assistant_masks``: TRL 0.24 to 1.6 drops labels when it packs, and keeps these
+    ignore_weights: export a mask that weighs in a form that can only say which tokens are kept
 
-    Rows with nothing kept are left out and counted: trainers drop them in ways of their own. Raises InputError or
+    Rows with nothing to learn are left out and counted: trainers drop them in ways of their own. Raises InputError or
     StoreError for what the caller can mend; nothing is then written.
     """
     to = Path(to).expanduser()
-    if form not in FORMS:
-        raise InputError(f"form got {one_line(form, 60)!r}{nearest(form, list(FORMS))}; expected one of: {', '.join(FORMS)}")
+    form, trainer = guides.choose(form, trainer)
+    schema = _schema(form, trainer, compat)
     if rows_per_file < 1:
         raise InputError(f"rows_per_file got {rows_per_file}; expected at least 1")
     opened = open_store(store)
     chosen = choose_mask(opened, mask)
+    _check_weights(chosen, form, ignore_weights)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to} exists and is not empty; choose another folder")
     check_writable(to)
@@ -81,15 +105,17 @@ def export(
     shutil.rmtree(draft, ignore_errors=True)  # of an export that was killed
     draft.mkdir(parents=True)
     try:
-        writer = _Writer(draft, FORMS[form], rows_per_file)
-        for part in tqdm(read_parts(opened, chosen), desc="exporting", total=opened.part_count, unit=" parts", disable=None):
+        writer = _Writer(draft, schema, rows_per_file, save_to_disk or guides.GUIDES[trainer].on_disk)
+        parts = read_parts(opened, chosen, with_weights=not ignore_weights)
+        for part in tqdm(parts, desc="exporting", total=opened.part_count, unit=" parts", disable=None):
             writer.add(part)
-        files = writer.close()
-        if not files:
-            raise InputError(f"mask {chosen.name!r} keeps no token of any row: there is nothing to export; choose another mask")
-        record = provenance(opened, chosen, rows=writer.rows, left_out=writer.left_out, kept=writer.kept)
-        write_record(draft, {**record, "form": form})
-        (draft / "README.md").write_text(dataset_card(opened, chosen, record, form, writer.longest), encoding="utf-8")
+        if not writer.rows:
+            raise InputError(f"mask {chosen.name!r} leaves nothing to learn in any row: nothing to export; choose another mask")
+        made_of = provenance(opened, chosen, rows=writer.rows, left_out=writer.left_out, kept=writer.kept)
+        record = {**made_of, "form": form, "columns": schema.names, "weights_ignored": chosen.weighted and ignore_weights}
+        files = writer.close(record)
+        write_record(draft, record)
+        (draft / "README.md").write_text(dataset_card(opened, chosen, record, trainer, writer.longest), encoding="utf-8")
         if to.exists():
             to.rmdir()
         os.replace(draft, to)
@@ -99,76 +125,84 @@ def export(
     return ExportSummary(
         to=str(to),
         form=form,
+        trainer=trainer,
         files=files,
         rows=writer.rows,
         rows_left_out=writer.left_out,
         tokens=writer.tokens,
         kept_tokens=writer.kept,
         longest=writer.longest,
-        how_to_read=how_to_read(form, str(to)),
+        how_to_read=guides.how_to_read(trainer, form, data=f"{to}/{DATA}", disk=f"{to}/{DISK}", longest=writer.longest),
     )
 
 
-class _Writer:
-    """Fills files of ``rows_per_file`` rows, one after the other; counts what goes by."""
+def _schema(form: str, trainer: str, compat: str | None) -> pa.Schema:
+    if compat is None:
+        return FORMS[form]
+    if compat != TRL_LEGACY:
+        raise InputError(f"compat got {one_line(compat, 60)!r}; expected {TRL_LEGACY}")
+    if trainer != "trl":
+        raise InputError(f"compat {TRL_LEGACY} adds a column for TRL; expected the form labels and the trainer trl with it")
+    return FORMS[form].append(pa.field("assistant_masks", _FLAGS))
 
-    def __init__(self, folder: Path, schema: pa.Schema, rows_per_file: int):
-        self.folder, self.schema, self.rows_per_file = folder, schema, rows_per_file
+
+def _check_weights(mask: ChosenMask, form: str, ignore_weights: bool) -> None:
+    if not mask.weighted:
+        return
+    if form == guides.WEIGHTS and ignore_weights:
+        raise InputError("ignore_weights was given with the form weights; expected one of the two")
+    if form != guides.WEIGHTS and not ignore_weights:
+        raise InputError(
+            f"mask {mask.name!r} weighs its tokens, and the form {form} would lose the weights; choose --form weights, train "
+            "with 'tokenstats train', or export which tokens are kept alone (--ignore-weights)"
+        )
+
+
+class _Writer:
+    """Takes parts of a store into the files of one export; counts what goes by."""
+
+    def __init__(self, folder: Path, schema: pa.Schema, rows_per_file: int, on_disk: bool):
+        self.folder, self.schema = folder, schema
+        self._data = Files(folder / DATA, "train-{index:05d}-of-{count:05d}.parquet", open_parquet, schema, rows_per_file)
+        self._disk = None
+        if on_disk:
+            name = "data-{index:05d}-of-{count:05d}.arrow"
+            self._disk = Files(folder / DISK / "train", name, ArrowStream, schema, rows_per_file)
         self.rows = self.left_out = self.tokens = self.kept = self.longest = 0
-        self._file: pq.ParquetWriter | None = None
-        self._files: list[Path] = []
 
     def add(self, part: LearnedPart) -> None:
-        has_kept = part.kept_per_row > 0
-        self.left_out += int(np.count_nonzero(~has_kept))
-        if not has_kept.any():
-            return
-        table = _table(part, has_kept, self.schema)
-        self.tokens += int(part.lengths[has_kept].sum())
-        self.kept += int(part.keep.sum())
-        self.longest = max(self.longest, int(part.lengths[has_kept].max()))
-        for piece in self._pieces(table):
-            if self._file is None:
-                self._files.append(self.folder / f"{len(self._files):05d}.parquet")
-                # without Arrow's own schema in the metadata: types are Parquet's, and every reader's
-                self._file = pq.ParquetWriter(self._files[-1], self.schema, compression="zstd", store_schema=False)
-            self._file.write_table(piece)
-            self.rows += len(piece)
-            if self.rows % self.rows_per_file == 0:
-                self._finish_file()
+        chosen = part.has_learned
+        lengths = part.lengths[chosen]
+        self.rows += len(lengths)
+        self.left_out += int(np.count_nonzero(~chosen))
+        self.tokens += int(lengths.sum())
+        self.longest = max(self.longest, int(lengths.max(initial=0)))
+        tokens = np.repeat(chosen, part.lengths)
+        self.kept += int(np.count_nonzero(part.keep[tokens]))
+        table = _table(part, tokens, lengths, self.schema)
+        self._data.add(table)
+        if self._disk is not None:
+            self._disk.add(table)
 
-    def _pieces(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Cut a table where files end."""
-        start = 0
-        while start < len(table):
-            room = self.rows_per_file - self.rows % self.rows_per_file
-            yield table.slice(start, room)
-            start += room
-
-    def _finish_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def close(self) -> tuple[str, ...]:
-        """Finish, and give the files the names that the Hub expects: ``train-00000-of-00003.parquet``."""
-        self._finish_file()
-        names = tuple(f"train-{i:05d}-of-{len(self._files):05d}.parquet" for i in range(len(self._files)))
-        for file, name in zip(self._files, names, strict=True):
-            os.replace(file, self.folder / name)
-        return names
+    def close(self, record: dict[str, Any]) -> tuple[str, ...]:
+        """Finish all files; the names of the Parquet ones, from the export's folder."""
+        if self._disk is not None:
+            describe_for_datasets(self.folder / DISK, self._disk.close(), self.schema, record)
+        return tuple(f"{DATA}/{name}" for name in self._data.close())
 
 
-def _table(part: LearnedPart, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
-    """The chosen rows of a part (``rows``: [R] boolean) as a table of one form."""
-    tokens = np.repeat(rows, part.lengths)
+def _table(part: LearnedPart, tokens: np.ndarray, lengths: np.ndarray, schema: pa.Schema) -> pa.Table:
+    """The chosen tokens of a part ([N] boolean, whole rows of ``lengths`` [R]) as a table of one form."""
     ids, keep = part.ids[tokens], part.keep[tokens]
-    offsets = pa.array(np.concatenate([[0], np.cumsum(part.lengths[rows])]), pa.int32())
+    flags = keep.astype(np.int8)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     values = {
         "input_ids": ids,
         "attention_mask": np.ones(len(ids), np.int8),
         "labels": np.where(keep, ids, np.int32(IGNORED)),
-        "loss_mask": keep.astype(np.int8),
+        "loss_mask": flags,
+        "assistant_masks": flags,
+        "weights": flags if part.weight is None else part.weight[tokens],
     }
     columns = [pa.ListArray.from_arrays(offsets, pa.array(values[f.name], f.type.value_type), type=f.type) for f in schema]
     return pa.table(columns, schema=schema)

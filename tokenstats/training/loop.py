@@ -53,10 +53,12 @@ class SeededOrder(Sampler[int]):
 class MaskedTrainer(Trainer):
     """Trains a causal language model with :func:`masked_loss`; ``eval_loss`` is in nats per target token.
 
+    divide_by_weights: by the sum of the weights of each optimizer batch, not by its number of kept tokens
+
     Raises InputError, while training, where the loss is no longer a finite number.
     """
 
-    # the loss is already divided by the count of the whole optimizer batch
+    # the loss is already divided by the one divisor of the whole optimizer batch
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -66,9 +68,10 @@ class MaskedTrainer(Trainer):
         data: TrainingData,
         tokenizer: PreTrainedTokenizerFast,
         split: SplitModel,
+        divide_by_weights: bool,
         before_save: Callable[[], None],
     ):
-        self._split = split
+        self._split, self._divide_by_weights = split, divide_by_weights
         multiple = arguments.train_batch_size * arguments.world_size if arguments.world_size > 1 else 1
         self._order = SeededOrder(data.train.keys, arguments.seed, multiple)
         super().__init__(
@@ -84,6 +87,16 @@ class MaskedTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # it writes to stdout, where results belong
         self.model_accepts_loss_kwargs = True  # so that the kept tokens of each optimizer batch are counted
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
+        """The micro-batches of one optimizer batch, and what its loss is divided by: a number of all devices."""
+        batches, divisor = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._divide_by_weights and batches:
+            total = torch.stack([batch["weights"].sum(dtype=torch.float64) for batch in batches]).sum().to(device)
+            divisor = self.accelerator.gather(total).sum().float()
+        return batches, divisor
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -94,8 +107,8 @@ class MaskedTrainer(Trainer):
         assert num_items_in_batch is not None, "the kept tokens of the optimizer batch were not counted"
         self._split.model = model
         with self.accelerator.autocast():
-            loss = masked_loss(self._split, inputs["input_ids"], inputs["labels"], num_items_in_batch)
-        # the count is of all devices; data-parallel training then averages gradients over them
+            loss = masked_loss(self._split, inputs["input_ids"], inputs["labels"], num_items_in_batch, inputs.get("weights"))
+        # the divisor is of all devices; data-parallel training then averages gradients over them
         loss = loss * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 

@@ -1,9 +1,13 @@
 """The loss of masked fine-tuning: cross-entropies of the kept tokens, over the kept tokens of the whole optimizer batch.
 
-B, T = sequences and tokens of a batch; H = hidden size; V = vocabulary; N = kept tokens of the batch.
+    Σ −log p(y) / number of kept tokens         a mask that keeps or drops
+    Σ w · −log p(y) / Σ w                       a mask that weighs: a mean, whatever the scale of the weights
+    Σ w · −log p(y) / number of kept tokens     the same on request: small weights then make small steps, as in DFT
 
-The sum is divided by one count for the whole optimizer batch, so that neither gradient accumulation nor the number of
-devices changes the gradient. The vocabulary product runs only for rows that predict a kept token, a block of rows at a
+B, T = sequences and tokens of a batch; H = hidden size; V = vocabulary; N = learned tokens of the batch.
+
+The sum is divided by one number for the whole optimizer batch, so that neither gradient accumulation nor the number of
+devices changes the gradient. The vocabulary product runs only for rows that predict a learned token, a block of rows at a
 time; a block's logits are computed again in the backward pass, so that [N, V] logits never live at once.
 """
 
@@ -23,22 +27,31 @@ LOGITS_AT_ONCE = 1 << 26
 
 
 def masked_loss(
-    split: SplitModel, input_ids: Tensor, labels: Tensor, kept_in_batch: Tensor | int, logits_at_once: int = LOGITS_AT_ONCE
+    split: SplitModel,
+    input_ids: Tensor,
+    labels: Tensor,
+    divisor: Tensor | float,
+    weights: Tensor | None = None,
+    logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
-    """Σ −log p(y) over the kept tokens / ``kept_in_batch``: a float32 scalar, in nats.
+    """Σ w · −log p(y) over the kept tokens / ``divisor``: a float32 scalar, in nats.
 
-    input_ids:     [B, T], padded on the right
-    labels:        [B, T] token ids, IGNORED where a token is not kept; indexed by predicted token, column 0 all IGNORED
-    kept_in_batch: kept tokens of the whole optimizer batch: all accumulated micro-batches of all devices
+    input_ids: [B, T], padded on the right
+    labels:    [B, T] token ids, IGNORED where a token is not kept; indexed by predicted token, column 0 all IGNORED
+    divisor:   kept tokens, or sum of weights, of the whole optimizer batch: all accumulated micro-batches of all devices
+    weights:   [B, T] float32, at least 0, indexed by predicted token; None: 1 everywhere
 
-    With nothing kept the loss is 0 and its gradients are zeros for every parameter, not missing: other devices wait
+    With nothing learned the loss is 0 and its gradients are zeros for every parameter, not missing: other devices wait
     for them.
     """
     hidden = split.hidden(input_ids)
     chosen = labels != IGNORED
+    if weights is not None:
+        chosen &= weights > 0  # the rest adds nothing: no logits for it, and no 0 · inf
     if not chosen.any():
         return split.logits(hidden[0, :1]).sum() * 0.0
-    return _nll(split, hidden, labels, chosen, logits_at_once).sum() / kept_in_batch
+    nll = _nll(split, hidden, labels, chosen, logits_at_once)
+    return (nll if weights is None else nll * weights[chosen]).sum() / divisor
 
 
 def nll_per_row(

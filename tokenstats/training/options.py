@@ -8,6 +8,9 @@ from tokenstats.errors import InputError, nearest, one_line
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 """Learning-rate schedules, under transformers' names. Its own ``constant`` would ignore the warm-up silently."""
 
+NORMALISERS = {"weights": "Σ w·nll / Σ w", "targets": "Σ w·nll / kept tokens"}
+"""What the loss of a mask that weighs is divided by, and the loss in words: over the whole optimizer batch."""
+
 DTYPES = ("auto", "float32", "bfloat16")
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 2e-5, 2e-4
 ALL_LINEAR = "all-linear"
@@ -21,6 +24,9 @@ class TrainOptions:
     learning_rate:  the peak; None is 2e-5, or 2e-4 with LoRA. AdamW, β1 0.9, ``beta2``, decoupled ``weight_decay``
     batch_size:     sequences in one forward pass of one device; the optimizer steps after ``accumulation`` of them
     schedule:       cosine or linear (both to 0) or constant, after a linear warm-up over ``warmup_ratio`` of the steps
+    normalise:      what the loss of a mask that weighs is divided by, over the whole optimizer batch: weights, the sum
+                    of the weights, so that their scale does not matter; or targets, the number of kept tokens, so that
+                    small weights make small steps. A mask that does not weigh is divided by its kept tokens either way
     max_grad_norm:  gradients are scaled down to this norm; 0 leaves them as they are
     lora_rank:      train an adapter of this rank, not the whole model. lora_alpha: twice the rank if not given;
                     lora_targets: names of modules, separated by commas, or all-linear (all but the output matrix)
@@ -45,6 +51,7 @@ class TrainOptions:
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     beta2: float = 0.999
+    normalise: str = "weights"
     max_grad_norm: float = 1.0
     lora_rank: int | None = None
     lora_alpha: float | None = None
@@ -76,6 +83,7 @@ class TrainOptions:
             _expect(0 <= getattr(self, name) < 2**32, name, getattr(self, name), "a whole number from 0 to 2³² - 1")
         _expect_one_of("schedule", self.schedule, list(SCHEDULES))
         _expect_one_of("dtype", self.dtype, list(DTYPES))
+        _expect_one_of("normalise", self.normalise, list(NORMALISERS))
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -90,6 +98,10 @@ class TrainOptions:
     @property
     def is_lora(self) -> bool:
         return self.lora_rank is not None
+
+    def loss_formula(self, weighted: bool) -> str:
+        """The loss over the whole optimizer batch, in words; nll = −log p of a kept token, w its weight."""
+        return NORMALISERS[self.normalise] if weighted else "Σ nll / kept tokens"
 
     @property
     def peak_learning_rate(self) -> float:

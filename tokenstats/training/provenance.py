@@ -14,7 +14,7 @@ RECORD = "tokenstats.json"
 
 
 def provenance(store: Store, mask: ChosenMask, *, rows: int, left_out: int, kept: int) -> dict[str, Any]:
-    """The record that goes with what was made of a store: ``rows`` of it, ``kept`` tokens learned in them."""
+    """The record that goes with what was made of a store: ``rows`` of it, ``kept`` tokens in them."""
     data, manifest = store.manifest.dataset, mask.manifest
     return {
         "tokenstats_version": __version__,
@@ -28,6 +28,7 @@ def provenance(store: Store, mask: ChosenMask, *, rows: int, left_out: int, kept
         "rule_fingerprint": manifest.rule_fingerprint if manifest else None,
         "thresholds": dict(manifest.thresholds) if manifest else {},
         "scorings": dict(manifest.scorings) if manifest else {},
+        "weighted": mask.weighted,
         "targets": store.manifest.targets,
         "rows": rows,
         "rows_with_nothing_kept": left_out,

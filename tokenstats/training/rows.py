@@ -1,7 +1,7 @@
 """Rows of a store with what is learned from them. Reads ids, targets and a mask; loads no torch.
 
 Which tokens are learned: those that the mask keeps, or, without a mask, all targets (plain fine-tuning). Token 0 of a
-sequence never is: nothing predicts it.
+sequence never is: nothing predicts it. A mask may also weigh what it keeps; a token of weight 0 is not learned.
 """
 
 import hashlib
@@ -35,6 +35,10 @@ class ChosenMask:
     def title(self) -> str:
         return self.name or "none: all target tokens"
 
+    @property
+    def weighted(self) -> bool:
+        return self.manifest is not None and self.manifest.weighted
+
 
 def open_store(store: Store | str | Path) -> Store:
     return store if isinstance(store, Store) else Store(store)
@@ -44,12 +48,7 @@ def choose_mask(store: Store, name: str | None) -> ChosenMask:
     """The mask called ``name``; None and "none" are plain fine-tuning. Raises StoreError where it is not the store's."""
     if name is None or name == PLAIN:
         return ChosenMask(None, None)
-    name, manifest = store.mask(name)
-    if "weight" in manifest.rule:
-        raise InputError(
-            f"mask {name!r} weighs tokens; only masks that keep or drop can be trained on: expected a rule without weight"
-        )
-    return ChosenMask(name, manifest)
+    return ChosenMask(*store.mask(name))
 
 
 def check_writable(folder: Path) -> None:
@@ -63,7 +62,8 @@ def check_writable(folder: Path) -> None:
 class LearnedPart:
     """One part of a store: R rows of N tokens in all; row i is tokens ``offsets[i]`` to ``offsets[i + 1]``.
 
-    seq_ids [R]; ids [N] int32; offsets [R + 1] int64; is_target [N] and keep [N] boolean, keep only where is_target
+    seq_ids [R]; ids [N] int32; offsets [R + 1] int64; is_target [N] and keep [N] boolean, keep only where is_target;
+    weight [N] float32, finite, at least 0, and 0 where not kept; None where the mask does not weigh
     """
 
     seq_ids: pa.ChunkedArray
@@ -71,38 +71,67 @@ class LearnedPart:
     offsets: np.ndarray
     is_target: np.ndarray
     keep: np.ndarray
+    weight: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
     @property
-    def kept_per_row(self) -> np.ndarray:
-        return np.diff(np.concatenate([[0], np.cumsum(self.keep)])[self.offsets])
+    def has_learned(self) -> np.ndarray:
+        """[R] boolean: rows with something to learn, that is a token that is kept, and not with weight 0."""
+        learned = self.keep if self.weight is None else self.weight > 0
+        return np.diff(np.concatenate([[0], np.cumsum(learned)])[self.offsets]) > 0
 
 
-def read_parts(store: Store, mask: ChosenMask) -> Iterator[LearnedPart]:
-    """Yield the store part by part. Raises StoreError where the mask has other lengths, or keeps what is no target."""
+def read_parts(store: Store, mask: ChosenMask, with_weights: bool = True) -> Iterator[LearnedPart]:
+    """Yield the store part by part, without the weights of a mask that weighs if so asked.
+
+    What is read here leaves the store, in weights or in files: first every byte is held against its digest. Raises
+    StoreError where one differs, where the mask has other lengths, keeps what is no target, or holds a weight that is none.
+    """
+    store.verify("tokens", *([f"masks/{mask.name}"] if mask.name is not None else []))
     columns = {"tokens": ["seq_id", "input_ids", "is_target"]}
     family = f"masks/{mask.name}"
+    weighted = mask.weighted and with_weights
     if mask.name is not None:
-        columns[family] = ["keep"]
+        columns[family] = ["keep", "weight"] if weighted else ["keep"]
     for index, tables in enumerate(store.aligned(columns)):
         tokens = tables["tokens"]
         lists = tokens["input_ids"].combine_chunks()
         offsets = lists.offsets.to_numpy().astype(np.int64)
-        is_target = _flags(tokens["is_target"]).copy()
+        is_target = _values(tokens["is_target"]).copy()
         is_target[offsets[:-1]] = False
-        keep = is_target
+        keep, weight = is_target, None
         if mask.name is not None:
-            keep = _flags(tables[family]["keep"])
-            same_lengths = np.array_equal(tables[family]["keep"].combine_chunks().offsets.to_numpy(), offsets)
-            if not same_lengths or bool((keep & ~is_target).any()):
-                raise StoreError(
-                    f"{store.path / family}, part {index} keeps tokens that are no targets of its rows; "
-                    "delete the mask and make it again"
-                )
-        yield LearnedPart(tokens["seq_id"], lists.flatten().to_numpy(), offsets, is_target, keep)
+            where = f"{store.path / family}, part {index}"
+            keep = _aligned(tables[family], "keep", offsets, where)
+            if bool((keep & ~is_target).any()):
+                raise _broken(where, "keeps tokens that are no targets of its rows")
+            if weighted:
+                weight = _weights(tables[family], keep, offsets, where)
+        yield LearnedPart(tokens["seq_id"], lists.flatten().to_numpy(), offsets, is_target, keep, weight)
+
+
+def _weights(mask: pa.Table, keep: np.ndarray, offsets: np.ndarray, where: str) -> np.ndarray:
+    weight = _aligned(mask, "weight", offsets, where)
+    kept = weight[keep]
+    if not bool((np.isfinite(kept) & (kept >= 0)).all()):  # a null reads as NaN
+        raise _broken(where, "holds a weight that is no finite number of at least 0")
+    return np.where(keep, weight, np.float32(0))
+
+
+def _aligned(mask: pa.Table, name: str, offsets: np.ndarray, where: str) -> np.ndarray:
+    """[N] values of a mask's column. Raises StoreError where it is missing, or has lists of other lengths than the tokens'."""
+    if name not in mask.column_names:
+        raise _broken(where, f"has no column {name}")
+    if not np.array_equal(mask[name].combine_chunks().offsets.to_numpy(), offsets):
+        raise _broken(where, f"has lists of {name} that are not as long as its rows")
+    return _values(mask[name])
+
+
+def _broken(where: str, how: str) -> StoreError:
+    return StoreError(f"{where} {how}; delete the mask and make it again")
 
 
 def row_keys(store: Store) -> np.ndarray:
@@ -130,5 +159,5 @@ def _key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _flags(column: pa.ChunkedArray) -> np.ndarray:
+def _values(column: pa.ChunkedArray) -> np.ndarray:
     return column.combine_chunks().flatten().to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""Fine-tune a model on the tokens that a mask keeps.
+"""Fine-tune a model on the tokens that a mask keeps, weighted where the mask weighs them.
 
     train("runs/store", model="models/base", mask="eksft", out="runs/eksft")                       # the whole model
     train("runs/store", model="models/base", mask="none", out="runs/plain",                        # an adapter
@@ -40,15 +40,18 @@ class TrainSummary:
     out:              folder of the weights, tokenizer, ``tokenstats.json`` (origin) and ``history.json`` (losses)
     steps:            optimizer steps in all, those before a resume included
     loss:             mean training loss of the last logged steps, nats per kept token
+    loss_formula:     what that loss is, over each optimizer batch
     eval_loss:        loss of the rows held out over all their target tokens, in nats; None where none are
     eval_loss_before: the same before the first step
-    rows:             rows trained on; rows_left_out: rows with nothing kept; eval_rows: rows held out
+    rows:             rows trained on; rows_left_out: rows with nothing kept, or nothing of weight above 0;
+                      eval_rows: rows held out
     kept_tokens:      tokens that the rows trained on contribute to the loss, in one epoch
     """
 
     out: str
     steps: int
     loss: float
+    loss_formula: str
     eval_loss: float | None
     eval_loss_before: float | None
     rows: int
@@ -72,10 +75,13 @@ def train(
     mask:   the tokens to learn: a mask of the store; None or "none" is plain fine-tuning on all targets
     resume: go on from the last checkpoint in ``out``; everything else must be as it was
 
-    The loss is the sum of the kept tokens' cross-entropies over their number in the whole optimizer batch. Rows with
-    nothing kept are left out. ``out`` gets the weights (an adapter's, with ``lora_rank``), the store's tokenizer with
-    its chat template, ``tokenstats.json`` with where they came from (in ``config.json`` too, for a whole model), and
-    ``history.json``. Checkpoints are written only with ``save_steps``, to ``out/checkpoint-N``.
+    The loss is the sum of the kept tokens' cross-entropies over their number in the whole optimizer batch; of a mask that
+    weighs, the weighted sum over the sum of the weights, or over the number (``TrainOptions.normalise``). Rows with
+    nothing kept, or nothing of weight above 0, are left out.
+
+    ``out`` gets the weights (an adapter's, with ``lora_rank``), the store's tokenizer with its chat template,
+    ``tokenstats.json`` with where they came from (in ``config.json`` too, for a whole model), and ``history.json``.
+    Checkpoints are written only with ``save_steps``, to ``out/checkpoint-N``.
 
     Raises InputError or StoreError for what the caller can mend: before training begins nothing is written.
     """
@@ -96,6 +102,7 @@ def train(
             "learning_rate": options.peak_learning_rate,
             "dtype": loaded.precision,
             "devices": arguments.world_size,
+            "loss": options.loss_formula(chosen.weighted),
         },
         "eval_rows": len(data.evaluation) if data.evaluation else 0,
     }
@@ -109,7 +116,7 @@ def train(
     history = _history(trainer.state.log_history)
     if trainer.is_world_process_zero():
         _save(loaded.model, tokenizer, out, record, history)
-    return _summary(out, trainer.state.global_step, data, history)
+    return _summary(out, trainer.state.global_step, data, history, record["training"]["loss"])
 
 
 def _check_out(out: Path, resume: bool) -> Path | None:
@@ -232,7 +239,13 @@ def _trainer(
         enable = getattr(loaded.model, "activation_checkpointing_enable", None) or loaded.model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     trainer = MaskedTrainer(
-        loaded.model, arguments, data, tokenizer, loaded.split, before_save=lambda: write_record(out, record)
+        loaded.model,
+        arguments,
+        data,
+        tokenizer,
+        loaded.split,
+        divide_by_weights=data.train.weights is not None and options.normalise == "weights",
+        before_save=lambda: write_record(out, record),
     )
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise InputError(
@@ -268,12 +281,15 @@ def _save(
     write_json(out / HISTORY, json.dumps(history, indent=1))
 
 
-def _summary(out: Path, steps: int, data: TrainingData, history: dict[str, list[dict[str, float]]]) -> TrainSummary:
+def _summary(
+    out: Path, steps: int, data: TrainingData, history: dict[str, list[dict[str, float]]], loss_formula: str
+) -> TrainSummary:
     evaluation = history["evaluation"]
     return TrainSummary(
         out=str(out),
         steps=steps,
         loss=history["training"][-1]["loss"],
+        loss_formula=loss_formula,
         eval_loss=evaluation[-1]["loss"] if evaluation else None,
         eval_loss_before=evaluation[0]["loss"] if evaluation else None,
         rows=len(data.train),

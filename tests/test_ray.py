@@ -1,0 +1,63 @@
+"""Parts on a Ray cluster: the same store as from one process, also when a node is lost on the way."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import write_jsonl
+from test_resume import contents
+
+from tokenstats.errors import InputError
+from tokenstats.scoring import compute
+
+ray = pytest.importorskip("ray", reason="needs the ray extra")
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files for the garbage collector
+
+
+@pytest.fixture
+def cluster():
+    """Two nodes of one CPU each, beside a head that may not work."""
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    workers = [nodes.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
+    yield nodes, workers
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(cluster, tmp_path: Path, chats, base, warmup):
+    nodes, workers = cluster
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:120])
+    options = {"model": warmup, "reference": base, "part_tokens": 500, "batch_tokens": 100}
+    alone, name = compute(data, **options, store=tmp_path / "alone")
+    folder = tmp_path / "store" / "stats" / name
+
+    def lose_a_node() -> None:
+        until = time.monotonic() + 60
+        while len(list(folder.glob("part-*"))) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        nodes.remove_node(workers[0], allow_graceful=False)
+
+    killer = threading.Thread(target=lose_a_node)
+    killer.start()
+    together, _ = compute(
+        data, **options, store=tmp_path / "store", engine="ray", workers=2, ray_address=nodes.address, device="cpu"
+    )
+    killer.join()
+    assert alone.part_count > 10
+    assert contents(together.path) == contents(alone.path)
+
+
+def test_what_the_user_must_mend_comes_back_from_the_cluster_as_one_line(cluster, tmp_path: Path, chats, base):
+    nodes, _ = cluster
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
+    with pytest.raises(InputError, match="same weights"):
+        compute(data, model=base, reference=base, store=tmp_path / "s", engine="ray", workers=1, ray_address=nodes.address)
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_unknown_engine_is_named(tmp_path: Path, chats, base):
+    with pytest.raises(InputError, match="engine got 'spark'; expected one of: local, ray"):
+        compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", engine="spark")

@@ -1,0 +1,144 @@
+"""A stopped run goes on to where an undisturbed one ends; what is saved loads, and says where it came from."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_fixtures import (
+    QUICK,
+    byte_tokenizer,
+    every_third_dropped,
+    largest_difference,
+    losses,
+    masked_store,
+    save_tiny_model,
+    sequences,
+)
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
+
+from tokenstats.errors import InputError
+from tokenstats.store import Store
+from tokenstats.training import train
+from tokenstats.training.loop import _Flow
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return masked_store(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def killed_at_step_5(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    def stop(self: _Flow, args: object, state: object, control: object, **_: object) -> None:
+        if state.global_step == 5:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Flow, "on_step_begin", stop)
+        yield patch
+
+
+@pytest.mark.parametrize("lora", [{}, {"lora_rank": 4, "lora_dropout": 0.2}])
+def test_a_resumed_run_ends_where_an_undisturbed_one_does(
+    store: Store, model: str, tmp_path: Path, killed_at_step_5: pytest.MonkeyPatch, lora: dict
+) -> None:
+    # 23 rows are 6 batches: the kill is in the second epoch, between two checkpoints and two log entries
+    options = replace(QUICK, max_steps=15, batch_size=4, accumulation=2, save_steps=4, logging_steps=3, eval_share=0.1, **lora)
+    with pytest.raises(KeyboardInterrupt):
+        train(store, model=model, mask="some", out=tmp_path / "killed", options=options)
+    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == ["checkpoint-4", "tokenstats.json"]
+    killed_at_step_5.undo()
+    whole = train(store, model=model, mask="some", out=tmp_path / "whole", options=options)
+    (tmp_path / "killed" / "checkpoint-5").mkdir()  # a kill in the middle of a save
+    resumed = train(store, model=model, mask="some", out=tmp_path / "killed", options=options, resume=True)
+    assert largest_difference(tmp_path / "whole", tmp_path / "killed") == 0.0
+    assert replace(resumed, out="") == replace(whole, out="")
+    assert json.loads((tmp_path / "killed" / "history.json").read_text()) == json.loads(
+        (tmp_path / "whole" / "history.json").read_text()
+    )
+
+
+def test_a_run_is_resumed_only_as_what_it_was(store: Store, model: str, tmp_path: Path) -> None:
+    out, options = tmp_path / "out", replace(QUICK, save_steps=3)
+    with pytest.raises(InputError, match="no checkpoint to resume"):
+        train(store, model=model, mask="some", out=out, options=options, resume=True)
+    assert not out.exists()
+    train(store, model=model, mask="some", out=out, options=options)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    with pytest.raises(InputError, match=r"learning_rate: there 0\.001, asked for 0\.002"):
+        train(store, model=model, mask="some", out=out, options=replace(options, learning_rate=2e-3), resume=True)
+    with pytest.raises(InputError, match="mask: there mask-some, asked for mask-all"):
+        train(store, model=model, mask="all", out=out, options=options, resume=True)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+    again = train(store, model=model, mask="some", out=out, options=options, resume=True)
+    assert again.steps == 6
+
+
+def test_without_save_steps_nothing_but_the_result_is_written(
+    store: Store, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(store, model=model, mask="some", out=tmp_path / "out", options=QUICK)
+    assert capsys.readouterr().out == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "history.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenstats.json",
+    ]
+
+
+def test_a_saved_model_loads_and_says_where_it_came_from(store: Store, model: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train(store, model=model, mask="some", out=out, options=QUICK)
+    network, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    assert tokenizer.chat_template == byte_tokenizer().chat_template
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    assert network.generate(**prompt, max_new_tokens=3).shape[1] > prompt["input_ids"].shape[1]
+    assert network.config.use_cache
+    told = network.config.tokenstats
+    assert told == json.loads((out / "tokenstats.json").read_text())
+    assert told["store_fingerprint"] == store.fingerprint
+    assert (told["mask"], told["mask_fingerprint"], told["rule"]) == ("some", "mask-some", {"drop": "nll > 2"})
+    assert told["kept_tokens"] == sum(int((f & every_third_dropped(r, f)).sum()) for r, (_, f) in enumerate(sequences(store)))
+    assert told["base_model"]["source"] == "tiny"
+    assert told["training"]["learning_rate"] == 1e-3
+    # and it can be the base of the next round
+    train(store, model=str(out), mask="none", out=tmp_path / "next", options=replace(QUICK, max_steps=1))
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "next").config.tokenstats["mask"] is None
+
+
+def test_an_adapter_loads_on_its_base_and_merges_when_trained_further(store: Store, model: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    out = tmp_path / "adapter"
+    options = replace(QUICK, lora_rank=4, learning_rate=None)
+    summary = train(store, model=model, mask="some", out=out, options=options)
+    assert summary.loss < losses(out)[0] or summary.steps == 6
+    assert json.loads((out / "tokenstats.json").read_text())["training"]["learning_rate"] == 2e-4
+    base = Qwen3ForCausalLM.from_pretrained(model)
+    ids = torch.from_numpy(sequences(store)[0][0])[None]
+    with torch.no_grad():
+        plain = base(input_ids=ids).logits
+        adapted = peft.PeftModel.from_pretrained(base, out)(input_ids=ids).logits
+    assert not torch.equal(plain, adapted)
+    assert AutoTokenizer.from_pretrained(out).chat_template == byte_tokenizer().chat_template
+    with pytest.raises(InputError, match="cannot be put on another"):
+        train(store, model=str(out), mask="some", out=tmp_path / "no", options=options)
+    merged = tmp_path / "merged"
+    train(store, model=str(out), mask="some", out=merged, options=replace(QUICK, max_steps=1, learning_rate=1e-12))
+    with torch.no_grad():
+        assert torch.allclose(Qwen3ForCausalLM.from_pretrained(merged)(input_ids=ids).logits, adapted, atol=1e-5)

@@ -1,0 +1,130 @@
+"""Parts as work for a Ray cluster: an actor holds the models and scores one part at a time, onto a disk that all nodes share.
+
+An actor that dies, or whose node does, loses the part it was at: another one does it, and a new actor is asked for. Tokens
+are written by the process that was started, which needs no GPU.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenstats.errors import InputError, StoreError, TokenstatsError, one_line
+from tokenstats.scoring.scorer import Facts, Request, Scorer
+from tokenstats.scoring.workers import Progress
+from tokenstats.store.parts import part_path, write_part
+
+try:
+    import ray
+except ImportError:
+    raise InputError("--engine ray needs the extra that brings it: pip install 'tokenstats[ray]'") from None
+
+_PATIENCE = 120.0  # seconds until a run says that the cluster gives it nobody
+_REPLACEMENTS = 3  # new actors for each that was asked for, before a run gives up
+
+
+class _PartScorer:
+    """What an actor does. Errors of the user come back as a text: they are the same on every node."""
+
+    def __init__(self, request: Request):
+        self._request = request
+        self._scorer: Scorer | None = None
+
+    def start(self) -> Facts | str:
+        try:
+            self._scorer = Scorer(self._request)
+            return self._scorer.facts
+        except TokenstatsError as error:
+            return str(error)
+
+    def score(self, store: str, name: str, index: int, settings: dict[str, Any]) -> tuple[int, int] | str:
+        assert self._scorer is not None
+        try:
+            table, sums = self._scorer.score(Path(store), name, index)
+            write_part(Path(store) / "stats" / name, index, table, settings, sums)
+            return sums["tokens"], sums["padded"]
+        except TokenstatsError as error:
+            return str(error)
+
+
+class Crew:
+    """``workers`` actors of a cluster (None: one for each GPU, or else for each CPU), each with the models of a request."""
+
+    def __init__(self, request: Request, workers: int | None, address: str | None):
+        if not ray.is_initialized():
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if request.device != "cpu" else 0
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        count = workers or gpus or max(1, cpus)
+        options = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+        # no restarts by Ray: who scores which part is decided here, where what is on disk is known
+        self._remote = ray.remote(max_restarts=0, **options)(_PartScorer)
+        self._request = request
+        self._spare = _REPLACEMENTS * count
+        self._busy: dict[Any, tuple[Any, int | None]] = {}
+        self._idle: list[Any] = []
+        for _ in range(count):
+            self._hire()
+        try:
+            self.facts = self._first_facts()
+        except BaseException:
+            self.close()
+            raise
+
+    def _hire(self) -> None:
+        actor = self._remote.remote(self._request)
+        self._busy[actor.start.remote()] = (actor, None)
+
+    def _first_facts(self) -> Facts:
+        while True:
+            result, _ = self._next()
+            if isinstance(result, Facts):
+                return result
+
+    def _next(self) -> tuple[Any, int | None]:
+        """Wait for an actor: its answer (None: it died) and the part it was at."""
+        answers, _ = ray.wait(list(self._busy), num_returns=1, timeout=_PATIENCE)
+        if not answers and all(index is None for _, index in self._busy.values()):
+            print(f"warning: no worker in {_PATIENCE:.0f} s; the cluster has {ray.available_resources()} free", file=sys.stderr)
+        (ready,) = answers or ray.wait(list(self._busy), num_returns=1)[0]
+        actor, index = self._busy.pop(ready)
+        try:
+            result = ray.get(ready)
+        except ray.exceptions.RayActorError as error:
+            if self._spare == 0:
+                raise StoreError(f"workers of the cluster die again and again ({one_line(error, 150)}); run again") from None
+            self._spare -= 1
+            print("warning: a worker died; another one takes its part", file=sys.stderr)
+            self._hire()
+            return None, index
+        if isinstance(result, str):
+            raise InputError(result)
+        self._idle.append(actor)
+        return result, index
+
+    def score(self, store: Path, name: str, parts: Iterator[int], settings: dict[str, Any], progress: Progress) -> int:
+        """Score parts as they come. Returns how many."""
+        again: deque[int] = deque()
+        made, more = 0, True
+        while more or again or any(index is not None for _, index in self._busy.values()):
+            while self._idle and (again or more):
+                index = again.popleft() if again else next(parts, None)
+                if index is None:
+                    more = False
+                    break
+                actor = self._idle.pop()
+                self._busy[actor.score.remote(str(store.resolve()), name, index, settings)] = (actor, index)
+            if not self._busy:
+                continue
+            result, index = self._next()
+            if isinstance(result, tuple):
+                progress.advance(*result)
+                made += 1
+            elif index is not None and not part_path(store / "stats" / name, index).exists():
+                again.append(index)
+        return made
+
+    def close(self) -> None:
+        for actor in [*self._idle, *(actor for actor, _ in self._busy.values())]:
+            ray.kill(actor)
