@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from training_fixtures import add_mask, build_store, every_third_dropped, exported_table, sequences, uneven
+from training_fixtures import add_mask, build_store, every_third_dropped, exported_table, remake_part, sequences, uneven
 
 from tokenstats.errors import InputError, StoreError
 from tokenstats.store import Store
-from tokenstats.store.parts import write_part
 from tokenstats.training import export
 
 INJECTION = "nll > 2` <script>alert(1)</script>\n# [click](http://evil)\n---\n\x1b[31m"
@@ -61,9 +60,7 @@ def test_token_0_is_never_learned_even_where_a_store_calls_it_a_target(tmp_path:
     table = store.part("tokens", 0)
     flags = pa.chunked_array([pa.array([[True] * len(row) for row in table["is_target"].to_pylist()])])
     position = table.schema.get_field_index("is_target")
-    write_part(store.path / "tokens", 0, table.set_column(position, table.schema.field("is_target"), flags), {})
-    parts = tuple(part.model_copy(update={"digest": ""}) for part in store.manifest.parts)  # not judged by their bytes
-    store.manifest = store.manifest.model_copy(update={"parts": parts})
+    store = remake_part(store, "tokens", 0, table.set_column(position, table.schema.field("is_target"), flags))
     export(store, mask="none", to=tmp_path / "out")
     first = exported_table(tmp_path / "out").slice(0, 1).to_pylist()[0]
     assert first["labels"] == [-100, *first["input_ids"][1:]]

@@ -12,6 +12,7 @@ from training_fixtures import (
     byte_tokenizer,
     every_third_dropped,
     masked_store,
+    remake_part,
     save_tiny_model,
     sequences,
     tiny_config,
@@ -19,7 +20,6 @@ from training_fixtures import (
 
 from tokenstats.errors import InputError, StoreError, TokenstatsError
 from tokenstats.store import Store
-from tokenstats.store.parts import part_path, write_part
 from tokenstats.training import TrainOptions, train
 
 
@@ -106,11 +106,9 @@ def test_a_folder_with_anything_in_it_is_left_alone(store: Store, model: str, tm
 def test_a_mask_that_keeps_what_is_no_target_is_refused(store: Store, model: str, tmp_path: Path) -> None:
 
     add_mask(store, "broken", every_third_dropped)
-    folder = store.path / "masks" / "broken"
     table = store.part("masks/broken", 0)
     keep = [[True] * len(k) for k in table["keep"].to_pylist()]
-    assert part_path(folder, 0).exists()
-    write_part(folder, 0, table.set_column(1, table.schema.field("keep"), pa.chunked_array([pa.array(keep)])), {})
+    remake_part(store, "masks/broken", 0, table.set_column(1, table.schema.field("keep"), pa.chunked_array([pa.array(keep)])))
     with pytest.raises(StoreError, match="no targets of its rows"):
         train(store, model=model, mask="broken", out=tmp_path / "out", options=QUICK)
     assert list(tmp_path.iterdir()) == []

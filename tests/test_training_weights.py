@@ -20,6 +20,7 @@ from training_fixtures import (
     losses,
     masked_store,
     nll_of,
+    remake_part,
     save_tiny_model,
     sequences,
     uneven,
@@ -27,7 +28,6 @@ from training_fixtures import (
 
 from tokenstats.errors import InputError, StoreError
 from tokenstats.store import Store
-from tokenstats.store.parts import write_part
 from tokenstats.training import TrainOptions, train
 from tokenstats.training.data import NO_ROW, collate, load_training_data
 from tokenstats.training.rows import choose_mask
@@ -174,7 +174,7 @@ def test_an_unknown_divisor_is_refused() -> None:
         (lambda row: [float("nan")] * len(row), "holds a weight that is no finite number"),
         (lambda row: [-0.5] * len(row), "holds a weight that is no finite number"),
         (lambda row: [None] * len(row), "holds a weight that is no finite number"),
-        (lambda row: row[1:], "lists of weight that are not as long as its rows"),
+        (lambda row: row[1:], "the lists of weight are not as long as"),
         (None, "has no column weight"),
     ],
     ids=["nan", "negative", "null", "short", "missing"],
@@ -188,8 +188,8 @@ def test_weights_that_are_none_are_refused_by_part(tmp_path: Path, change: objec
         values = pa.array([change(row) for row in table["weight"].to_pylist()], pa.list_(pa.float32()))  # type: ignore[operator]
         position = table.schema.get_field_index("weight")
         broken = table.set_column(position, table.schema.field("weight"), pa.chunked_array([values]))
-    write_part(store.path / "masks" / "uneven", 1, broken, {})
-    with pytest.raises(StoreError, match=f"part 1 .*{message}"):
+    remake_part(store, "masks/uneven", 1, broken)
+    with pytest.raises(StoreError, match=f"(part 1|part-00001.parquet).*{message}"):
         load_training_data(store, choose_mask(store, "uneven"))
 
 

@@ -88,7 +88,7 @@ def read_parts(store: Store, mask: ChosenMask, with_weights: bool = True) -> Ite
     """Yield the store part by part, without the weights of a mask that weighs if so asked.
 
     What is read here leaves the store, in weights or in files: first every byte is held against its digest. Raises
-    StoreError where one differs, where the mask has other lengths, keeps what is no target, or holds a weight that is none.
+    StoreError where one differs, where the mask keeps what is no target, or holds a weight that is none.
     """
     store.verify("tokens", *([f"masks/{mask.name}"] if mask.name is not None else []))
     columns = {"tokens": ["seq_id", "input_ids", "is_target"]}
@@ -105,29 +105,20 @@ def read_parts(store: Store, mask: ChosenMask, with_weights: bool = True) -> Ite
         keep, weight = is_target, None
         if mask.name is not None:
             where = f"{store.path / family}, part {index}"
-            keep = _aligned(tables[family], "keep", offsets, where)
+            keep = _values(tables[family]["keep"])
             if bool((keep & ~is_target).any()):
                 raise _broken(where, "keeps tokens that are no targets of its rows")
             if weighted:
-                weight = _weights(tables[family], keep, offsets, where)
+                weight = _weights(tables[family], keep, where)
         yield LearnedPart(tokens["seq_id"], lists.flatten().to_numpy(), offsets, is_target, keep, weight)
 
 
-def _weights(mask: pa.Table, keep: np.ndarray, offsets: np.ndarray, where: str) -> np.ndarray:
-    weight = _aligned(mask, "weight", offsets, where)
+def _weights(mask: pa.Table, keep: np.ndarray, where: str) -> np.ndarray:
+    weight = _values(mask["weight"])
     kept = weight[keep]
     if not bool((np.isfinite(kept) & (kept >= 0)).all()):  # a null reads as NaN
         raise _broken(where, "holds a weight that is no finite number of at least 0")
     return np.where(keep, weight, np.float32(0))
-
-
-def _aligned(mask: pa.Table, name: str, offsets: np.ndarray, where: str) -> np.ndarray:
-    """[N] values of a mask's column. Raises StoreError where it is missing, or has lists of other lengths than the tokens'."""
-    if name not in mask.column_names:
-        raise _broken(where, f"has no column {name}")
-    if not np.array_equal(mask[name].combine_chunks().offsets.to_numpy(), offsets):
-        raise _broken(where, f"has lists of {name} that are not as long as its rows")
-    return _values(mask[name])
 
 
 def _broken(where: str, how: str) -> StoreError:
