@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import END_OF_TURN, random_store
+from synthetic import END_OF_TURN, random_store, worked_out
 
 from tokenstats import Rule, Store, build_mask, compare_masks
 from tokenstats.errors import InputError, RuleError, StoreError
-from tokenstats.masking.ranks import dataset_quantile, order_statistics
+from tokenstats.masking.ranks import order_statistics, quantile_of
 
 COLUMNS = {"tokens": ["input_ids", "is_target"], "stats/warm": ["entropy", "kl", "logprob"]}
 
@@ -220,15 +220,17 @@ def test_order_statistics_are_exact_in_any_chunks(values, kind, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(array)), max_size=4)))
     chunks = np.split(array, cuts)
     ranks = data.draw(st.lists(st.integers(0, len(array) - 1), min_size=1, max_size=4))
-    found, n = order_statistics(lambda: iter(chunks), lambda n: list(ranks))
-    assert n == len(array)
-    assert found == [np.sort(array)[r] for r in ranks]
+    found = worked_out(order_statistics(lambda present, missing: ranks), chunks)
+    assert (found.present, found.missing) == (len(array), 0)
+    assert found.at == {r: np.sort(array)[r] for r in ranks}
 
 
 def test_infinities_have_their_place_in_the_order():
-    values = np.array([np.inf, -np.inf, 0.0, -0.0, 1.0])
-    assert order_statistics(lambda: [values], lambda n: [0, 1, 2, 3, 4])[0] == [-np.inf, 0.0, 0.0, 1.0, np.inf]
-    assert np.isnan(dataset_quantile(list, 0.5))
+    values = np.array([np.inf, -np.inf, 0.0, np.nan, -0.0, 1.0])
+    found = worked_out(order_statistics(lambda present, missing: range(present)), [values])
+    assert (found.present, found.missing) == (5, 1)
+    assert list(found.at.values()) == [-np.inf, 0.0, 0.0, 1.0, np.inf]
+    assert np.isnan(quantile_of(worked_out(order_statistics(lambda *counts: []), []), 0.5))
 
 
 def test_a_mask_of_another_rule_is_not_overwritten_unasked(store):
