@@ -1,11 +1,12 @@
 """Exact order statistics of any number of values, in bounded memory and any order of reading.
 
-Floats become unsigned integers of the same order; 16 bits at a time, a histogram of 65,536 bins tells which bin holds
-the wanted rank, and the next pass looks only inside it. float32 takes two passes, float64 four.
+Floats become unsigned integers of the same order. A histogram of their upper 16 bits tells which of 65,536 bins holds the
+wanted rank; the next pass looks only inside it. Once few values are left, they are looked at themselves. So two passes are
+enough, unless millions of values agree in their upper bits: then as many as a float has 16 bits, and one.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,15 +14,22 @@ import numpy as np
 from tokenstats.masking.passes import Pass, Steps
 
 _BINS = 1 << 16
+_FEW = 1 << 22  # values that may be in memory at once, at most 12 bytes each
 
 
 @dataclass
 class Ordered:
-    """Values at the wanted ranks, counted from 0 at the smallest, of ``present`` values; ``missing`` counts the NaN."""
+    """The order of ``present`` values at the wanted ranks, counted from 0 at the smallest; ``missing`` counts the NaN.
+
+    at:      the value; smaller: how many values are smaller than it
+    equal:   by part, how many values are equal to it
+    """
 
     present: int
     missing: int
-    at: Mapping[int, float] = field(default_factory=dict)
+    at: dict[int, float] = field(default_factory=dict)
+    smaller: dict[int, int] = field(default_factory=dict)
+    equal: dict[int, dict[int, int]] = field(default_factory=dict)
 
 
 def share_of(f: int | float, n: int) -> int:
@@ -29,24 +37,38 @@ def share_of(f: int | float, n: int) -> int:
     return min(f, n) if isinstance(f, int) else int(f * n)
 
 
-def order_statistics(wanted: Callable[[int, int], Iterable[int]]) -> Steps[Ordered]:
-    """The values at the ranks ``wanted(present, missing)``. Parts are float32 or float64, all of one type."""
+def order_statistics(wanted: Callable[[int, int], Iterable[int]], few: int = _FEW) -> Steps[Ordered]:
+    """The values at the ranks ``wanted(present, missing)``. Parts are float32 or float64, all of one type.
+
+    few: so many values, in the bins that hold the ranks, are few enough to be looked at
+    """
     upper: _Upper = yield Pass(_upper_digits, _Upper.add, _Upper())
-    bits, histograms = upper.bits, {0: upper.histogram}
     found = Ordered(int(upper.histogram.sum()), upper.missing)
     ranks = sorted(set(wanted(found.present, found.missing)))
     assert all(0 <= rank < found.present for rank in ranks)
-    prefixes, within = [0] * len(ranks), list(ranks)
-    for level in range(bits // 16 if ranks else 0):
-        if level:
-            histograms = yield _digits_behind(sorted(set(prefixes)), bits - 16 * (level + 1))
-        for i, prefix in enumerate(prefixes):
-            upto = np.cumsum(histograms[prefix])
-            bin_ = int(np.searchsorted(upto, within[i], side="right"))
-            within[i] -= int(upto[bin_ - 1]) if bin_ else 0
-            prefixes[i] = prefix << 16 | bin_
-    found.at = {rank: _from_key(key, bits) for rank, key in zip(ranks, prefixes, strict=True)}
+    if not ranks:
+        return found
+    # for each rank: the upper bits of the value, and its rank among the values that begin with them
+    places = {rank: _descend(0, rank, upper.histogram) for rank in ranks}
+    behind = {prefix: int(upper.histogram[prefix]) for prefix, _ in places.values()}
+    lower = upper.bits - 16
+    while lower and sum(behind.values()) > few:
+        lower -= 16
+        histograms = yield _digits_behind(list(behind), lower)
+        places = {rank: _descend(prefix, within, histograms[prefix]) for rank, (prefix, within) in places.items()}
+        behind = {prefix: int(histograms[prefix >> 16][prefix % _BINS]) for prefix, _ in places.values()}
+    tallies: dict[int, _Tally] = yield _values_behind(list(behind), lower)
+    for rank, (prefix, within) in places.items():
+        key, smaller, found.equal[rank] = tallies[prefix].at(within)
+        found.at[rank], found.smaller[rank] = _from_key(key, upper.bits), rank - within + smaller
     return found
+
+
+def _descend(prefix: int, within: int, histogram: np.ndarray) -> tuple[int, int]:
+    """The bin that holds a rank, behind its prefix, and the rank inside that bin."""
+    upto = np.cumsum(histogram)
+    digits = int(np.searchsorted(upto, within, side="right"))
+    return prefix << 16 | digits, within - (int(upto[digits - 1]) if digits else 0)
 
 
 def quantile_ranks(f: float, n: int) -> list[int]:
@@ -86,9 +108,7 @@ def _digits_behind(prefixes: list[int], shift: int) -> Pass:
     """A pass over the values that begin with one of the prefixes: how their next 16 bits, at ``shift``, are distributed."""
 
     def measure(part: int, values: np.ndarray) -> list[np.ndarray]:
-        keys, _ = _ordered_keys(values)
-        digits, before = _digits(keys, shift), keys >> keys.dtype.type(shift + 16)
-        return [digits[before == before.dtype.type(prefix)] for prefix in prefixes]
+        return [_digits(keys, shift) for keys in _behind(prefixes, shift + 16, values)]
 
     def fold(histograms: dict[int, np.ndarray], said: list[np.ndarray]) -> dict[int, np.ndarray]:
         for prefix, digits in zip(prefixes, said, strict=True):
@@ -98,15 +118,57 @@ def _digits_behind(prefixes: list[int], shift: int) -> Pass:
     return Pass(measure, fold, {prefix: np.zeros(_BINS, np.int64) for prefix in prefixes})
 
 
+@dataclass
+class _Tally:
+    """The values behind one prefix: by part, which there are, rising, and how often each occurs."""
+
+    parts: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def at(self, within: int) -> tuple[int, int, dict[int, int]]:
+        """The key at a rank, how many keys here are smaller, and how often each part has it."""
+        keys, counts = (np.concatenate(arrays) for arrays in zip(*self.parts.values(), strict=True))
+        order = np.argsort(keys)
+        upto = np.cumsum(counts[order], dtype=np.int64)
+        key = keys[order[np.searchsorted(upto, within, side="right")]]
+        equal = {part: int(own[mine == key].sum()) for part, (mine, own) in self.parts.items()}
+        return int(key), int(counts[keys < key].sum(dtype=np.int64)), equal
+
+
+def _values_behind(prefixes: list[int], shift: int) -> Pass:
+    """A pass over the values that begin with one of the prefixes, their bits from ``shift`` up: the values themselves."""
+
+    def measure(part: int, values: np.ndarray) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
+        tallies = (np.unique(keys, return_counts=True) for keys in _behind(prefixes, shift, values))
+        return part, [(keys, counts.astype(np.int32)) for keys, counts in tallies]
+
+    def fold(tallies: dict[int, _Tally], said: tuple[int, list[tuple[np.ndarray, np.ndarray]]]) -> dict[int, _Tally]:
+        part, found = said
+        for prefix, tally in zip(prefixes, found, strict=True):
+            tallies[prefix].parts[part] = tally
+        return tallies
+
+    return Pass(measure, fold, {prefix: _Tally() for prefix in prefixes})
+
+
+def _behind(prefixes: list[int], shift: int, values: np.ndarray) -> Iterator[np.ndarray]:
+    """For each prefix the keys that begin with it, as far as the bit at ``shift``."""
+    keys, _ = _ordered_keys(values)
+    before = keys >> keys.dtype.type(shift)
+    for prefix in prefixes:
+        yield keys[before == before.dtype.type(prefix)]
+
+
 def _ordered_keys(values: np.ndarray) -> tuple[np.ndarray, int]:
     """Unsigned integers in the order of the floats (-0.0 counts as 0.0) without the NaN, and their width in bits."""
     assert values.dtype in (np.float32, np.float64)
     bits = values.dtype.itemsize * 8
     missing = np.isnan(values)
     present = values[~missing] if missing.any() else values
-    raw = (present + present.dtype.type(0.0)).view(f"u{values.dtype.itemsize}")
-    top = raw.dtype.type(1 << (bits - 1))
-    return np.where(raw & top, ~raw, raw | top), bits
+    raw = (present + present.dtype.type(0.0)).view(f"i{values.dtype.itemsize}")
+    flip = raw >> raw.dtype.type(bits - 1)  # all ones for a negative number
+    flip |= np.iinfo(raw.dtype).min
+    raw ^= flip
+    return raw.view(f"u{values.dtype.itemsize}"), bits
 
 
 def _digits(keys: np.ndarray, shift: int) -> np.ndarray:
