@@ -48,9 +48,7 @@ def parse_vary(text: str) -> tuple[str, list[str]]:
     if not equals or not given:
         raise RuleError(f"vary got {one_line(text, 60)!r}; {_USAGE}")
     if not (name.isascii() and name.isidentifier()) or name in _TAKEN:
-        raise RuleError(
-            f"vary got the name {one_line(name, 40)!r}; expected one such as t, no word of the language"
-        )
+        raise RuleError(f"vary got the name {one_line(name, 40)!r}; expected one such as t, no word of the language")
     if ":" not in given:
         return name, [_written(_number(item, text), _is_whole(item)) for item in given.split(",")]
     bounds = [_number(item, text) for item in given.split(":")]
@@ -87,11 +85,12 @@ def variants(fields: Mapping[str, Any], vary: Mapping[str, Sequence[str]]) -> li
                 f"the rule has no {name!r} in the place of a number{shares}: {rule_text(fields)!r}; "
                 f"write it, as in --drop 'kl > {name}'"
             )
+    kept = {key: value for key, value in fields.items() if key not in ("preset", "description")}  # of other numbers
     found = []
     for combination in itertools.product(*vary.values()):
         values = dict(zip(vary, combination, strict=True))
         filled = {key: _filled(checker.text, places[key], values) for key, checker in texts.items()}
-        found.append(Variant(values, Rule(**{**fields, **filled})))
+        found.append(Variant(values, Rule(**{**kept, **filled})))
     return found
 
 
