@@ -4,7 +4,7 @@
 
 Makes stores without a model (pipelines/made_up_store.py) and deletes them. Every job runs in a process of its own, so that
 its peak memory is its own; the files are in the page cache. Times are of the job alone, without starting Python; for each
-job the median of the rounds. Jobs of both kinds write their masks as Parquet, but for sweeps, which write nothing.
+job the median of the rounds. Masks of both kinds are written as Parquet; sweeps write nothing. Needs Linux, for /proc.
 
 polars is used as one would who knows it: lazily over all parts, lists exploded, thresholds from a sorted column, the
 streaming engine writing the result. It takes all values equal to a threshold where ours takes exactly the share, and it
@@ -14,7 +14,7 @@ proves no seq_ids, names no clauses, and counts nothing but what is kept.
 import argparse
 import json
 import platform
-import resource
+import re
 import shutil
 import statistics
 import subprocess
@@ -130,8 +130,13 @@ def run_job(name: str, path: Path, workers: int) -> None:
     started = time.perf_counter()
     kept = JOBS[name](store, workers)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux, GiB here
-    print(json.dumps({"seconds": seconds, "peak": peak, "kept": kept}))
+    print(json.dumps({"seconds": seconds, "peak": peak_memory(), "kept": kept}))
+
+
+def peak_memory() -> float:
+    """GiB that this process held at most. Not ``ru_maxrss``: on Linux that begins at what the parent process held."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 2**20
 
 
 def measured(name: str, path: Path, workers: int, rounds: int) -> dict[str, Any] | None:
