@@ -147,6 +147,23 @@ def test_one_part_or_many_and_one_worker_or_several_give_the_same_mask(cuts, rul
     assert all(other == masks[0] for other in masks)
 
 
+def test_no_two_workers_read_through_one_store(cuts, monkeypatch):
+    """A store remembers the rows of the part read last, to hold the next family against them."""
+    import threading
+
+    readers: dict[int, tuple[Store, set[int]]] = {}
+    real = Store.part
+
+    def part(self, *arguments):
+        readers.setdefault(id(self), (self, set()))[1].add(threading.get_ident())
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Store, "part", part)
+    build_mask(cuts[1], Rule(drop=RULES[1]), "m", replace=True, workers=4)
+    assert all(len(threads) == 1 for _, threads in readers.values())
+    assert len(set().union(*(threads for _, threads in readers.values()))) > 1
+
+
 def test_workers_are_at_least_one(store):
     with pytest.raises(InputError, match="workers got 0"):
         build_mask(store, Rule(drop="kl > 1"), "x", replace=True, workers=0)

@@ -162,6 +162,20 @@ def test_a_ranking_counts_the_smaller_values_whatever_its_buckets_hold(values, b
     assert not folder.exists()
 
 
+def test_selections_of_the_same_values_do_not_disturb_each_other(tmp_path):
+    """What is sorted once for several selections depends on the group and the end that they are of."""
+    selections = [f"{name}(entropy, 0.3, per={scope})" for name in ("top", "bottom") for scope in ("sequence", "turn")]
+    selections += [f"entropy > quantile(entropy, 0.6, per={scope})" for scope in ("turn", "sequence")]
+
+    def read() -> Population:
+        return populations_of(random_store(tmp_path / "s", 60, seed=6, rows_per_part=100))[0]
+
+    together = judge(Rule(drop=" or ".join(selections), protect=""), read(), {}).reason
+    for bit, text in enumerate(selections):
+        alone = judge(Rule(drop=text, protect=""), read(), {}).dropped
+        np.testing.assert_array_equal(together >> bit & 1, alone, text)
+
+
 def store_by_hand(path, entropy: list[float]) -> Store:
     """One sequence: prompt, a reply of four tokens, a prompt token, a reply of two tokens, a token of the template."""
     ids = np.array([5, 6, 10, 11, 12, END_OF_TURN, 7, 13, END_OF_TURN, 8])
