@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.masking.judge import Verdict, judge
@@ -69,12 +68,12 @@ def build_mask(
             f"mask {name!r} is there already, of another rule or scoring ({one_line(rule_text(found.rule), 80)}); "
             "choose another name, or replace it with --replace"
         )
-    source = OnDisk(store, scorings, worker_count(workers))
+    source = OnDisk(store, scorings, worker_count(workers), f"mask {name}")
     resolved = resolve_thresholds([rule], source)
     # built beside its place and moved there at the end: a killed run leaves no half-made mask
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        totals = _write_parts(draft, rule, source, resolved, settings, name)
+        totals = _write_parts(draft, rule, source, resolved, settings)
         manifest = _manifest(store, rule, settings, resolved, totals, draft)
         manifest.write(draft)
     except BaseException:
@@ -139,7 +138,7 @@ def mask_part(verdict: Verdict) -> pa.Table:
 
 
 def _write_parts(
-    folder: Path, rule: Rule, source: OnDisk, resolved: Mapping[str, Resolved], settings: dict[str, Any], name: str
+    folder: Path, rule: Rule, source: OnDisk, resolved: Mapping[str, Resolved], settings: dict[str, Any]
 ) -> Totals:
     def judge_and_write(population: Population) -> Totals:
         verdict = judge(rule, population, resolved, budget_of(rule, source.store, population))
@@ -148,7 +147,7 @@ def _write_parts(
 
     totals = Totals()
     with closing(source.each(judge_and_write, rule.columns)) as parts:
-        for part in tqdm(parts, desc=f"mask {name}", total=source.store.part_count, unit=" parts", disable=None):
+        for part in parts:
             totals.add(part)
     return totals
 

@@ -4,9 +4,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from copy import copy
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+from tqdm import tqdm
 
 from tokenstats.errors import InputError
 from tokenstats.masking.nodes import Column
@@ -34,11 +37,15 @@ class InMemory:
 
 @dataclass(frozen=True)
 class OnDisk:
-    """The parts of a store. ``workers`` threads each hold one part; what they say does not depend on how many there are."""
+    """The parts of a store. ``workers`` threads each hold one part; what they say does not depend on how many there are.
+
+    title: of the progress bar that each reading shows
+    """
 
     store: Store
     scorings: Mapping[str | None, str]
     workers: int
+    title: str
 
     def each(self, work: Callable[[Population], Answer], columns: Iterable[Column]) -> Generator[Answer, None, None]:
         wanted = frozenset(columns)
@@ -47,7 +54,9 @@ class OnDisk:
             # a store remembers the part read last: each thread has its own
             return work(read_population(copy(self.store), part, wanted, self.scorings))
 
-        return in_order(read_and_work, range(self.store.part_count), self.workers)
+        count = self.store.part_count
+        with closing(in_order(read_and_work, range(count), self.workers)) as answers:
+            yield from tqdm(answers, desc=self.title, total=count, unit=" parts", leave=False, disable=None)
 
 
 def worker_count(workers: int | None) -> int:

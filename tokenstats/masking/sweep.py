@@ -12,7 +12,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from tokenstats.masking.build import budget_of
 from tokenstats.masking.judge import Verdict, judge
@@ -82,7 +81,7 @@ def sweep(
     tried = variants(fields, vary)
     rules = [variant.rule for variant in tried]
     columns = frozenset({_ENDS}).union(*(rule.columns for rule in rules))
-    source = OnDisk(store, resolve_scorings(store, columns, scoring), worker_count(workers))
+    source = OnDisk(store, resolve_scorings(store, columns, scoring), worker_count(workers), "sweep")
     resolved = resolve_thresholds(rules, source)
 
     def judge_all(population: Population) -> tuple[int, int, list[_Counts]]:
@@ -97,7 +96,7 @@ def sweep(
 
     targets, ends, totals = 0, 0, [_Counts() for _ in rules]
     with closing(source.each(judge_all, columns)) as parts:
-        for part_targets, part_ends, counts in tqdm(parts, desc="sweep", total=store.part_count, unit=" parts", disable=None):
+        for part_targets, part_ends, counts in parts:
             targets, ends = targets + part_targets, ends + part_ends
             totals = [total.plus(count) for total, count in zip(totals, counts, strict=True)]
     numbers = thresholds_of(resolved)
