@@ -3,7 +3,7 @@
 #   make test    the test suite
 #   make app     the app, on the demo's store where there is one
 #   make check   lint, format and types
-#   make bench   scoring beside what people do today
+#   make bench   scoring beside what people do today, masks beside polars
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,6 +29,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m pipelines.bench_scoring
+	$(BIN)/python -m pipelines.bench_masks
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

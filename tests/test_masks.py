@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import END_OF_TURN, random_store
+from synthetic import END_OF_TURN, random_store, worked_out
 
 from tokenstats import Rule, Store, build_mask, compare_masks
 from tokenstats.errors import InputError, RuleError, StoreError
-from tokenstats.masking.ranks import dataset_quantile, order_statistics
+from tokenstats.masking.ranks import order_statistics, quantile_of
 
 COLUMNS = {"tokens": ["input_ids", "is_target"], "stats/warm": ["entropy", "kl", "logprob"]}
 
@@ -127,15 +127,56 @@ RULES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory) -> list[Store]:
+    """The same 200 sequences in 200 parts, in 29 and in one."""
+    folder = tmp_path_factory.mktemp("cuts")
+    stores = [random_store(folder / str(rows), sequences=200, seed=4, rows_per_part=rows) for rows in (1, 7, 1000)]
+    assert [store.part_count for store in stores] == [200, 29, 1]
+    return stores
+
+
 @pytest.mark.parametrize("rule", RULES)
-def test_one_part_or_many_give_the_same_mask(tmp_path, rule):
+def test_one_part_or_many_and_one_worker_or_several_give_the_same_mask(cuts, rule):
     masks = []
-    for rows_per_part in (1, 7, 1000):
-        cut = random_store(tmp_path / str(rows_per_part), sequences=120, seed=4, rows_per_part=rows_per_part)
-        manifest = build_mask(cut, Rule(drop=rule), "m")
-        table = pa.concat_tables(cut.part("masks/m", i) for i in range(cut.part_count))
-        masks.append((table.combine_chunks(), manifest.thresholds, manifest.kept))
-    assert masks[0] == masks[1] == masks[2]
+    for cut, workers in [(cuts[0], 1), (cuts[0], 2), (cuts[1], 5), (cuts[2], 1)]:
+        manifest = build_mask(cut, Rule(drop=rule), "m", replace=True, workers=workers)
+        table = pa.concat_tables(cut.part("masks/m", i) for i in range(cut.part_count)).combine_chunks()
+        counted = manifest.model_dump(include={"thresholds", "scales", "clauses", "kept", "protected", "targets"})
+        masks.append((table, counted))
+    assert all(other == masks[0] for other in masks)
+
+
+def test_no_two_workers_read_through_one_store(cuts, monkeypatch):
+    """A store remembers the rows of the part read last, to hold the next family against them."""
+    import threading
+
+    readers: dict[int, tuple[Store, set[int]]] = {}
+    real = Store.part
+
+    def part(self, *arguments):
+        readers.setdefault(id(self), (self, set()))[1].add(threading.get_ident())
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Store, "part", part)
+    build_mask(cuts[1], Rule(drop=RULES[1]), "m", replace=True, workers=4)
+    assert all(len(threads) == 1 for _, threads in readers.values())
+    assert len(set().union(*(threads for _, threads in readers.values()))) > 1
+
+
+def test_workers_are_at_least_one(store):
+    with pytest.raises(InputError, match="workers got 0"):
+        build_mask(store, Rule(drop="kl > 1"), "x", replace=True, workers=0)
+
+
+def test_a_mistake_in_one_part_stops_all_workers_and_names_the_first_token(cuts):
+    said = set()
+    for workers in (1, 2, 5):
+        with pytest.raises(RuleError, match=r"is not a number for token \d+ of sequence 0000000") as error:
+            build_mask(cuts[0], Rule(drop="log(entropy - 0.5) > 0"), "broken", workers=workers)
+        said.add(str(error.value))
+    assert len(said) == 1
+    assert cuts[0].masks() == ["m"]
 
 
 def test_random_control_matches_its_model_row_by_row_among_droppable_tokens(store):
@@ -212,23 +253,30 @@ def test_position_length_and_turn_are_counted_within_replies(store):
 @given(
     st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=1, max_size=200),
     st.sampled_from([np.float32, np.float64]),
+    st.sampled_from([0, 3, 20, 10**6]),
     st.data(),
 )
-@settings(max_examples=100, deadline=None)
-def test_order_statistics_are_exact_in_any_chunks(values, kind, data):
+@settings(max_examples=150, deadline=None)
+def test_order_statistics_are_exact_in_any_chunks_and_any_number_of_passes(values, kind, few, data):
+    values += data.draw(st.lists(st.sampled_from(values), max_size=50))  # ties
     array = np.array(values, kind)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(array)), max_size=4)))
     chunks = np.split(array, cuts)
     ranks = data.draw(st.lists(st.integers(0, len(array) - 1), min_size=1, max_size=4))
-    found, n = order_statistics(lambda: iter(chunks), lambda n: list(ranks))
-    assert n == len(array)
-    assert found == [np.sort(array)[r] for r in ranks]
+    found = worked_out(order_statistics(lambda present, missing: ranks, few), chunks)
+    assert (found.present, found.missing) == (len(array), 0)
+    assert found.at == {r: np.sort(array)[r] for r in ranks}
+    for rank, value in found.at.items():
+        assert found.smaller[rank] == (array < value).sum()
+        assert found.equal[rank] == {part: (chunk == value).sum() for part, chunk in enumerate(chunks)}
 
 
 def test_infinities_have_their_place_in_the_order():
-    values = np.array([np.inf, -np.inf, 0.0, -0.0, 1.0])
-    assert order_statistics(lambda: [values], lambda n: [0, 1, 2, 3, 4])[0] == [-np.inf, 0.0, 0.0, 1.0, np.inf]
-    assert np.isnan(dataset_quantile(list, 0.5))
+    values = np.array([np.inf, -np.inf, 0.0, np.nan, -0.0, 1.0])
+    found = worked_out(order_statistics(lambda present, missing: range(present)), [values])
+    assert (found.present, found.missing) == (5, 1)
+    assert list(found.at.values()) == [-np.inf, 0.0, 0.0, 1.0, np.inf]
+    assert np.isnan(quantile_of(worked_out(order_statistics(lambda *counts: []), []), 0.5))
 
 
 def test_a_mask_of_another_rule_is_not_overwritten_unasked(store):

@@ -108,7 +108,8 @@ def test_a_scoring_of_any_name_can_be_read_and_printed(name: str):
 
 def test_a_name_may_be_a_scoring_and_a_column_at_once():
     assert parse("entropy.kl > entropy").columns == {("entropy", "kl"), (None, "entropy")}
-    assert parse("top(kl, 0.2, per=role)").columns == {(None, "kl")}
+    assert parse("top(kl, 0.2, per=sequence)").columns == {(None, "kl")}
+    assert parse("top(kl, 0.2, per=role)").columns == {(None, "kl"), (None, "role")}  # the groups have to be read
 
 
 def test_the_branches_of_or_are_the_clauses():

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import END_OF_TURN, TOOL, make_store, random_store
+from synthetic import END_OF_TURN, TOOL, make_store, random_store, worked_out
 
 from tokenstats import Rule, Store, build_mask
 from tokenstats.errors import RuleError
 from tokenstats.masking.evaluate import evaluate
 from tokenstats.masking.judge import judge
 from tokenstats.masking.population import Population, read_populations
-from tokenstats.masking.ranking import Ranking
+from tokenstats.masking.ranking import rank_all
 from tokenstats.masking.resolved import Resolved, Scale
+from tokenstats.masking.sources import InMemory
 from tokenstats.masking.sums import ExactSum
 from tokenstats.masking.thresholds import resolve_thresholds
 
@@ -31,7 +32,7 @@ def numbers(populations: list[Population], text: str) -> np.ndarray:
     """An expression's value for every target of the dataset."""
     rule = Rule(weight=text)
     assert rule.weighting is not None
-    resolved = resolve_thresholds(rule, lambda: populations)
+    resolved = resolve_thresholds([rule], InMemory(populations))
     return np.concatenate([evaluate(rule.weighting.tree, p, resolved) for p in populations])
 
 
@@ -99,7 +100,7 @@ def test_roles_are_groups_over_the_whole_dataset(populations, name):
             np.testing.assert_allclose(found[role == code], np.quantile(x[role == code], 0.3), rtol=1e-12)
         return
     rule = Rule(drop=f"{name}(entropy, 0.3, per=role)", protect="")
-    resolved = resolve_thresholds(rule, lambda: populations)
+    resolved = resolve_thresholds([rule], InMemory(populations))
     dropped = np.concatenate([judge(rule, p, resolved).dropped for p in populations])
     for code in np.unique(role):
         own = x[role == code] if name == "bottom" else -x[role == code]
@@ -126,7 +127,7 @@ def test_parts_in_any_number_and_order_give_the_same_bits(tmp_path, text):
         for order in (cut, cut[::-1], [cut[i] for i in np.random.default_rng(0).permutation(len(cut))]):
             rule = Rule(weight=text)
             assert rule.weighting is not None
-            resolved = resolve_thresholds(rule, lambda order=order: order)
+            resolved = resolve_thresholds([rule], InMemory(order))
             values.append(np.concatenate([evaluate(rule.weighting.tree, p, resolved) for p in cut]).tobytes())
     assert len(set(values)) == 1
 
@@ -134,7 +135,7 @@ def test_parts_in_any_number_and_order_give_the_same_bits(tmp_path, text):
 @pytest.mark.parametrize("drop", ["top(entropy, 0.31)", "bottom(kl, 77, per=role)", "random(0.2)"])
 def test_ties_go_to_the_earlier_part_in_whatever_order_the_parts_are_read(populations, drop):
     rule = Rule(drop=drop, protect="")
-    resolved = [resolve_thresholds(rule, lambda order=order: order) for order in (populations, populations[::-1])]
+    resolved = [resolve_thresholds([rule], InMemory(order)) for order in (populations, populations[::-1])]
     assert resolved[0] == resolved[1]
 
 
@@ -152,13 +153,27 @@ def test_sums_are_exact_in_any_chunks(values, data):
 def test_a_ranking_counts_the_smaller_values_whatever_its_buckets_hold(values, bucket, data):
     values += data.draw(st.lists(st.sampled_from(values), max_size=100))  # ties
     chunks = np.split(np.array(values), sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=3))))
-    ranking = Ranking(lambda: iter(chunks), bucket)
+    ranking = worked_out(rank_all(bucket), chunks)
     others = [*values, 0.0, -0.0, 1e300, -math.inf]
     assert ranking.smaller(np.array(others)).tolist() == [sum(v < x for v in values) for x in others]
     folder = ranking._folder
     assert folder.exists()
     del ranking
     assert not folder.exists()
+
+
+def test_selections_of_the_same_values_do_not_disturb_each_other(tmp_path):
+    """What is sorted once for several selections depends on the group and the end that they are of."""
+    selections = [f"{name}(entropy, 0.3, per={scope})" for name in ("top", "bottom") for scope in ("sequence", "turn")]
+    selections += [f"entropy > quantile(entropy, 0.6, per={scope})" for scope in ("turn", "sequence")]
+
+    def read() -> Population:
+        return populations_of(random_store(tmp_path / "s", 60, seed=6, rows_per_part=100))[0]
+
+    together = judge(Rule(drop=" or ".join(selections), protect=""), read(), {}).reason
+    for bit, text in enumerate(selections):
+        alone = judge(Rule(drop=text, protect=""), read(), {}).dropped
+        np.testing.assert_array_equal(together >> bit & 1, alone, text)
 
 
 def store_by_hand(path, entropy: list[float]) -> Store:

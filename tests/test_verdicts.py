@@ -15,6 +15,7 @@ from tokenstats.errors import RuleError
 from tokenstats.masking.build import mask_part
 from tokenstats.masking.judge import Verdict, judge
 from tokenstats.masking.population import Population, read_populations
+from tokenstats.masking.sources import InMemory
 from tokenstats.masking.thresholds import resolve_thresholds
 from tokenstats.schema import mask_schema
 
@@ -33,7 +34,7 @@ def populations(store) -> list[Population]:
 
 
 def verdicts(rule: Rule, populations: list[Population]) -> list[Verdict]:
-    resolved = resolve_thresholds(rule, lambda: populations)
+    resolved = resolve_thresholds([rule], InMemory(populations))
     return [judge(rule, population, resolved) for population in populations]
 
 

@@ -18,8 +18,6 @@ from tokenstats.training.options import TrainOptions
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tokenstats.masking.rule import Rule
-
 cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -32,6 +30,15 @@ _DEFAULTS = TrainOptions()
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="a folder made by 'tokenstats compute'")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Scoring = Annotated[str | None, typer.Option(help="which scoring the bare column names mean, where the store has several")]
+RuleName = Annotated[str | None, typer.Option("--rule", help="a preset, or a .toml file with a rule")]
+Drop = Annotated[str | None, typer.Option(help="expression for what to drop, such as 'entropy > 2'")]
+Keep = Annotated[str | None, typer.Option(help="expression for what to keep")]
+Weight = Annotated[str | None, typer.Option(help="number that a kept token counts for, such as prob")]
+Protect = Annotated[str | None, typer.Option(help="what is never dropped; '' for nothing [is_end_of_turn]")]
+MinKept = Annotated[int | None, typer.Option(help="rows that would keep fewer tokens are dropped or kept whole")]
+TooFew = Annotated[str | None, typer.Option(help="what becomes of those rows: drop or keep [drop]")]
+Budget = Annotated[str | None, typer.Option(help="a mask: draw at random, in each row, as many as it drops")]
+Workers = Annotated[int | None, typer.Option(help="threads; the result is the same [one a processor, up to 8]", min=1)]
 
 
 def main() -> None:
@@ -161,30 +168,26 @@ def compute(
 def mask(
     store: StorePath,
     name: Annotated[str, typer.Option(help="name of the mask")],
-    rule: Annotated[str | None, typer.Option(help="a preset, or a .toml file with a rule")] = None,
-    drop: Annotated[str | None, typer.Option(help="expression for what to drop, such as 'entropy > 2'")] = None,
-    keep: Annotated[str | None, typer.Option(help="expression for what to keep")] = None,
-    weight: Annotated[str | None, typer.Option(help="number that a kept token counts for, such as prob")] = None,
-    protect: Annotated[str | None, typer.Option(help="what is never dropped; '' for nothing [is_end_of_turn]")] = None,
-    min_kept: Annotated[int | None, typer.Option(help="rows that would keep fewer tokens are dropped or kept whole")] = None,
-    too_few: Annotated[str | None, typer.Option(help="what becomes of those rows: drop or keep [drop]")] = None,
-    budget: Annotated[str | None, typer.Option(help="a mask: draw at random, in each row, as many as it drops")] = None,
+    rule: RuleName = None,
+    drop: Drop = None,
+    keep: Keep = None,
+    weight: Weight = None,
+    protect: Protect = None,
+    min_kept: MinKept = None,
+    too_few: TooFew = None,
+    budget: Budget = None,
     scoring: Scoring = None,
     replace: Annotated[bool, typer.Option("--replace", help="put it in the place of another mask of this name")] = False,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn a rule into a stored mask. No model runs."""
-    from tokenstats import Store, build_mask
+    from tokenstats import Rule, Store, build_mask
 
-    changes = {
-        "weight": weight,
-        "protect": protect,
-        "min_kept": min_kept,
-        "too_few": too_few,
-        "budget": f"same as {budget}" if budget is not None else None,
-    }
-    chosen = _rule(rule, drop, keep, {key: value for key, value in changes.items() if value is not None})
-    manifest = build_mask(Store(store), chosen, name, scoring=scoring, replace=replace)
+    chosen = Rule(
+        **_fields(rule, drop, keep, weight=weight, protect=protect, min_kept=min_kept, too_few=too_few, budget=budget)
+    )
+    manifest = build_mask(Store(store), chosen, name, scoring=scoring, replace=replace, workers=workers)
     if as_json:
         _print_json({"store": str(store), "mask": name, **manifest.model_dump(mode="json", exclude={"parts"})})
         return
@@ -216,15 +219,57 @@ def mask(
         print(f"  {manifest.rows_with_nothing_kept:,} rows keep nothing")
 
 
-def _rule(rule: str | None, drop: str | None, keep: str | None, changes: dict[str, Any]) -> "Rule":
-    from dataclasses import replace
+def _fields(rule: str | None, drop: str | None, keep: str | None, **changes: str | int | None) -> dict[str, Any]:
+    """The fields of a rule as the options give them; the options that change a rule also change what --rule names."""
+    from tokenstats.masking.rule import rule_fields
 
-    from tokenstats import Rule
-
-    named = sum(x is not None for x in (rule, drop, keep))
-    if named > 1 or not (named or "weight" in changes):
+    named = {key: value for key, value in {"rule": rule, "drop": drop, "keep": keep}.items() if value is not None}
+    changed = {key: value for key, value in changes.items() if value is not None}
+    if "budget" in changed:
+        changed["budget"] = f"same as {changed['budget']}"
+    if len(named) > 1 or not (named or "weight" in changed):
         raise InputError("expected exactly one of --rule, --drop and --keep, or --weight alone")
-    return replace(Rule.load(rule), **changes) if rule is not None else Rule(drop=drop, keep=keep, **changes)
+    return {**(rule_fields(rule) if rule is not None else named), **changed}
+
+
+@cli.command()
+def sweep(
+    store: StorePath,
+    vary: Annotated[list[str], typer.Option(help="numbers to try: f=0.05:0.5:0.05, or t=1,2,5; several are combined")],
+    rule: RuleName = None,
+    drop: Drop = None,
+    keep: Keep = None,
+    weight: Weight = None,
+    protect: Protect = None,
+    min_kept: MinKept = None,
+    too_few: TooFew = None,
+    budget: Budget = None,
+    scoring: Scoring = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it too: .png, .svg or .pdf")] = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try a rule with many numbers, in as many readings as one mask takes. Nothing is stored."""
+    from tokenstats import Store
+    from tokenstats.inspect import sweep_table
+    from tokenstats.masking.sweep import sweep as run
+    from tokenstats.masking.variants import parse_vary
+
+    if plot is not None:
+        from tokenstats.inspect import check_picture, plot_sweep
+
+        check_picture(plot)  # before the work, not after it
+    numbers = dict(pairs := [parse_vary(text) for text in vary])
+    if len(numbers) < len(pairs):
+        raise InputError("expected each name in one --vary only; write its numbers as t=1,2,5")
+    fields = _fields(rule, drop, keep, weight=weight, protect=protect, min_kept=min_kept, too_few=too_few, budget=budget)
+    found = run(Store(store), fields, numbers, scoring=scoring, workers=workers)
+    if plot is not None:
+        plot_sweep(found, plot)
+    if as_json:
+        _print_json({"store": str(store), **asdict(found)})
+    else:
+        print(sweep_table(found))
 
 
 @cli.command()

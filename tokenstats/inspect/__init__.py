@@ -2,7 +2,7 @@
 
     from tokenstats.inspect import audit, report
 
-Loads neither torch nor transformers; matplotlib only for a report.
+Loads neither torch nor transformers; matplotlib only for a report or a plot.
 """
 
 from importlib import import_module
@@ -15,12 +15,15 @@ __all__ = [
     "Preview",
     "app_command",
     "audit",
+    "check_picture",
     "open_preview",
     "plain_sequence",
+    "plot_sweep",
     "render_audit",
     "render_comparison",
     "render_sequence",
     "report",
+    "sweep_table",
 ]
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from tokenstats.inspect.preview import Preview, open_preview
     from tokenstats.inspect.reports import report
     from tokenstats.inspect.spans import Decoder
+    from tokenstats.inspect.sweep_figure import check_picture, plot_sweep
+    from tokenstats.inspect.sweep_view import sweep_table
     from tokenstats.inspect.terminal import plain_sequence, render_sequence
 
 _HOMES = {
@@ -41,12 +46,15 @@ _HOMES = {
     "Preview": "preview",
     "app_command": "launch",
     "audit": "audits",
+    "check_picture": "sweep_figure",
     "open_preview": "preview",
     "plain_sequence": "terminal",
+    "plot_sweep": "sweep_figure",
     "render_audit": "audit_view",
     "render_comparison": "compare_view",
     "render_sequence": "terminal",
     "report": "reports",
+    "sweep_table": "sweep_view",
 }
 
 

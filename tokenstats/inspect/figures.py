@@ -22,8 +22,8 @@ from tokenstats.inspect.distributions import FIRST_TOKENS, Distributions
 
 INK, MUTED, GRID, PAPER = "#22252a", "#6b6f76", "#e9e7e1", "#ffffff"
 KEPT, DROPPED, CUT = "#c3c8d0", "#d55e00", "#0072b2"
-_LINES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b08c00", "#56b4e9", "#22252a", "#8a5a44")
-_MARKERS = "osD^vPX*"
+LINES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b08c00", "#56b4e9", "#22252a", "#8a5a44")
+MARKERS = "osD^vPX*"
 _NAMES = {
     "entropy": "entropy of the prediction (nats, square-root scale)",
     "kl": "KL from the reference (nats, logarithmic scale)",
@@ -82,12 +82,14 @@ def distribution_figure(found: Distributions, mask: str | None, cuts: Mapping[st
             "tokens (logarithmic)",
         )
     if mask is not None:
-        _legend_below(figure, axes[0])
+        legend_below(figure, axes[0])
     return figure
 
 
-def _legend_below(figure: Figure, ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
+def legend_below(figure: Figure, *axes: Axes) -> None:
+    """One legend for what is drawn on the axes, below them. No mathtext."""
+    drawn = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    handles, labels = [handle for handle, _ in drawn], [label for _, label in drawn]
     columns = max(1, min(4, 100 // (6 + max(map(len, labels), default=0))))
     legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False, labelcolor=INK
@@ -200,7 +202,7 @@ def position_figure(found: Distributions, masks: Sequence[str]) -> Figure:
     figure, axes = new_figure(10.4, 3.4, 2)
     for number, mask in enumerate(masks):
         counts = found.masks[mask]
-        colour, marker = _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
+        colour, marker = LINES[number % len(LINES)], MARKERS[number % len(MARKERS)]
         look: dict[str, Any] = {"color": colour, "marker": marker, "linewidth": 1.5, "label": mask}
         tenths, early = _shares(counts.by_tenth), _shares(counts.by_position)
         axes[0].plot(np.arange(10) * 10 + 5, tenths, markersize=4, **look)
@@ -210,7 +212,7 @@ def position_figure(found: Distributions, masks: Sequence[str]) -> Figure:
     for ax in axes:
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         ax.set_ylim(0, max(0.05, ax.get_ylim()[1]))
-    _legend_below(figure, axes[0])
+    legend_below(figure, axes[0])
     return figure
 
 
@@ -225,7 +227,7 @@ def profile_figure(found: Distributions) -> Figure:
         if column == "kl":
             ax.set_yscale("log")
         title(ax, f"{_SHORT[column]} at the beginning of replies", "token of the reply", "nats")
-    _legend_below(figure, axes[0])
+    legend_below(figure, axes[0])
     return figure
 
 

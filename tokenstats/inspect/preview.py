@@ -23,6 +23,7 @@ from tokenstats.masking.judge import Verdict, judge
 from tokenstats.masking.population import Column, Population, read_populations, resolve_scorings
 from tokenstats.masking.resolved import Resolved, thresholds_of
 from tokenstats.masking.rule import Rule
+from tokenstats.masking.sources import InMemory
 from tokenstats.masking.thresholds import resolve_thresholds
 from tokenstats.store import Store
 from tokenstats.store.manifests import MaskManifest
@@ -82,7 +83,7 @@ class Preview:
             raise InputError(
                 "a rule with a budget follows another mask: it cannot be tried, only built, with 'tokenstats mask'"
             )
-        thresholds = resolve_thresholds(rule, lambda: self.populations)
+        thresholds = resolve_thresholds([rule], InMemory(self.populations))
         verdicts = tuple(judge(rule, population, thresholds) for population in self.populations)
         ends = [v.population.column((None, "is_end_of_turn")) for v in verdicts]
         by_reason = [sum(int(np.count_nonzero(v.reason & (1 << bit))) for v in verdicts) for bit in range(len(rule.reasons))]

@@ -4,21 +4,23 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.masking.judge import Verdict, judge
-from tokenstats.masking.population import read_populations, resolve_scorings
+from tokenstats.masking.population import Population, resolve_scorings
 from tokenstats.masking.resolved import Resolved, scales_of, thresholds_of
 from tokenstats.masking.rule import Rule, rule_text
+from tokenstats.masking.selections import count_in_groups
+from tokenstats.masking.sources import OnDisk, worker_count
 from tokenstats.masking.sums import ExactSum
 from tokenstats.masking.thresholds import resolve_thresholds
 from tokenstats.schema import MAX_CLAUSES, SCHEMA_VERSION, mask_schema
@@ -27,11 +29,20 @@ from tokenstats.store.manifests import MANIFEST, Clause, MaskManifest, Part, now
 from tokenstats.store.parts import digest_of, part_path, write_part
 
 
-def build_mask(store: Store, rule: Rule, name: str, *, scoring: str | None = None, replace: bool = False) -> MaskManifest:
+def build_mask(
+    store: Store,
+    rule: Rule,
+    name: str,
+    *,
+    scoring: str | None = None,
+    replace: bool = False,
+    workers: int | None = None,
+) -> MaskManifest:
     """Decide for every target token of a store, and keep the answer as ``masks/<name>``.
 
     scoring: which scoring the rule's bare column names mean; not needed where the store has one
     replace: put the new mask in the place of another of the same name
+    workers: threads, each with one part in memory; by default one a processor, up to 8. The mask is the same with any number
 
     A mask that is there already, of the same rule and scorings, is left as it is. Raises RuleError where the rule
     reads what the store does not have, StoreError where the name is taken by another mask.
@@ -57,15 +68,12 @@ def build_mask(store: Store, rule: Rule, name: str, *, scoring: str | None = Non
             f"mask {name!r} is there already, of another rule or scoring ({one_line(rule_text(found.rule), 80)}); "
             "choose another name, or replace it with --replace"
         )
-    read = partial(read_populations, store, rule.columns, scorings)
-    resolved = resolve_thresholds(rule, read)
-    verdicts = (
-        judge(rule, population, resolved, budget) for population, budget in zip(read(), _budgets(store, rule), strict=True)
-    )
+    source = OnDisk(store, scorings, worker_count(workers), f"mask {name}")
+    resolved = resolve_thresholds([rule], source)
     # built beside its place and moved there at the end: a killed run leaves no half-made mask
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        totals = _write_parts(draft, verdicts, store.part_count, settings, name)
+        totals = _write_parts(draft, rule, source, resolved, settings)
         manifest = _manifest(store, rule, settings, resolved, totals, draft)
         manifest.write(draft)
     except BaseException:
@@ -92,16 +100,28 @@ class Totals:
     rows_with_too_few: int = 0
     shortfall: int = 0
 
-    def add(self, verdict: Verdict) -> None:
-        self.reasons += [np.count_nonzero(verdict.reason & (1 << bit)) for bit in range(MAX_CLAUSES)]
-        self.targets += len(verdict.population)
-        self.kept += int(verdict.kept_per_row.sum())
-        self.protected += verdict.protected
-        self.rows_with_nothing_kept += int(np.count_nonzero(verdict.kept_per_row == 0))
-        self.rows_with_too_few += verdict.rows_with_too_few
-        self.shortfall += verdict.shortfall
-        if verdict.weight is not None:
-            self.weight.add(verdict.weight)
+    @classmethod
+    def of(cls, verdict: Verdict) -> "Totals":
+        return cls(
+            reasons=verdict.by_reason,
+            weight=ExactSum(verdict.weight),
+            targets=len(verdict.population),
+            kept=int(verdict.kept_per_row.sum()),
+            protected=verdict.protected,
+            rows_with_nothing_kept=int(np.count_nonzero(verdict.kept_per_row == 0)),
+            rows_with_too_few=verdict.rows_with_too_few,
+            shortfall=verdict.shortfall,
+        )
+
+    def add(self, part: "Totals") -> None:
+        self.reasons += part.reasons
+        self.weight.merge(part.weight)
+        self.targets += part.targets
+        self.kept += part.kept
+        self.protected += part.protected
+        self.rows_with_nothing_kept += part.rows_with_nothing_kept
+        self.rows_with_too_few += part.rows_with_too_few
+        self.shortfall += part.shortfall
 
 
 def mask_part(verdict: Verdict) -> pa.Table:
@@ -117,28 +137,28 @@ def mask_part(verdict: Verdict) -> pa.Table:
     return pa.table([population.seq_ids.combine_chunks(), *lists], schema=mask_schema(verdict.weight is not None))
 
 
-def _write_parts(folder: Path, verdicts: Iterator[Verdict], count: int, settings: dict[str, Any], name: str) -> Totals:
+def _write_parts(
+    folder: Path, rule: Rule, source: OnDisk, resolved: Mapping[str, Resolved], settings: dict[str, Any]
+) -> Totals:
+    def judge_and_write(population: Population) -> Totals:
+        verdict = judge(rule, population, resolved, budget_of(rule, source.store, population))
+        write_part(folder, population.part, mask_part(verdict), settings)
+        return Totals.of(verdict)
+
     totals = Totals()
-    for verdict in tqdm(verdicts, desc=f"mask {name}", total=count, unit=" parts", disable=None):
-        write_part(folder, verdict.population.part, mask_part(verdict), settings)
-        totals.add(verdict)
+    with closing(source.each(judge_and_write, rule.columns)) as parts:
+        for part in parts:
+            totals.add(part)
     return totals
 
 
-def _budgets(store: Store, rule: Rule) -> Iterator[np.ndarray | None]:
-    """Per part, how many tokens of each row the mask named by the rule's budget drops (None: the rule has no budget)."""
-    other = rule.budget_mask
-    if other is None:
-        yield from [None] * store.part_count
-        return
-    other, _ = store.mask(other)
-    for tables in store.aligned({"tokens": ["is_target"], f"masks/{other}": ["keep"]}):
-        target = tables["tokens"]["is_target"].combine_chunks()
-        offsets = target.offsets.to_numpy()
-        flags = target.flatten().to_numpy(zero_copy_only=False).copy()
-        flags[offsets[:-1]] = False
-        kept = tables[f"masks/{other}"]["keep"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        yield np.diff(np.concatenate([[0], np.cumsum(flags & ~kept)])[offsets])
+def budget_of(rule: Rule, store: Store, population: Population) -> np.ndarray | None:
+    """[R] how many tokens of each row the mask named by the rule's budget drops; None: the rule has no budget."""
+    if rule.budget_mask is None:
+        return None
+    keep = copy(store).part(f"masks/{store.mask(rule.budget_mask)[0]}", population.part, ["keep"])["keep"]
+    kept = keep.combine_chunks().flatten().to_numpy(zero_copy_only=False)[population.place]
+    return count_in_groups(~kept, population.sequence_starts)
 
 
 def _settings(store: Store, rule: Rule, scorings: dict[str | None, str]) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from tokenstats.masking.population import Population
 from tokenstats.masking.ranking import Ranking
 from tokenstats.masking.resolved import Resolved, Scale, Threshold, key_of
 from tokenstats.masking.selections import (
+    first_in_groups,
     minmax_in_groups,
     percent_rank_in_groups,
     quantile_in_groups,
-    top_in_groups,
+    sorted_in_groups,
+    take_of,
     uniform,
     zscore_in_groups,
 )
@@ -84,6 +86,11 @@ def argument_of(call: ast.Call, population: Population, resolved: Mapping[str, R
     return _as_float(evaluate(call.args[0], population, resolved))
 
 
+def argument_text(call: ast.Call) -> str:
+    """What stands for the values that a selection looks at: equal texts, equal values."""
+    return f"random, seed={options_of(call)[1]}" if name_of(call) == "random" else text_of(call.args[0])
+
+
 def draws(call: ast.Call, population: Population) -> np.ndarray:
     """[n] numbers in [0, 1) that ``random(…)`` draws, from its seed, the dataset's row and the place in it alone."""
     return uniform(options_of(call)[1], population.rows[population.row], population.position_in_sequence)
@@ -99,10 +106,13 @@ def _selection(call: ast.Call, name: str, population: Population, resolved: Mapp
     starts = population.starts(scope)
     if name in _SCALES:
         return _no_nan(_SCALES[name](x, starts), [x], call, population)
-    f = number_of(call.args[-1])
+    f, signed = number_of(call.args[-1]), -x if name == "top" else x  # the largest of x are the smallest of -x
+    # sorted once for every share that is asked of the same values
+    what = f"{'-' if name == 'top' else ''}{argument_text(call)} of {scope}s"
+    ordered = population.remembered(what, lambda: sorted_in_groups(signed, starts))
     if name == "quantile":
-        return quantile_in_groups(x, float(f), starts)
-    return top_in_groups(x if name == "top" else -x, f, starts)
+        return quantile_in_groups(x, float(f), starts, ordered)
+    return first_in_groups(signed, take_of(f, starts), starts, ordered)
 
 
 def _by_role(call: ast.Call, x: np.ndarray, name: str, population: Population, resolved: Mapping[str, Resolved]) -> np.ndarray:

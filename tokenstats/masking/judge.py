@@ -12,7 +12,8 @@ from tokenstats.masking.evaluate import draws, evaluate
 from tokenstats.masking.population import Population
 from tokenstats.masking.resolved import Resolved
 from tokenstats.masking.rule import Rule
-from tokenstats.masking.selections import first_in_groups
+from tokenstats.masking.selections import count_in_groups, first_in_groups, sorted_in_groups
+from tokenstats.schema import MAX_CLAUSES
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,15 @@ class Verdict:
     @cached_property
     def kept_per_row(self) -> np.ndarray:
         """[R] how many tokens of each row are kept."""
-        return _per_row(~self.dropped, self.population)
+        return count_in_groups(~self.dropped, self.population.sequence_starts)
+
+    @cached_property
+    def by_reason(self) -> np.ndarray:
+        """int64 [16] how many tokens each reason dropped."""
+        counts = np.zeros(MAX_CLAUSES, np.int64)
+        for bit in range(int(self.reason.max(initial=0)).bit_length()):
+            counts[bit] = np.count_nonzero(self.reason & np.uint16(1 << bit))
+        return counts
 
 
 def judge(rule: Rule, population: Population, resolved: Mapping[str, Resolved], budget: np.ndarray | None = None) -> Verdict:
@@ -74,7 +83,9 @@ def _drawn(rule: Rule, population: Population, spared: np.ndarray, budget: np.nd
     call = rule.expression.tree
     assert isinstance(call, ast.Call)
     order = np.where(spared, np.inf, draws(call, population))
-    chosen = first_in_groups(order, budget, population.sequence_starts) & ~spared
+    starts = population.sequence_starts
+    take = np.minimum(budget, np.diff(starts))
+    chosen = first_in_groups(order, take, starts, sorted_in_groups(order, starts)) & ~spared
     return chosen.astype(np.uint16), int(budget.sum()) - int(np.count_nonzero(chosen))
 
 
@@ -82,7 +93,8 @@ def _enforce_min_kept(rule: Rule, population: Population, reason: np.ndarray) ->
     """Drop or keep whole, in ``reason``, the rows that keep too few tokens; returns how many rows."""
     if rule.min_kept is None:
         return 0
-    few = (_per_row(reason == 0, population) < rule.min_kept) & (np.diff(population.sequence_starts) > 0)
+    starts = population.sequence_starts
+    few = (count_in_groups(reason == 0, starts) < rule.min_kept) & (np.diff(starts) > 0)
     concerned = few[population.row]
     if rule.too_few == "keep":
         reason[concerned] = 0
@@ -104,7 +116,3 @@ def _weights(rule: Rule, population: Population, resolved: Mapping[str, Resolved
             "number of at least 0: use clip(x, low, high), or drop the token"
         )
     return np.where(kept, weight, np.float32(0))
-
-
-def _per_row(flags: np.ndarray, population: Population) -> np.ndarray:
-    return np.diff(np.concatenate([[0], np.cumsum(flags)])[population.sequence_starts])

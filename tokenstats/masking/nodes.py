@@ -35,12 +35,14 @@ def column_of(node: ast.AST) -> Column | None:
 
 
 def columns_in(node: ast.AST) -> set[Column]:
-    """Every column that an expression reads."""
+    """Every column that an expression reads; the role too, where a selection is ``per=role``."""
     column = column_of(node)
     if column is not None:
         return {column}
     children = node.args if isinstance(node, ast.Call) else ast.iter_child_nodes(node)
-    return {column for child in children for column in columns_in(child)}
+    columns = {column for child in children for column in columns_in(child)}
+    by_role = isinstance(node, ast.Call) and name_of(node) in SELECTIONS and options_of(node)[0] == "role"
+    return columns | {(None, "role")} if by_role else columns
 
 
 def selections_in(node: ast.AST) -> list[ast.Call]:

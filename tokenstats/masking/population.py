@@ -1,7 +1,7 @@
 """The tokens that a rule speaks about: the targets of one part that have a prediction, flat and in order."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -14,13 +14,17 @@ from tokenstats.schema import STATISTIC_BY_NAME
 from tokenstats.store import Store
 from tokenstats.store.manifests import Tokenizer
 
+_TOKEN_LISTS = {"token_id": "input_ids", "is_end_of_turn": "input_ids", "is_special": "input_ids", "role": "role"}
+"""Stored columns that token columns are computed from; ``is_target``, which all need, is always read."""
+
 
 @dataclass(frozen=True)
 class Population:
     """n target tokens of one part, in dataset order.
 
-    offsets: [R + 1] where each of the part's R rows begins among all its tokens
+    offsets: [R + 1] where each of the part's R rows begins among all its N tokens
     place:   [n] index of each target among all the part's tokens
+    ids, roles: [N] of all tokens; empty where the reader was not asked for them
     """
 
     part: int
@@ -32,6 +36,7 @@ class Population:
     place: np.ndarray
     statistics: Mapping[Column, np.ndarray]
     tokenizer: Tokenizer
+    _remembered: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.place)
@@ -39,7 +44,7 @@ class Population:
     @cached_property
     def row(self) -> np.ndarray:
         """[n] which of the part's rows a token belongs to."""
-        return np.searchsorted(self.offsets, self.place, side="right") - 1
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.sequence_starts))
 
     @cached_property
     def position_in_sequence(self) -> np.ndarray:
@@ -71,12 +76,23 @@ class Population:
     def starts(self, scope: str) -> np.ndarray:
         return self.sequence_starts if scope == "sequence" else self.turn_starts
 
+    def remembered(self, what: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """An array that several rules need of these tokens, computed once; the last four are kept."""
+        found = self._remembered.get(what)
+        if found is None:
+            found = self._remembered[what] = compute()
+            for old in list(self._remembered)[:-4]:
+                self._remembered.pop(old, None)
+        return found
+
     def column(self, column: Column) -> np.ndarray:
-        """[n] values of a column of the rule language. Statistics stay float32; what is derived from them is float64."""
+        """[n] values of a column of the rule language. Statistics and nll stay float32; the rest is float64."""
         scoring, name = column
         if name in DERIVED:
-            logprob = self.statistics[scoring, DERIVED[name]].astype(np.float64)
-            return np.exp(logprob) if name.endswith("prob") else np.exp(-logprob) if name == "ppl" else -logprob
+            logprob = self.statistics[scoring, DERIVED[name]]
+            if name.endswith("nll"):
+                return -logprob
+            return np.exp(logprob.astype(np.float64) * (-1 if name == "ppl" else 1))
         if name in STATISTIC_COLUMNS:
             return self.statistics[scoring, name]
         return getattr(self, f"_{name}")
@@ -143,36 +159,48 @@ def resolve_scorings(store: Store, columns: Iterable[Column], scoring: str | Non
 def read_populations(
     store: Store, columns: Iterable[Column], scorings: Mapping[str | None, str], parts: Iterable[int] | None = None
 ) -> Iterator[Population]:
-    """Yield one population per part, holding the statistics that the columns need."""
+    """Yield one population per part, holding the statistics that the columns need, and all columns of the tokens."""
+    wanted = {*columns, *((None, name) for name in TOKEN_COLUMNS)}
+    for part in range(store.part_count) if parts is None else parts:
+        yield read_population(store, part, wanted, scorings)
+
+
+def read_population(store: Store, part: int, columns: Iterable[Column], scorings: Mapping[str | None, str]) -> Population:
+    """The targets of one part with what the columns need, and no more: of the tokens, ids and roles cost the most to read."""
+    columns = frozenset(columns)
     needed = physical_columns(columns)
-    by_family: dict[str, list[str]] = {"tokens": ["seq_id", "row", "input_ids", "role", "is_target"]}
+    lists = sorted({_TOKEN_LISTS[name] for _, name in columns if name in _TOKEN_LISTS})
+    by_family: dict[str, list[str]] = {"tokens": ["seq_id", "row", "is_target", *lists]}
     for prefix, name in needed:
         by_family.setdefault(f"stats/{scorings[prefix]}", []).append(name)
-    wanted = list(range(store.part_count) if parts is None else parts)
-    for index, tables in zip(wanted, store.aligned(by_family, wanted), strict=True):
-        tokens = tables["tokens"]
-        ids = tokens["input_ids"].combine_chunks()
-        offsets = ids.offsets.to_numpy().astype(np.int64)
-        target = tokens["is_target"].combine_chunks().flatten().to_numpy(zero_copy_only=False).copy()
-        target[offsets[:-1]] = False
-        place = np.flatnonzero(target)
-        statistics = {
-            (prefix, name): _targets_of(
-                tables[f"stats/{scorings[prefix]}"], name, place, len(target), f"stats/{scorings[prefix]}, part {index}"
-            )
-            for prefix, name in needed
-        }
-        yield Population(
-            part=index,
-            seq_ids=tokens["seq_id"],
-            rows=tokens["row"].to_numpy(),
-            ids=ids.flatten().to_numpy(),
-            roles=tokens["role"].combine_chunks().flatten().to_numpy(),
-            offsets=offsets,
-            place=place,
-            statistics=statistics,
-            tokenizer=store.manifest.tokenizer,
+    tables = next(store.aligned(by_family, [part]))
+    tokens = tables["tokens"]
+    is_target = tokens["is_target"].combine_chunks()
+    offsets = is_target.offsets.to_numpy().astype(np.int64)
+    target = is_target.flatten().to_numpy(zero_copy_only=False).copy()
+    target[offsets[:-1]] = False
+    place = np.flatnonzero(target)
+    statistics = {
+        (prefix, name): _targets_of(
+            tables[f"stats/{scorings[prefix]}"], name, place, len(target), f"stats/{scorings[prefix]}, part {part}"
         )
+        for prefix, name in needed
+    }
+    return Population(
+        part=part,
+        seq_ids=tokens["seq_id"],
+        rows=tokens["row"].to_numpy(),
+        ids=_flat(tokens, "input_ids", np.int32),
+        roles=_flat(tokens, "role", np.int8),
+        offsets=offsets,
+        place=place,
+        statistics=statistics,
+        tokenizer=store.manifest.tokenizer,
+    )
+
+
+def _flat(tokens: pa.Table, name: str, kind: type) -> np.ndarray:
+    return tokens[name].combine_chunks().flatten().to_numpy() if name in tokens.column_names else np.zeros(0, kind)
 
 
 def _targets_of(table: pa.Table, name: str, place: np.ndarray, tokens: int, where: str) -> np.ndarray:

@@ -1,17 +1,35 @@
 """Exact order statistics of any number of values, in bounded memory and any order of reading.
 
-Floats become unsigned integers of the same order; 16 bits at a time, a histogram of 65,536 bins tells which bin holds
-the wanted rank, and the next pass looks only inside it. float32 takes two passes, float64 four.
+Floats become unsigned integers of the same order. A histogram of their upper 16 bits tells which of 65,536 bins holds the
+wanted rank; the next pass looks only inside it. Once few values are left, they are looked at themselves. So two passes are
+enough, unless millions of values agree in their upper bits: then as many as a float has 16 bits, and one.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from tokenstats.masking.passes import Pass, Steps
+
 _BINS = 1 << 16
-Reader = Callable[[], Iterable[np.ndarray]]
-"""Yields the values in chunks, the same values each time it is called."""
+_FEW = 1 << 22  # values that may be in memory at once, at most 12 bytes each
+
+
+@dataclass
+class Ordered:
+    """The order of ``present`` values at the wanted ranks, counted from 0 at the smallest; ``missing`` counts the NaN.
+
+    at:      the value; smaller: how many values are smaller than it
+    equal:   by part, how many values are equal to it
+    """
+
+    present: int
+    missing: int
+    at: dict[int, float] = field(default_factory=dict)
+    smaller: dict[int, int] = field(default_factory=dict)
+    equal: dict[int, dict[int, int]] = field(default_factory=dict)
 
 
 def share_of(f: int | float, n: int) -> int:
@@ -19,77 +37,143 @@ def share_of(f: int | float, n: int) -> int:
     return min(f, n) if isinstance(f, int) else int(f * n)
 
 
-def order_statistics(read: Reader, wanted: Callable[[int], list[int]]) -> tuple[list[float], int]:
-    """The values at the ranks ``wanted(n)``, counted from 0 at the smallest, and n itself.
+def order_statistics(wanted: Callable[[int, int], Iterable[int]], few: int = _FEW) -> Steps[Ordered]:
+    """The values at the ranks ``wanted(present, missing)``. Parts are float32 or float64, all of one type.
 
-    Works on float32 or float64 chunks, all of one type. NaN is not allowed.
+    few: so many values, in the bins that hold the ranks, are few enough to be looked at
     """
-    n, bits = 0, 0
-    ranks: list[int] = []
-    prefixes: list[int] = []
-    level = 0
-    while level == 0 or level * 16 < bits:
-        histograms: dict[int, np.ndarray] = {}
-        for values in read():
-            keys, bits = _ordered_keys(values)
-            shift = bits - 16 * (level + 1)
-            for prefix in set(prefixes) if level else {0}:
-                inside = keys if level == 0 else keys[(keys >> np.uint64(shift + 16)) == np.uint64(prefix)]
-                counts = np.bincount(((inside >> np.uint64(shift)) & np.uint64(_BINS - 1)).astype(np.int64), minlength=_BINS)
-                histograms[prefix] = histograms[prefix] + counts if prefix in histograms else counts
-        if level == 0:
-            n = int(histograms[0].sum()) if histograms else 0
-            ranks = wanted(n)
-            if not ranks:
-                return [], n
-            assert all(0 <= r < n for r in ranks)
-            prefixes = [0] * len(ranks)
-        for i, prefix in enumerate(prefixes):
-            upto = np.cumsum(histograms[prefix])
-            bin_ = int(np.searchsorted(upto, ranks[i], side="right"))
-            ranks[i] -= int(upto[bin_ - 1]) if bin_ else 0
-            prefixes[i] = prefix << 16 | bin_
-        level += 1
-    return [_from_key(key, bits) for key in prefixes], n
+    upper: _Upper = yield Pass(_upper_digits, _Upper.add, _Upper())
+    found = Ordered(int(upper.histogram.sum()), upper.missing)
+    ranks = sorted(set(wanted(found.present, found.missing)))
+    assert all(0 <= rank < found.present for rank in ranks)
+    if not ranks:
+        return found
+    # for each rank: the upper bits of the value, and its rank among the values that begin with them
+    places = {rank: _descend(0, rank, upper.histogram) for rank in ranks}
+    behind = {prefix: int(upper.histogram[prefix]) for prefix, _ in places.values()}
+    lower = upper.bits - 16
+    while lower and sum(behind.values()) > few:
+        lower -= 16
+        histograms = yield _digits_behind(list(behind), lower)
+        places = {rank: _descend(prefix, within, histograms[prefix]) for rank, (prefix, within) in places.items()}
+        behind = {prefix: int(histograms[prefix >> 16][prefix % _BINS]) for prefix, _ in places.values()}
+    tallies: dict[int, _Tally] = yield _values_behind(list(behind), lower)
+    for rank, (prefix, within) in places.items():
+        key, smaller, found.equal[rank] = tallies[prefix].at(within)
+        found.at[rank], found.smaller[rank] = _from_key(key, upper.bits), rank - within + smaller
+    return found
 
 
-def dataset_quantile(read: Reader, f: float) -> float:
+def _descend(prefix: int, within: int, histogram: np.ndarray) -> tuple[int, int]:
+    """The bin that holds a rank, behind its prefix, and the rank inside that bin."""
+    upto = np.cumsum(histogram)
+    digits = int(np.searchsorted(upto, within, side="right"))
+    return prefix << 16 | digits, within - (int(upto[digits - 1]) if digits else 0)
+
+
+def quantile_ranks(f: float, n: int) -> list[int]:
+    """The ranks that the f-quantile of n values lies between."""
+    low = int((n - 1) * f)
+    return [low, min(low + 1, n - 1)] if n else []
+
+
+def quantile_of(found: Ordered, f: float) -> float:
     """The f-quantile with linear interpolation between neighbours; NaN of no values."""
-    values, n = order_statistics(read, lambda n: [int((n - 1) * f), min(int((n - 1) * f) + 1, n - 1)] if n else [])
-    if not values:
-        return float("nan")
-    low, high = values
-    between = (n - 1) * f - int((n - 1) * f)
+    if not found.present:
+        return math.nan
+    low, high = (found.at[rank] for rank in quantile_ranks(f, found.present))
+    between = (found.present - 1) * f - int((found.present - 1) * f)
     return low if high == low or not between or low == -math.inf else low + between * (high - low)
 
 
-def dataset_top(read: Reader, f: int | float) -> tuple[float | None, int, list[int]]:
-    """Threshold of the k largest (None: k is 0), how many values equal to it belong to them, and how many each chunk has."""
-    taken = 0
+@dataclass
+class _Upper:
+    """How the upper 16 bits of the values are distributed, how many values are NaN, and how many bits a value has."""
 
-    def rank(n: int) -> list[int]:
-        nonlocal taken
-        taken = share_of(f, n)
-        return [n - taken] if taken else []
+    bits: int = 0
+    missing: int = 0
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, np.int64))
 
-    values, _ = order_statistics(read, rank)
-    if not values:  # a small share of few tokens takes none
-        return None, 0, []
-    threshold = values[0]
-    above, ties = 0, []
-    for chunk in read():
-        above += int(np.count_nonzero(chunk > threshold))
-        ties.append(int(np.count_nonzero(chunk == threshold)))
-    return threshold, taken - above, ties
+    def add(self, other: "_Upper") -> "_Upper":
+        assert self.bits in (0, other.bits)
+        return _Upper(other.bits, self.missing + other.missing, self.histogram + other.histogram)
+
+
+def _upper_digits(part: int, values: np.ndarray) -> _Upper:
+    keys, bits = _ordered_keys(values)
+    return _Upper(bits, len(values) - len(keys), np.bincount(_digits(keys, bits - 16), minlength=_BINS))
+
+
+def _digits_behind(prefixes: list[int], shift: int) -> Pass:
+    """A pass over the values that begin with one of the prefixes: how their next 16 bits, at ``shift``, are distributed."""
+
+    def measure(part: int, values: np.ndarray) -> list[np.ndarray]:
+        return [_digits(keys, shift) for keys in _behind(prefixes, shift + 16, values)]
+
+    def fold(histograms: dict[int, np.ndarray], said: list[np.ndarray]) -> dict[int, np.ndarray]:
+        for prefix, digits in zip(prefixes, said, strict=True):
+            histograms[prefix] += np.bincount(digits, minlength=_BINS)
+        return histograms
+
+    return Pass(measure, fold, {prefix: np.zeros(_BINS, np.int64) for prefix in prefixes})
+
+
+@dataclass
+class _Tally:
+    """The values behind one prefix: by part, which there are, rising, and how often each occurs."""
+
+    parts: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def at(self, within: int) -> tuple[int, int, dict[int, int]]:
+        """The key at a rank, how many keys here are smaller, and how often each part has it."""
+        keys, counts = (np.concatenate(arrays) for arrays in zip(*self.parts.values(), strict=True))
+        order = np.argsort(keys)
+        upto = np.cumsum(counts[order], dtype=np.int64)
+        key = keys[order[np.searchsorted(upto, within, side="right")]]
+        equal = {part: int(own[mine == key].sum()) for part, (mine, own) in self.parts.items()}
+        return int(key), int(counts[keys < key].sum(dtype=np.int64)), equal
+
+
+def _values_behind(prefixes: list[int], shift: int) -> Pass:
+    """A pass over the values that begin with one of the prefixes, their bits from ``shift`` up: the values themselves."""
+
+    def measure(part: int, values: np.ndarray) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
+        tallies = (np.unique(keys, return_counts=True) for keys in _behind(prefixes, shift, values))
+        return part, [(keys, counts.astype(np.int32)) for keys, counts in tallies]
+
+    def fold(tallies: dict[int, _Tally], said: tuple[int, list[tuple[np.ndarray, np.ndarray]]]) -> dict[int, _Tally]:
+        part, found = said
+        for prefix, tally in zip(prefixes, found, strict=True):
+            tallies[prefix].parts[part] = tally
+        return tallies
+
+    return Pass(measure, fold, {prefix: _Tally() for prefix in prefixes})
+
+
+def _behind(prefixes: list[int], shift: int, values: np.ndarray) -> Iterator[np.ndarray]:
+    """For each prefix the keys that begin with it, as far as the bit at ``shift``."""
+    keys, _ = _ordered_keys(values)
+    before = keys >> keys.dtype.type(shift)
+    for prefix in prefixes:
+        yield keys[before == before.dtype.type(prefix)]
 
 
 def _ordered_keys(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Unsigned integers in the order of the floats (-0.0 counts as 0.0), and their width in bits."""
+    """Unsigned integers in the order of the floats (-0.0 counts as 0.0) without the NaN, and their width in bits."""
     assert values.dtype in (np.float32, np.float64)
     bits = values.dtype.itemsize * 8
-    raw = (values + values.dtype.type(0.0)).view(f"u{values.dtype.itemsize}")
-    top = raw.dtype.type(1 << (bits - 1))
-    return np.where(raw & top, ~raw, raw | top).astype(np.uint64), bits
+    missing = np.isnan(values)
+    present = values[~missing] if missing.any() else values
+    raw = (present + present.dtype.type(0.0)).view(f"i{values.dtype.itemsize}")
+    flip = raw >> raw.dtype.type(bits - 1)  # all ones for a negative number
+    flip |= np.iinfo(raw.dtype).min
+    raw ^= flip
+    return raw.view(f"u{values.dtype.itemsize}"), bits
+
+
+def _digits(keys: np.ndarray, shift: int) -> np.ndarray:
+    """The 16 bits at ``shift``."""
+    return (keys >> keys.dtype.type(shift)).astype(np.uint16)
 
 
 def _from_key(key: int, bits: int) -> float:

@@ -143,44 +143,53 @@ class Rule:
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Rule":
         """A preset by name, or a rule from a ``.toml`` file."""
-        text = str(name_or_path)
-        if not text.endswith(".toml") and "/" not in text:
-            return cls.from_preset(text)
-        path = Path(text)
-        try:
-            return cls._from_toml(path.read_text(encoding="utf-8"), str(path))
-        except FileNotFoundError:
-            raise InputError(
-                f"no rule file at {path}; expected a .toml file or one of the presets: {', '.join(preset_names())}"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read: {one_line(error, 100)}") from None
+        return cls(**rule_fields(name_or_path))
 
     @classmethod
     def from_preset(cls, name: str) -> "Rule":
-        known = preset_names()
-        if name not in known:
-            raise InputError(
-                f"no preset {one_line(name, 60)!r}{nearest(name, known)}; expected a .toml file or one of: {', '.join(known)}"
-            )
-        rule = cls._from_toml((files("tokenstats.masking") / "presets" / f"{name}.toml").read_text(encoding="utf-8"), name)
-        return cls(**{**asdict(rule), "preset": name})
+        return cls(**_preset_fields(name))
 
-    @classmethod
-    def _from_toml(cls, text: str, where: str) -> "Rule":
-        try:
-            table = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise RuleError(f"{where} is not TOML: {one_line(error, 120)}") from None
-        for key, value in table.items():
-            if key not in _KEYS:
-                raise RuleError(
-                    f"{where} has an unknown key {one_line(key, 40)!r}{nearest(key, list(_KEYS))}; expected: {', '.join(_KEYS)}"
-                )
-            wanted, name = (int, "whole number") if key == "min_kept" else (str, "string")
-            if type(value) is not wanted:
-                raise RuleError(f"{where}: {key} is a {type(value).__name__}; expected a {name}")
-        return cls(**table)
+
+def rule_fields(name_or_path: str | Path) -> dict[str, Any]:
+    """The fields of a preset, or of a ``.toml`` file: names of fields and types checked, the texts not yet parsed."""
+    text = str(name_or_path)
+    if not text.endswith(".toml") and "/" not in text:
+        return _preset_fields(text)
+    path = Path(text)
+    try:
+        return _read_toml(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise InputError(
+            f"no rule file at {path}; expected a .toml file or one of the presets: {', '.join(preset_names())}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {one_line(error, 100)}") from None
+
+
+def _preset_fields(name: str) -> dict[str, Any]:
+    known = preset_names()
+    if name not in known:
+        raise InputError(
+            f"no preset {one_line(name, 60)!r}{nearest(name, known)}; expected a .toml file or one of: {', '.join(known)}"
+        )
+    text = (files("tokenstats.masking") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    return {**_read_toml(text, name), "preset": name}
+
+
+def _read_toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RuleError(f"{where} is not TOML: {one_line(error, 120)}") from None
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise RuleError(
+                f"{where} has an unknown key {one_line(key, 40)!r}{nearest(key, list(_KEYS))}; expected: {', '.join(_KEYS)}"
+            )
+        wanted, name = (int, "whole number") if key == "min_kept" else (str, "string")
+        if type(value) is not wanted:
+            raise RuleError(f"{where}: {key} is a {type(value).__name__}; expected a {name}")
+    return table
 
 
 def rule_text(rule: Mapping[str, Any]) -> str:

@@ -5,44 +5,63 @@ Among equal values the earlier token comes first. NaN stands for "no value": it 
 taken, but is never chosen, and all else is over the values there are.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 
-def top_in_groups(values: np.ndarray, f: int | float, starts: np.ndarray) -> np.ndarray:
-    """Boolean [n]: is the value among the floor(f·size) (or f) largest of its group?"""
+def take_of(f: int | float, starts: np.ndarray) -> np.ndarray:
+    """int64 [G]: how many a selection takes of each group: floor(f·size), or f, but no more than there are."""
     sizes = np.diff(starts)
-    take = np.minimum(f, sizes) if isinstance(f, int) else np.floor(f * sizes).astype(np.int64)
-    return first_in_groups(-values, take, starts) & ~np.isnan(values)
+    return np.minimum(f, sizes) if isinstance(f, int) else np.floor(f * sizes).astype(np.int64)
 
 
-def first_in_groups(values: np.ndarray, take: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Boolean [n]: is the value among the ``take[g]`` smallest of its group g?"""
-    group = _group(starts)
-    order = np.lexsort((values, group))  # stable: equal values stay in order of position
-    place = np.arange(len(values)) - starts[group]
-    chosen = np.zeros(len(values), bool)
-    chosen[order] = place < take[group]
+def sorted_in_groups(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """[n] the values of each group in rising order, NaN last."""
+    ordered = values.copy()
+    # one group at a time: ten times as fast as sorting all of them by group and value
+    for start, end in pairwise(starts.tolist()):
+        ordered[start:end].sort()
+    return ordered
+
+
+def first_in_groups(values: np.ndarray, take: np.ndarray, starts: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Boolean [n]: is the value among the ``take[g]`` smallest of its group g? ``ordered``: of :func:`sorted_in_groups`."""
+    some = take > 0
+    limit = np.full(len(take), -np.inf, values.dtype)
+    limit[some] = ordered[(starts[:-1] + take)[some] - 1]
+    limit[np.isnan(limit)] = np.inf  # fewer have a value than are to be taken
+    of_token = np.repeat(limit, np.diff(starts))
+    chosen = values < of_token
+    room = take - count_in_groups(chosen, starts)
+    equal = np.flatnonzero(values == of_token)
+    group = np.searchsorted(starts, equal, side="right") - 1
+    nth = np.arange(len(equal)) - np.searchsorted(equal, starts)[group]
+    chosen[equal[nth < room[group]]] = True
     return chosen
 
 
-def quantile_in_groups(values: np.ndarray, f: float, starts: np.ndarray) -> np.ndarray:
+def count_in_groups(flags: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """int64 [G]: how many flags of each group are set."""
+    return np.diff(np.searchsorted(np.flatnonzero(flags), starts))
+
+
+def quantile_in_groups(values: np.ndarray, f: float, starts: np.ndarray, ordered: np.ndarray) -> np.ndarray:
     """float64 [n]: each token's group's f-quantile, interpolated linearly between neighbours."""
-    group = _group(starts)
-    sizes = np.bincount(group[~np.isnan(values)], minlength=len(starts) - 1)
-    ordered = values[np.lexsort((values, group))].astype(np.float64)  # NaN comes last in its group
+    sizes = count_in_groups(~np.isnan(values), starts)
     inhabited = sizes > 0
     place = np.maximum(sizes - 1, 0) * f
     low = np.floor(place).astype(np.int64)
     high = np.minimum(low + 1, np.maximum(sizes - 1, 0))
     first = starts[:-1]
     quantiles = np.full(len(sizes), np.nan)
-    at_low, at_high = ordered[(first + low)[inhabited]], ordered[(first + high)[inhabited]]
+    at_low, at_high = (ordered[(first + place)[inhabited]].astype(np.float64) for place in (low, high))
     between = (place - low)[inhabited]
     with np.errstate(invalid="ignore"):  # inf - inf, where nothing lies between
         quantiles[inhabited] = np.where(
             (at_low == at_high) | (between == 0) | np.isneginf(at_low), at_low, at_low + between * (at_high - at_low)
         )
-    return quantiles[group]
+    return quantiles[_group(starts)]
 
 
 def zscore_in_groups(values: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -16,8 +16,10 @@ class ExactSum:
     A value is mantissa · 2**exponent; the mantissas of each exponent are summed as whole numbers, in two halves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, values: np.ndarray | None = None) -> None:
         self._total = 0
+        if values is not None:
+            self.add(values)
 
     def add(self, values: np.ndarray) -> None:
         """Add every value of an array of finite floats."""
@@ -29,6 +31,10 @@ class ExactSum:
             for half, shift in ((whole >> _LOW_BITS, _LOW_BITS), (low, 0)):
                 sums = np.bincount(place, weights=half.astype(np.float64))
                 self._total += sum(int(sums[i]) << (int(i) + shift) for i in np.flatnonzero(sums))
+
+    def merge(self, other: "ExactSum") -> None:
+        """Add all that another sum holds."""
+        self._total += other._total
 
     @property
     def value(self) -> Fraction:

@@ -1,118 +1,200 @@
 """The numbers behind every selection over the whole dataset: exact, in bounded memory, whatever the order of the parts."""
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tokenstats.errors import RuleError
-from tokenstats.masking.evaluate import argument_of
-from tokenstats.masking.nodes import name_of, number_of, options_of, selections_in, text_of
+from tokenstats.masking.evaluate import argument_of, argument_text
+from tokenstats.masking.nodes import Column, columns_in, name_of, number_of, options_of, selections_in, text_of
+from tokenstats.masking.passes import Measure, Pass, Steps, work_out
 from tokenstats.masking.population import Population
-from tokenstats.masking.ranking import Ranking
-from tokenstats.masking.ranks import dataset_quantile, dataset_top
+from tokenstats.masking.ranking import rank_all
+from tokenstats.masking.ranks import Ordered, order_statistics, quantile_of, quantile_ranks, share_of
 from tokenstats.masking.resolved import Resolved, Scale, Threshold, key_of
 from tokenstats.masking.rule import Rule
+from tokenstats.masking.sources import Source
 from tokenstats.masking.sums import ExactSum
 from tokenstats.schema import ROLES
 
-Read = Callable[[], Iterable[Population]]
-Values = Callable[[], Iterator[tuple[int, np.ndarray]]]
-"""Yields (part, values), the same each time it is called."""
+_OVER_THE_DATASET = ("dataset", "role")
 
 
-def resolve_thresholds(rule: Rule, read: Read) -> dict[str, Resolved]:
-    """Resolve every dataset-wide selection of a rule, innermost first. Keyed by the selection's text.
+class _Question(NamedTuple):
+    """What is asked of the values of one argument, over all targets (role None) or those of one role.
 
+    All selections that need ranks of the same values are one question: they share every histogram.
+    """
+
+    kind: str
+    argument: str
+    role: int | None
+
+
+def resolve_thresholds(rules: Iterable[Rule], source: Source) -> dict[str, Resolved]:
+    """Resolve every dataset-wide selection of some rules, together. Keyed by the selection's text.
+
+    However many there are, the source is read as often as for the one that asks for most: twice, and as often
+    again where one selection stands inside another. (Of values that agree in their upper bits by the million: up to
+    three times for float32, five for float64. ``percent_rank`` takes one reading more.)
     ``per=role`` has one entry for each role that targets have, ``TEXT of ROLE``. Raises RuleError where a threshold or
     scale would not be finite.
     """
     found: dict[str, Resolved] = {}
-    done: set[str] = set()
-    roles: list[int] | None = None
-    for call in (call for expression in rule.expressions for call in selections_in(expression.tree)):
-        text, (scope, _) = text_of(call), options_of(call)
-        if text in done or scope not in ("dataset", "role"):
-            continue
-        done.add(text)
-        if scope == "role" and roles is None:
-            roles = sorted({int(code) for population in read() for code in np.unique(population.column((None, "role")))})
-        for role in [None] if scope == "dataset" else roles or []:
-            values = partial(_values, call, read, dict(found), role)
-            found[key_of(text, None if role is None else ROLES[role])] = _resolve(call, values)
+    for calls in _levels(rules):
+        questions: dict[_Question, dict[str, ast.Call]] = {}
+        for text, call in calls.items():
+            for role in [None] if options_of(call)[0] == "dataset" else range(len(ROLES)):
+                question = _Question(_kind_of(call), argument_text(call), role)
+                questions.setdefault(question, {})[text] = call
+        answers = work_out(
+            {question: _steps(question, list(asking.values())) for question, asking in questions.items()},
+            partial(_read, source, questions, found),
+        )
+        for question, resolved in answers.items():
+            role_name = None if question.role is None else ROLES[question.role]
+            found |= {key_of(text, role_name): result for text, result in resolved.items()}
     return found
 
 
-def _values(call: ast.Call, read: Read, found: dict[str, Resolved], role: int | None) -> Iterator[tuple[int, np.ndarray]]:
-    for population in read():
-        values = argument_of(call, population, found)
-        yield population.part, values if role is None else values[population.column((None, "role")) == role]
+def _levels(rules: Iterable[Rule]) -> list[dict[str, ast.Call]]:
+    """Dataset-wide selections by text: first those with no other inside, then those that only need these, and so on."""
+    levels: list[dict[str, ast.Call]] = []
+    depths: dict[str, int] = {}
+    for call in (c for rule in rules for expression in rule.expressions for c in selections_in(expression.tree)):
+        inner = [depths[text_of(c)] for argument in call.args for c in selections_in(argument)]
+        over_all = options_of(call)[0] in _OVER_THE_DATASET
+        depth = depths[text_of(call)] = max(inner, default=0) + over_all
+        if over_all:
+            levels += [{} for _ in range(depth - len(levels))]
+            levels[depth - 1][text_of(call)] = call
+    return levels
 
 
-def _resolve(call: ast.Call, values: Values) -> Resolved:
-    def present() -> Iterator[np.ndarray]:  # where nothing follows there is no value
-        for _, x in values():
-            missing = np.isnan(x)
-            yield x[~missing] if missing.any() else x
+def _read(
+    source: Source,
+    questions: Mapping[_Question, Mapping[str, ast.Call]],
+    found: Mapping[str, Resolved],
+    measures: Mapping[_Question, Measure],
+) -> Iterator[dict[_Question, Any]]:
+    """One reading of the source: for each part, what each measure says of the values that its question is about."""
+    # calls of one question differ in their share only: any of them has the argument
+    calls = {question: next(iter(questions[question].values())) for question in measures}
+    columns: set[Column] = set().union(*(columns_in(call) for call in calls.values()))
 
-    match name_of(call):
-        case "quantile":
-            return Threshold(_finite(dataset_quantile(present, number_of(call.args[-1])), call))
-        case "zscore":
-            return _zscore(present, call)
-        case "minmax":
-            return _minmax(present, call)
-        case "percent_rank":
-            return Ranking(present)
-        case name:
-            return _top(values, call, largest=name == "top")
+    def measured(population: Population) -> dict[_Question, Any]:
+        values: dict[str, np.ndarray] = {}
+        said = {}
+        for question, measure in measures.items():
+            if question.argument not in values:
+                values[question.argument] = argument_of(calls[question], population, found)
+            x = values[question.argument]
+            own = x if question.role is None else x[population.column((None, "role")) == question.role]
+            said[question] = measure(population.part, own)
+        return said
 
-
-def _top(values: Values, call: ast.Call, largest: bool) -> Threshold:
-    parts: list[int] = []
-
-    def ranked() -> Iterator[np.ndarray]:
-        parts.clear()
-        for part, x in values():
-            parts.append(part)
-            missing = np.isnan(x)
-            signed = x if largest else -x  # the smallest of x are the largest of -x
-            yield np.where(missing, -np.inf, signed).astype(x.dtype) if missing.any() else signed
-
-    value, room, ties = dataset_top(ranked, number_of(call.args[-1]))
-    if value is None:
-        return Threshold(None)
-    value, taken = _finite(value if largest else -value, call), {}
-    for part, equal in sorted(zip(parts, ties, strict=True)):  # of equal values the earlier part's come first
-        taken[part] = min(equal, room)
-        room -= taken[part]
-    return Threshold(value, taken)
+    return source.each(measured, columns)
 
 
-def _zscore(present: Callable[[], Iterator[np.ndarray]], call: ast.Call) -> Scale:
-    n, total = 0, ExactSum()
-    for x in present():
-        _finite(float(np.abs(x).max(initial=0.0)), call)
-        n += len(x)
-        total.add(x)
+def _kind_of(call: ast.Call) -> str:
+    name = name_of(call)
+    return name if name in ("zscore", "minmax", "percent_rank") else "ranks"
+
+
+def _steps(question: _Question, calls: list[ast.Call]) -> Steps[dict[str, Resolved]]:
+    """The results by the calls' text; none where a role has no targets."""
+    if question.kind == "ranks":
+        return _thresholds(calls, question.role)
+    steps = {"zscore": _zscore, "minmax": _minmax, "percent_rank": _percent_rank}[question.kind]
+    return steps(calls[0], question.role)
+
+
+def _thresholds(calls: list[ast.Call], role: int | None) -> Steps[dict[str, Resolved]]:
+    found = yield from order_statistics(lambda *counts: [rank for call in calls for rank in _ranks_of(call, *counts)])
+    if role is not None and not found.present + found.missing:
+        return {}
+    return {text_of(call): _threshold(call, found) for call in calls}
+
+
+def _threshold(call: ast.Call, found: Ordered) -> Threshold:
+    f, name = number_of(call.args[-1]), name_of(call)
+    if name == "quantile":
+        return Threshold(_finite(quantile_of(found, f), call))
+    taken, ranks = share_of(f, found.present + found.missing), _ranks_of(call, found.present, found.missing)
+    if not taken:
+        return Threshold(None)  # a small share of few tokens takes none
+    if not ranks:  # more are to be taken than have a value
+        return Threshold(_finite(-np.inf if name == "top" else np.inf, call))
+    equal, smaller = found.equal[ranks[0]], found.smaller[ranks[0]]
+    beyond = found.present - smaller - sum(equal.values()) if name == "top" else smaller
+    return Threshold(_finite(found.at[ranks[0]], call), _ties(taken - beyond, equal))
+
+
+def _ties(room: int, equal: Mapping[int, int]) -> dict[int, int]:
+    """Of values equal to the threshold the earlier part's come first: how many of each part there is room for."""
+    ties = {}
+    for part in sorted(equal):
+        ties[part] = min(equal[part], room)
+        room -= ties[part]
+    return ties
+
+
+def _ranks_of(call: ast.Call, present: int, missing: int) -> list[int]:
+    """Which ranks a selection needs, counted from the smallest of the values there are."""
+    f = number_of(call.args[-1])
+    if name_of(call) == "quantile":
+        return quantile_ranks(f, present)
+    taken = share_of(f, present + missing)
+    rank = present - taken if name_of(call) == "top" else taken - 1
+    return [rank] if taken and 0 <= rank < present else []
+
+
+def _percent_rank(call: ast.Call, role: int | None) -> Steps[dict[str, Resolved]]:
+    ranking = yield from rank_all()
+    return {text_of(call): ranking} if ranking.count or role is None else {}
+
+
+def _zscore(call: ast.Call, role: int | None) -> Steps[dict[str, Resolved]]:
+    n, total = yield _sum_of(lambda x: x, call)
     mean = float(total.value / n) if n else 0.0
-    squares = ExactSum()
-    for x in present():
-        squared = np.square(x.astype(np.float64) - mean)
-        _finite(float(squared.max(initial=0.0)), call)
-        squares.add(squared)
-    return Scale(mean, float(np.sqrt(float(squares.value / n if n else Fraction(0)))))
+    _, squares = yield _sum_of(lambda x: np.square(x.astype(np.float64) - mean), call)
+    deviation = float(np.sqrt(float(squares.value / n))) if n else 0.0
+    return {text_of(call): Scale(mean, deviation)} if n or role is None else {}
 
 
-def _minmax(present: Callable[[], Iterator[np.ndarray]], call: ast.Call) -> Scale:
-    low, high = np.inf, -np.inf
-    for x in present():
-        low, high = min(low, float(x.min(initial=np.inf))), max(high, float(x.max(initial=-np.inf)))
+def _sum_of(term: Any, call: ast.Call) -> Pass:
+    """How many values there are, and the exact sum of a term of each."""
+
+    def measure(part: int, x: np.ndarray) -> tuple[int, ExactSum]:
+        terms = term(_present(x))
+        _finite(float(np.abs(terms).max(initial=0.0)), call)
+        return len(terms), ExactSum(terms)
+
+    def fold(state: tuple[int, ExactSum], said: tuple[int, ExactSum]) -> tuple[int, ExactSum]:
+        state[1].merge(said[1])
+        return state[0] + said[0], state[1]
+
+    return Pass(measure, fold, (0, ExactSum()))
+
+
+def _minmax(call: ast.Call, role: int | None) -> Steps[dict[str, Resolved]]:
+    def measure(part: int, x: np.ndarray) -> tuple[float, float]:
+        own = _present(x)
+        return float(own.min(initial=np.inf)), float(own.max(initial=-np.inf))
+
+    low, high = yield Pass(measure, lambda a, b: (min(a[0], b[0]), max(a[1], b[1])), (np.inf, -np.inf))
     if low > high:  # no values at all
-        return Scale(0.0, 0.0)
-    return Scale(_finite(low, call), _finite(high - low, call))
+        return {text_of(call): Scale(0.0, 0.0)} if role is None else {}
+    return {text_of(call): Scale(_finite(low, call), _finite(high - low, call))}
+
+
+def _present(values: np.ndarray) -> np.ndarray:
+    """Where nothing follows there is no value."""
+    missing = np.isnan(values)
+    return values[~missing] if missing.any() else values
 
 
 def _finite(value: float, call: ast.Call) -> float:
