@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
 from tokenstats.errors import InputError, nearest, one_line
 from tokenstats.masking.judge import judge
 from tokenstats.masking.nodes import Column
-from tokenstats.masking.population import Population, physical_columns, read_populations, resolve_scorings
+from tokenstats.masking.population import Population, physical_columns, resolve_scorings
 from tokenstats.masking.resolved import Resolved
 from tokenstats.masking.rule import Rule, preset_names
+from tokenstats.masking.sources import OnDisk, worker_count
 from tokenstats.masking.thresholds import resolve_thresholds
 from tokenstats.store import Store
 
@@ -100,5 +100,5 @@ def _judged(store: Store, name: str, kind: str, rule: Rule, scoring: str | None)
             "build it with 'tokenstats mask', then compare the mask"
         )
     meaning = resolve_scorings(store, rule.columns, scoring)
-    resolved = resolve_thresholds(rule, partial(read_populations, store, rule.columns, meaning))
+    resolved = resolve_thresholds([rule], OnDisk(store, meaning, worker_count(None), f"rule {name}"))
     return Side(store, name, kind, rule, tuple(rule.reasons), tuple(sorted(set(meaning.values()))), meaning, resolved)
