@@ -31,12 +31,14 @@ CLOSE = {"logprob", "ref_logprob", "entropy", "ref_entropy", "kl", "reverse_kl",
 def expected_columns(ids: list[int], models: list, vocabulary: int) -> dict[str, np.ndarray]:
     """One sequence, from full float32 logits of each model, in float64, straight from the definitions.
 
-    Written without tokenstats: position t of each array is about the prediction of token t; position 0 is NaN.
+    Written without tokenstats: position t of each array is about the prediction of token t; position 0 is NaN. Zeros behind
+    the sequence bring it to a width whose attention has no remainder of a block, where float32 logits differ by 2e-5.
     """
+    padded = torch.tensor([ids + [0] * (-len(ids) % 32)])
     log_probs, ranks, tops, unsure = [], [], [], np.zeros(len(ids), bool)
     for model in models:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([ids])).logits[0, :, :vocabulary].double().numpy()
+            logits = model(input_ids=padded).logits[0, : len(ids), :vocabulary].double().numpy()
         top = logits.max(-1, keepdims=True)
         log_probs.append(logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True)))
         ranks.append([np.nan] + [int((logits[t - 1] > logits[t - 1, ids[t]]).sum()) for t in range(1, len(ids))])
@@ -93,9 +95,8 @@ def assert_scoring_is_true(store: Store, scoring: str, model, reference: str, ro
 
 
 def test_every_statistic_of_two_hundred_sequences(tmp_path, chats, base, warmup):
-    # one row at a time, as the truth is computed: batches of other shapes move the models' own logits by more than 1e-5
     data = write_jsonl(tmp_path / "d.jsonl", chats[:200])
-    store, name = compute(data, model=warmup, reference=base, store=tmp_path / "store", batch_tokens=1)
+    store, name = compute(data, model=warmup, reference=base, store=tmp_path / "store")
     assert name == "warmup"
     assert store.manifest.sequences == 200
     assert_scoring_is_true(store, name, warmup, base, 200, most_unsure=0.001)
@@ -111,38 +112,20 @@ def table(store: Store, name: str) -> pa.Table:
     return pa.concat_tables(store.part(f"stats/{name}", i) for i in range(store.part_count))
 
 
-def assert_tables_close(a: pa.Table, b: pa.Table, atol: float = 1e-5) -> None:
+def assert_tables_close(a: pa.Table, b: pa.Table) -> None:
     assert a["seq_id"].equals(b["seq_id"])
     for name in a.column_names[1:]:
         x, y = (t[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(float) for t in (a, b))
-        np.testing.assert_allclose(x, y, atol=atol if name in CLOSE else 0, rtol=0, err_msg=name)
+        np.testing.assert_allclose(x, y, atol=1e-5 if name in CLOSE else 0, rtol=0, err_msg=name)
 
 
 def test_batch_budget_and_part_size_change_nothing(scored, tmp_path, chats, base, warmup):
-    """Beyond float32 rounding of the models themselves: the bundled ones, alone or in a batch, are 3e-5 off a float64 run."""
     data = write_jsonl(tmp_path / "d.jsonl", chats[:60])
     reference = table(scored, "warmup")
     for folder, options in {"one by one": {"batch_tokens": 1}, "at once": {"batch_tokens": 10**6}}.items():
         store, name = compute(data, model=warmup, reference=base, store=tmp_path / folder, **options)
         assert store.part_count == 1
-        assert_tables_close(table(store, name), reference, atol=1e-4)
-
-
-def test_models_that_round_little_are_scored_alike_in_batches_of_any_shape(tmp_path, chats, base):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes = {"vocab_size": 704, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    folders = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        folders.append(save(LlamaForCausalLM(LlamaConfig(**sizes)), tmp_path / str(seed), base))
-    data = write_jsonl(tmp_path / "d.jsonl", chats[:60])
-    tables = []
-    for number, options in enumerate([{"batch_tokens": 1}, {"batch_tokens": 10**6}, {"part_tokens": 500, "batch_tokens": 300}]):
-        store, name = compute(data, model=folders[0], reference=folders[1], store=tmp_path / f"s{number}", **options)
-        tables.append(table(store, name))
-    for other in tables[1:]:
-        assert_tables_close(other, tables[0])
+        assert_tables_close(table(store, name), reference)
 
 
 def test_score_all_scores_prompts_and_leaves_targets_as_they_were(scored, tmp_path, chats, base, warmup):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tokenstats.alignment import outputs_that_predict
 from tokenstats.errors import InputError
+from tokenstats.modeling.attention import even_attention
 from tokenstats.modeling.head import SplitModel
 from tokenstats.modeling.load import LoadedModel, is_adapter_of, load_model, load_with_base
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -75,10 +76,15 @@ class ModelPair:
         """
         # no attention mask: padding is on the right, where a causal model's earlier positions cannot see it
         running = self.split if reference_states is None else self.split[:1]
-        rows = [outputs_that_predict(split.hidden(input_ids), chosen) for split in running]
+        rows = [self.states(split, input_ids, chosen) for split in running]
         if reference_states is not None:
             rows.append(reference_states)
         return row_statistics(self.split, rows, input_ids[chosen], self.vocabulary, topk)
+
+    def states(self, split: SplitModel, input_ids: Tensor, chosen: Tensor) -> Tensor:
+        """[n, H] of one of the models: what predicts the chosen tokens, whatever else is in the batch."""
+        with even_attention(self.device):
+            return outputs_that_predict(split.hidden(input_ids), chosen)
 
 
 def _rope_types(config: Any) -> set[str]:

@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from tokenstats.alignment import outputs_that_predict
 from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.modeling.load import LoadedModel, load_model
 from tokenstats.scoring.batches import pad, plan_batches
@@ -81,8 +80,8 @@ class ReferencePass:
         for rows in plan_batches(np.diff(offsets), self._budget, self._pair.depends_on_width):
             spans = [slice(offsets[r], offsets[r + 1]) for r in rows]
             batch, targets = pad([ids[s] for s in spans], 0).long(), pad([chosen[s] for s in spans], False)
-            targets = on_device(targets, self._pair.device)
-            states = outputs_that_predict(self._pair.split[0].hidden(on_device(batch, self._pair.device)), targets).cpu()
+            batch, targets = on_device(batch, self._pair.device), on_device(targets, self._pair.device)
+            states = self._pair.states(self._pair.split[0], batch, targets).cpu()
             if out is None:
                 out = torch.empty(int(chosen.sum()), states.shape[1], dtype=states.dtype)
             out[np.concatenate([order[s][chosen[s]] for s in spans])] = states
