@@ -264,7 +264,7 @@ def test_on_the_command_line(cli, store):
 
 def test_memory_does_not_grow_with_the_number_of_parts(tmp_path: Path):
     peaks = []
-    for sequences in (400, 4000):
+    for sequences in (1000, 10_000):  # 5 parts and 50: both have one for every thread, and one ahead
         own = random_store(tmp_path / str(sequences), sequences, seed=1, rows_per_part=200)
         other = replace(ONE, drop="top(kl, 0.2)")
         compare_masks(own, ONE, other)  # once before: imports and caches are not the comparison's

@@ -63,7 +63,7 @@ def test_names_of_the_front_door():
 def test_help_of_every_command_says_something(cli):
     status, out, _ = cli("--help")
     assert status == 0
-    commands = ["compute", "mask", "show", "audit", "compare", "train", "export", "report", "app"]
+    commands = ["compute", "mask", "show", "audit", "compare", "sweep", "train", "export", "report", "app"]
     for command in commands:
         assert command in out
         status, text, _ = cli(command, "--help")
