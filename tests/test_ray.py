@@ -1,6 +1,5 @@
 """Parts on a Ray cluster: the same store as from one process, also when a node is lost on the way."""
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -13,14 +12,7 @@ from tokenstats.errors import InputError
 from tokenstats.scoring import compute
 
 ray = pytest.importorskip("ray", reason="needs the ray extra")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),  # Ray leaves sockets and files for the garbage collector
-    pytest.mark.skipif(
-        "TOKENSTATS_TEST_RAY" not in os.environ,
-        reason="starts clusters of three nodes, which two cores busy with other tests are too slow for; "
-        "run alone: TOKENSTATS_TEST_RAY=1 pytest -n 0 tests/test_ray.py",
-    ),
-]
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files for the garbage collector
 
 
 @pytest.fixture
