@@ -262,6 +262,11 @@ def test_json_and_parquet_and_folders_are_read_alike(tokenizer, tmp_path):
     assert list(open_source(tmp_path / "a.json").rows(start=1)) == rows[1:2]
 
 
+def test_files_have_no_split(tmp_path):
+    with pytest.raises(InputError, match="have no split 'test'"):
+        open_source(write_jsonl(tmp_path / "rows.jsonl", [{"text": "a"}]), split="test")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

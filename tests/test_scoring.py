@@ -376,3 +376,11 @@ def test_an_edited_configuration_is_another_model(tmp_path, chats, base):
 def test_a_scoring_is_not_called_like_a_column(tmp_path, chats, base):
     with pytest.raises(InputError, match="rules read that as a column"):
         compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", name="entropy")
+
+
+def test_a_store_is_not_made_within_its_dataset(tmp_path, chats, base):
+    """Its own parts would be rows of the dataset when the command is run again."""
+    (tmp_path / "data").mkdir()
+    write_jsonl(tmp_path / "data" / "d.jsonl", chats[:3])
+    with pytest.raises(InputError, match="within the dataset"):
+        compute(tmp_path / "data", model=base, store=tmp_path / "data" / "deep" / "store")

@@ -89,7 +89,7 @@ def compute(
     reference: Annotated[str | None, typer.Option(help="the model that KL is measured from")] = None,
     name: Annotated[str | None, typer.Option(help="name of the scoring; by default the model folder's")] = None,
     columns: Annotated[str | None, typer.Option(help="the dataset's own names: prompt=question,completion=answer")] = None,
-    split: Annotated[str, typer.Option(help="split of a Hub dataset")] = "train",
+    split: Annotated[str | None, typer.Option(help="split of a Hub dataset [train]")] = None,
     chat: Annotated[bool, typer.Option(help="put plain prompts and completions into the chat template")] = True,
     max_length: Annotated[int | None, typer.Option(help="cut sequences after so many tokens")] = None,
     part_tokens: Annotated[int | None, typer.Option(help="tokens in a part, the most that a kill can lose [1000000]")] = None,

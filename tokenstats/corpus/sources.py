@@ -45,17 +45,22 @@ def next_digest(digest: str, row: Row) -> str:
     return hashlib.blake2b(f"{digest} {content}".encode(), digest_size=16).hexdigest()
 
 
-def open_source(dataset: str | Path, split: str = "train") -> Source:
-    """Open a file, a folder or a Hub dataset. Raises InputError where it is none of them or holds no rows."""
+def open_source(dataset: str | Path, split: str | None = None) -> Source:
+    """Open a file, a folder or a Hub dataset, of which ``split`` (None: train) is read.
+
+    Raises InputError where it is none of them, holds no rows, or files were given a split: files have none.
+    """
     path = Path(dataset).expanduser()
     if path.exists():
+        if split is not None:
+            raise InputError(f"{dataset} is read from files, which have no split {split!r}; name that split's own file")
         source = _open_files(path)
     elif path.suffix in SUFFIXES or path.is_absolute() or str(dataset).startswith((".", "~")) or str(dataset).count("/") > 1:
         raise InputError(
             f"no dataset at {dataset}: expected a {', '.join(SUFFIXES)} file, a folder of them, or a Hub dataset id"
         )
     else:
-        source = _open_hub(str(dataset), split)
+        source = _open_hub(str(dataset), split or "train")
     if next(source.rows(), None) is None:
         raise InputError(f"{dataset} holds no rows: expected at least one")
     return source
