@@ -208,6 +208,53 @@ def test_a_part_that_another_worker_must_make_again_stops_nobody(arguments, undi
     assert contents(store.path) == undisturbed
 
 
+def test_no_manifest_vouches_for_bytes_that_nobody_read(arguments, undisturbed, tmp_path, monkeypatch, capsys):
+    """Worker 1 is the last one out, but part 3 of worker 0 was damaged meanwhile."""
+    store, name = compute(**arguments, store=tmp_path / "store")
+    manifest, path = store.path / "stats" / name / "manifest.json", store.path / "stats" / name / "part-00003.parquet"
+    manifest.unlink()
+    content = bytearray(path.read_bytes())
+    content[500] ^= 0x10
+    path.write_bytes(bytes(content))
+    being_written = manifest.with_name(".writing-0123abcd-manifest.json")  # by the other worker
+    being_written.touch()
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "3")
+        patch.setenv("RANK", "1")
+        compute(**arguments, store=store.path)
+        assert not manifest.exists()
+        assert being_written.exists()
+        patch.setenv("RANK", "0")
+        compute(**arguments, store=store.path)
+    assert "part-00003.parquet" in capsys.readouterr().err
+    assert not being_written.exists()
+    assert contents(store.path) == undisturbed
+
+
+def test_beside_a_manifest_a_damaged_part_is_named(arguments, tmp_path):
+    store, name = compute(**arguments, store=tmp_path / "store")
+    folder = store.path / "stats" / name
+    content = bytearray((folder / "part-00003.parquet").read_bytes())
+    content[500] ^= 0x10
+    (folder / "part-00003.parquet").write_bytes(bytes(content))
+    (folder / "part-00001.parquet").unlink()
+    with pytest.raises(StoreError, match=r"part-00003.parquet cannot be read .*delete it and run the command"):
+        compute(**arguments, store=store.path)
+
+
+def test_a_full_disk_while_the_tokenizer_is_saved_is_an_error(arguments, tmp_path, cli, monkeypatch):
+    from transformers import PreTrainedTokenizerFast
+
+    def no_space(*_, **__):
+        raise Exception("No space left on device (os error 28)")  # as the tokenizers library does
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", no_space)
+    status, _, errors = cli(*command(arguments, tmp_path / "store")[3:])
+    assert status == 2
+    assert "store/tokenizer: No space left on device" in errors
+    assert "Traceback" not in errors
+
+
 @pytest.mark.parametrize("folder", ["tokens", "stats"])
 def test_a_full_disk_is_an_error_and_once_there_is_space_the_run_goes_on(
     arguments, undisturbed, tmp_path, monkeypatch, cli, folder

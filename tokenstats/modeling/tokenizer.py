@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tokenstats.errors import InputError, one_line
+from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.modeling.folders import adapter_base, local_folder
 from tokenstats.store.manifests import Tokenizer
 
@@ -70,5 +70,9 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(folder)
+    """Write its files. Raises StoreError where the disk refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises plain Exceptions for what the disk says
+        raise StoreError(f"cannot write {folder}: {one_line(error, 120)}; free some space or mend its rights") from error

@@ -103,10 +103,11 @@ class Crew:
         self._idle.append(actor)
         return result, index
 
-    def score(self, store: Path, name: str, parts: Iterator[int], settings: dict[str, Any], progress: Progress) -> int:
-        """Score parts as they come. Returns how many."""
+    def score(self, store: Path, name: str, parts: Iterator[int], settings: dict[str, Any], progress: Progress) -> set[int]:
+        """Score parts as they come. Returns which."""
         again: deque[int] = deque()
-        made, more = 0, True
+        made: set[int] = set()
+        more = True
         while more or again or any(index is not None for _, index in self._busy.values()):
             while self._idle and (again or more):
                 index = again.popleft() if again else next(parts, None)
@@ -118,9 +119,9 @@ class Crew:
             if not self._busy:
                 continue
             result, index = self._next()
-            if isinstance(result, tuple):
+            if isinstance(result, tuple) and index is not None:
                 progress.advance(*result)
-                made += 1
+                made.add(index)
             elif index is not None and not part_path(store / "stats" / name, index).exists():
                 again.append(index)
         return made

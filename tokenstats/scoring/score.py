@@ -20,7 +20,16 @@ from tokenstats.scoring.scorer import Facts, Request, Scorer, load_reference_pas
 from tokenstats.scoring.workers import PATIENCE, Ahead, Progress, Worker, Writer, parts_of_another
 from tokenstats.store import Store, check_name
 from tokenstats.store.manifests import MANIFEST, Part, ScoringManifest, now
-from tokenstats.store.parts import digest_of, finished_parts, is_readable, part_path, part_progress, read_part, write_part
+from tokenstats.store.parts import (
+    digest_of,
+    finished_parts,
+    is_readable,
+    is_whole,
+    part_path,
+    part_progress,
+    read_part,
+    write_part,
+)
 from tokenstats.store.store import TOKENS
 
 if TYPE_CHECKING:
@@ -40,7 +49,7 @@ def compute(
     reference: str | None = None,
     name: str | None = None,
     columns: Mapping[str, str] | None = None,
-    split: str = "train",
+    split: str | None = None,
     chat: bool = True,
     max_length: int | None = None,
     part_tokens: int | None = None,
@@ -62,6 +71,7 @@ def compute(
     dataset:      a .json, .jsonl or .parquet file, a folder of them, or a Hub dataset id
     model:        the scored model p: a folder, a Hub id or an adapter folder; reference: the model q, or None
     name:         of the scoring; by default the model folder's own name
+    split:        of a Hub dataset; None: train
     columns:      {"prompt": "question", …} where the dataset's columns have other names
     chat:         wrap plain prompt/completion strings in the tokenizer's chat template, where it has one
     max_length:   cut sequences after so many tokens
@@ -95,6 +105,8 @@ def compute(
     if engine not in ENGINES:
         raise InputError(f"engine got {one_line(engine, 40)!r}; expected one of: {', '.join(ENGINES)}")
     store, worker = Path(store), Worker.from_environment() if engine == "local" else Worker()
+    if Path(dataset).is_dir() and store.resolve().is_relative_to(Path(dataset).resolve()):
+        raise InputError(f"the store {store} would lie within the dataset {dataset} and be read as rows; choose another place")
     corpus = plan_corpus(
         open_source(dataset, split),
         load_tokenizer(model),
@@ -152,9 +164,10 @@ def score_parts(
 
     def missing() -> Iterator[int]:
         for index, tokens in parts:
-            done = index in finished and _same_rows(store, folder, index)
-            progress.found(index, tokens, done)
-            if worker.takes(index) and not done:
+            if index in finished and worker.takes(index):
+                _check_rows(store, folder, index)
+            progress.found(index, tokens, index in finished)
+            if worker.takes(index) and index not in finished:
                 yield index
 
     try:
@@ -166,22 +179,33 @@ def score_parts(
     finally:
         progress.close()
     opened = Store(store)
-    complete = all(is_readable(part_path(folder, i)) for i in range(opened.part_count))
-    if complete:
+    if (made or not (folder / MANIFEST).exists()) and _all_whole(opened, folder, made, worker):
         remove_all_states(folder)
-    if complete and (made or not (folder / MANIFEST).exists()):
         _finish(opened, name, crew.facts, settings)
     return opened
 
 
+def _all_whole(store: Store, folder: Path, made: set[int], worker: Worker) -> bool:
+    """Are all parts there? Those that were not made just now are read through before a manifest vouches for their bytes."""
+    paths = [part_path(folder, index) for index in range(store.part_count)]
+    if not all(is_readable(path) for path in paths):
+        return False
+    for index, path in enumerate(paths):
+        if index not in made and not is_whole(path):
+            if worker.count == 1:
+                read_part(path)  # says what is wrong
+            return False  # whose it is makes it again
+    return True
+
+
 def _score_here(
     store: Path, folder: Path, scorer: Scorer, parts: Iterator[int], settings: dict[str, Any], progress: Progress
-) -> int:
-    writer, made = Writer(), 0
+) -> set[int]:
+    writer, made = Writer(), set()
     for index in parts:
         table, sums = scorer.score(store, folder.name, index, progress.advance)
         writer.submit(_write, folder, index, table, settings, sums)
-        made += 1
+        made.add(index)
     writer.wait()
     return made
 
@@ -191,14 +215,13 @@ def _write(folder: Path, index: int, table: pa.Table, settings: dict[str, Any], 
     remove_states(folder, index)  # of a reference pass, if there was one
 
 
-def _same_rows(store: Path, folder: Path, index: int) -> bool:
+def _check_rows(store: Path, folder: Path, index: int) -> None:
     """A part of an earlier run belongs to these tokens. Raises StoreError where it does not."""
     one, other = (read_part(part_path(place, index), ["seq_id"])["seq_id"] for place in (store / TOKENS, folder))
     if not one.equals(other):
         raise StoreError(
             f"{part_path(folder, index)} holds other sequences than part {index} of the tokens: delete it and run again"
         )
-    return True
 
 
 def _finish(store: Store, name: str, facts: Facts, settings: dict[str, Any]) -> None:

@@ -110,7 +110,7 @@ def finished_parts(
     indices = []
     for path in sorted(p for p in folder.glob("part-*.parquet") if is_part(p)):
         own = mine(_index_of(path))
-        if check and (not _is_whole(path) if own else not is_readable(path)):
+        if check and not (is_whole(path, remove=True) if own else is_readable(path)):
             continue
         found = _metadata(path, _SETTINGS)
         if found != wanted:
@@ -120,19 +120,21 @@ def finished_parts(
 
 
 def clear_leftovers(folder: Path, mine: Callable[[int], bool] = lambda _: True) -> None:
-    """Remove what a killed run was writing in a folder: manifests, and the parts that are ``mine``."""
+    """Remove what a killed run was writing in a folder: the parts that are ``mine``, and manifests where the first part is."""
     for leftover in folder.glob(f"{_TEMPORARY}*"):
-        if not is_part(leftover) or mine(_index_of(leftover)):
+        if mine(_index_of(leftover) if is_part(leftover) else 0):
             leftover.unlink(missing_ok=True)
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path, remove: bool = False) -> bool:
+    """Can every page of a part be read? ``remove``: one that is damaged is said and removed, to be made again."""
     try:
         read_part(path)
         return True
     except StoreError as damage:
-        print(f"warning: {damage}: made again", file=sys.stderr)
-        path.unlink(missing_ok=True)
+        if remove:
+            print(f"warning: {damage}: made again", file=sys.stderr)
+            path.unlink(missing_ok=True)
         return False
 
 
