@@ -1,0 +1,66 @@
+"""The command line: parsing and printing only. Each command is a thin face over one function.
+
+Exit status 0 only when the whole job was done; 2 for a mistake that the caller can mend, with one line that says which;
+1 where an audit fails the gate that --fail-on puts up.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tokenstats.cli.learning import export, train
+from tokenstats.cli.looking import app, audit, report, show
+from tokenstats.cli.masks import compare, mask, sweep
+from tokenstats.cli.scoring import compute
+from tokenstats.errors import TokenstatsError, one_line
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Score a fine-tuning dataset once, see its tokens, and decide which of them to learn from.",
+)
+for command in (compute, mask, sweep, compare, show, audit, report, app, train, export):
+    cli.command()(command)
+
+
+def main() -> None:
+    """Entry point: errors of the user become one line and status 2."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
+    try:
+        cli(standalone_mode=False)
+    except TokenstatsError as error:
+        _stop(one_line(error, 2000))
+    except (typer.Exit, SystemExit) as stop:
+        sys.exit(getattr(stop, "exit_code", getattr(stop, "code", 0)))
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away, as in 'tokenstats show STORE | head'
+        sys.exit(141)
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            _stop(f"{one_line(error.filename, 200)}: {error.strerror}; choose another path, or mend its rights")
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
+            _stop(f"{one_line(error.format_message(), 500)} See 'tokenstats --help'.")
+        raise
+
+
+def _stop(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+@cli.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False) -> None:
+    if version:
+        from tokenstats import __version__
+
+        print(f"tokenstats {__version__}")
+        raise typer.Exit
