@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_jsonl
+from test_scoring import assert_tables_close
 from transformers import AutoModelForCausalLM
 
 import tokenstats.modeling.load as loading
@@ -90,3 +91,21 @@ def test_a_separate_pass_needs_a_reference_and_one_process(data, base, warmup, t
     with pytest.raises(InputError, match="one process"):
         compute(data, model=warmup, reference=base, store=tmp_path / "s", reference_pass="separate")
     assert not (tmp_path / "s").exists()
+
+
+def test_compiled_models_give_the_same_numbers(data, base, warmup, tmp_path, monkeypatch):
+    """Traced as for a real run, but not turned into machine code: that takes a minute and tests torch."""
+    compiled, real = [], torch.nn.Module.compile
+
+    def trace(self, **options):
+        compiled.append(self)
+        real(self, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", trace)
+    options = {"model": warmup, "reference": base, **OPTIONS}
+    plain, name = compute(data, **options, store=tmp_path / "plain")
+    assert not compiled
+    traced, _ = compute(data, **options, store=tmp_path / "traced", compiled=True)
+    assert len(compiled) == 2
+    for one, other in zip(columns(plain, name), columns(traced, name), strict=True):
+        assert_tables_close(one, other)
