@@ -109,7 +109,9 @@ def _by_blocks(
     targets alone gives it, to the last bit but for rare shapes of the product.
     """
     device = targets.device
-    step = min(max(1, len(targets)), _ROWS.get(device.type, 1024))
+    most = _ROWS.get(device.type, 1024)
+    # blocks of about equal size: products of the few rows that would be left at the end are slower, and round otherwise
+    step = max(1, -(-len(targets) // max(1, -(-len(targets) // most))))
     width = min(vocabulary, _COLUMNS.get(device.type, 2048))
     blocks = [slice(s, min(s + step, len(targets))) for s in range(0, len(targets), step)]
     # a head that gives only whole rows is run once; the others are asked block by block
