@@ -14,6 +14,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tokenstats.errors import InputError, one_line
+from tokenstats.modeling.first_calls import make_first_calls
 from tokenstats.modeling.folders import adapter_base, local_folder
 from tokenstats.store.manifests import Model
 
@@ -101,6 +102,7 @@ def _described(model: PreTrainedModel, source: str) -> LoadedModel:
 
 
 def _load_weights(source: str, dtype: str, device: torch.device, attention: str | None) -> PreTrainedModel:
+    make_first_calls()
     folder = local_folder(source)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
