@@ -199,6 +199,11 @@ def test_following_reads_what_is_stored_at_the_next_token(tmp_path):
         # the share is of all tokens, yet what has no value is never taken
         "top(following(entropy), 0.9, per=sequence)": [2, 3, 4, 7],
         "top(following(entropy), 2)": [2, 4],
+        "top(following(entropy), 0.9)": [2, 3, 4, 7],
+        "top(following(entropy), 5)": [2, 3, 4, 7],
+        "bottom(following(entropy), 5, per=role)": [2, 3, 4, 7],
+        "top(following(following(following(following(entropy)))), 5)": [],
+        "entropy > quantile(following(following(following(following(entropy)))), 0.5)": [],
         "following(entropy) > 3": [2, 4],
         "following(entropy) != 1": [2, 4, 7],
         "not following(entropy) > 3": [3, 5, 7, 8],
@@ -213,8 +218,6 @@ def test_following_reads_what_is_stored_at_the_next_token(tmp_path):
         build_mask(store, Rule(drop=drop, protect=""), "m", replace=True)
         keep = store.sequence(0, {"masks/m": ["keep"]})["masks/m"]["keep"]
         assert [t for t in (2, 3, 4, 5, 7, 8) if not keep[t]] == expected, drop
-    with pytest.raises(RuleError, match=r"threshold of .* is -inf"):
-        build_mask(store, Rule(drop="top(following(entropy), 0.9)", protect=""), "m", replace=True)
     with pytest.raises(RuleError, match=r"the weight .following.entropy.. is nan for token 5 of sequence 000000000"):
         build_mask(store, Rule(weight="following(entropy)"), "m", replace=True)
 
@@ -226,6 +229,13 @@ def test_infinite_values_have_a_rank_but_no_scale(populations):
         for scale in ("zscore", "minmax"):
             with pytest.raises(RuleError, match=message.replace("is inf", "is -?inf")):
                 numbers(populations, f"{scale}({x}, per={scope})")
+
+
+def test_a_deviation_that_overflows_is_no_score_of_0(populations):
+    x = "exp(clip(entropy * 300, 0, 600))"
+    for scope, message in (("dataset", "the scale of .* is inf"), ("sequence", r"is not a number for token \d+")):
+        with pytest.raises(RuleError, match=message):
+            numbers(populations, f"zscore({x}, per={scope})")
 
 
 def test_scales_are_in_the_manifest(tmp_path):

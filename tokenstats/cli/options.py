@@ -30,5 +30,5 @@ def fields_of(rule: str | None, drop: str | None, keep: str | None, **changes: s
     if "budget" in changed:
         changed["budget"] = f"same as {changed['budget']}"
     if len(named) > 1 or not (named or "weight" in changed):
-        raise InputError("expected exactly one of --rule, --drop and --keep, or --weight alone")
+        raise InputError("expected one of --rule, --drop and --keep, or --weight without any of them")
     return {**(rule_fields(rule) if rule is not None else named), **changed}

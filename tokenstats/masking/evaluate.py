@@ -133,7 +133,7 @@ def _against(found: Resolved, x: np.ndarray, name: str, population: Population) 
         case Ranking():
             return np.where(np.isnan(x), np.nan, found.percent(x))
         case Threshold(value=None):
-            return np.zeros(len(x), bool)
+            return np.full(len(x), np.nan) if name == "quantile" else np.zeros(len(x), bool)
         case Threshold(value=value) if name == "quantile":
             return np.full(len(x), value)
         case Threshold(value=value, ties=ties):

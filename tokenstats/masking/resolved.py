@@ -10,9 +10,10 @@ from tokenstats.masking.ranking import Ranking
 
 @dataclass(frozen=True)
 class Threshold:
-    """Of top, bottom, random and quantile: a number (None: no token is taken) and, per part, how many of the tokens
+    """Of top, bottom, random and quantile.
 
-    equal to it are taken.
+    value: None where no token is taken, and for the quantile of no values; ties: per part, how many of the tokens equal to
+           it are taken
     """
 
     value: float | None

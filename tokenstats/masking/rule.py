@@ -157,7 +157,7 @@ def rule_fields(name_or_path: str | Path) -> dict[str, Any]:
         return _preset_fields(text)
     path = Path(text)
     try:
-        return _read_toml(path.read_text(encoding="utf-8"), str(path))
+        return _read_toml(path.read_text(encoding="utf-8-sig"), str(path))
     except FileNotFoundError:
         raise InputError(
             f"no rule file at {path}; expected a .toml file or one of the presets: {', '.join(preset_names())}"
@@ -179,7 +179,7 @@ def _preset_fields(name: str) -> dict[str, Any]:
 def _read_toml(text: str, where: str) -> dict[str, Any]:
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a plain ValueError
         raise RuleError(f"{where} is not TOML: {one_line(error, 120)}") from None
     for key, value in table.items():
         if key not in _KEYS:

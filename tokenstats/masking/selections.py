@@ -74,6 +74,7 @@ def zscore_in_groups(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
         above = values - low[group]
         centred = above - (np.bincount(group[present], above[present], len(low)) / size)[group]
         deviation = np.sqrt(np.bincount(group[present], np.square(centred[present]), len(low)) / size)[group]
+        deviation[np.isinf(deviation)] = np.nan  # of squares that overflow: no number, rather than a score of 0
         return np.divide(centred, deviation, out=_zero_or_nan(centred), where=deviation != 0)
 
 

@@ -122,12 +122,10 @@ def _thresholds(calls: list[ast.Call], role: int | None) -> Steps[dict[str, Reso
 def _threshold(call: ast.Call, found: Ordered) -> Threshold:
     f, name = number_of(call.args[-1]), name_of(call)
     if name == "quantile":
-        return Threshold(_finite(quantile_of(found, f), call))
-    taken, ranks = share_of(f, found.present + found.missing), _ranks_of(call, found.present, found.missing)
+        return Threshold(_finite(quantile_of(found, f), call) if found.present else None)
+    taken, ranks = _taken(f, found.present, found.missing), _ranks_of(call, found.present, found.missing)
     if not taken:
         return Threshold(None)  # a small share of few tokens takes none
-    if not ranks:  # more are to be taken than have a value
-        return Threshold(_finite(-np.inf if name == "top" else np.inf, call))
     equal, smaller = found.equal[ranks[0]], found.smaller[ranks[0]]
     beyond = found.present - smaller - sum(equal.values()) if name == "top" else smaller
     return Threshold(_finite(found.at[ranks[0]], call), _ties(taken - beyond, equal))
@@ -147,9 +145,14 @@ def _ranks_of(call: ast.Call, present: int, missing: int) -> list[int]:
     f = number_of(call.args[-1])
     if name_of(call) == "quantile":
         return quantile_ranks(f, present)
-    taken = share_of(f, present + missing)
+    taken = _taken(f, present, missing)
     rank = present - taken if name_of(call) == "top" else taken - 1
-    return [rank] if taken and 0 <= rank < present else []
+    return [rank] if taken else []
+
+
+def _taken(f: int | float, present: int, missing: int) -> int:
+    """How many are taken: a share is of all tokens, but none is taken that has no value."""
+    return min(share_of(f, present + missing), present)
 
 
 def _percent_rank(call: ast.Call, role: int | None) -> Steps[dict[str, Resolved]]:
@@ -169,7 +172,8 @@ def _sum_of(term: Any, call: ast.Call) -> Pass:
     """How many values there are, and the exact sum of a term of each."""
 
     def measure(part: int, x: np.ndarray) -> tuple[int, ExactSum]:
-        terms = term(_present(x))
+        with np.errstate(over="ignore"):  # what overflows is refused by name
+            terms = term(_present(x))
         _finite(float(np.abs(terms).max(initial=0.0)), call)
         return len(terms), ExactSum(terms)
 

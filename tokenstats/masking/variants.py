@@ -26,7 +26,8 @@ MOST_VARIANTS = 100
 
 _TEXTS = ("drop", "keep", "weight", "protect")
 _TAKEN = {*COLUMNS, *WORDS, *SCOPES, *OPTIONS["random"], SCORINGS, "and", "or", "not"}
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+_SMALLEST, _LARGEST = 1e-100, 1e100
 _USAGE = "expected NAME=LOW:HIGH:STEP or NAME=NUMBER,NUMBER,…"
 
 
@@ -59,7 +60,7 @@ def parse_vary(text: str) -> tuple[str, list[str]]:
         raise RuleError(f"vary got {one_line(text, 60)!r}; expected LOW no larger than HIGH, and a STEP above 0")
     count = int((high - low) / step) + 1
     if count > MOST_VARIANTS:
-        raise RuleError(f"vary got {one_line(text, 60)!r}: {count} numbers; expected at most {MOST_VARIANTS}")
+        raise RuleError(f"vary got {one_line(text, 60)!r}, which is {count:.4g} numbers; expected at most {MOST_VARIANTS}")
     return name, [_written(low + i * step, _is_whole(given)) for i in range(count)]
 
 
@@ -118,9 +119,12 @@ def _filled(text: str, places: Sequence[tuple[int, int, str]], values: Mapping[s
 
 def _number(item: str, text: str) -> Decimal:
     number = item.strip()
-    if not _NUMBER.fullmatch(number) or len(number) > 40 or not math.isfinite(float(number)):
+    if not _NUMBER.fullmatch(number) or len(number) > 40:
         raise RuleError(f"vary got {one_line(text, 60)!r}, where {one_line(number, 40)!r} is no number; {_USAGE}")
-    return Decimal(number)
+    size, is_zero = abs(float(number)), not re.search("[1-9]", number.lower().partition("e")[0])
+    if not (is_zero or _SMALLEST <= size <= _LARGEST):
+        raise RuleError(f"vary got {one_line(number, 40)!r}; expected 0, or a size from {_SMALLEST} to {_LARGEST}")
+    return Decimal(0) if is_zero else Decimal(number)
 
 
 def _is_whole(text: str) -> bool:
