@@ -317,6 +317,27 @@ def test_batches_hold_each_row_once_within_the_budget(lengths, budget):
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in batches)
 
 
+def test_few_rows_of_unlike_lengths_are_not_padded_to_the_longest():
+    from tokenstats.scoring.batches import plan_batches
+
+    lengths = np.array([1000, 990, 980, 300, 290, 280, 270, 12, 11])
+    assert [sorted(lengths[b]) for b in plan_batches(lengths, 8192)] == [[980, 990, 1000], [270, 280, 290, 300], [11, 12]]
+
+
+def test_more_alternatives_than_there_are_tokens_are_refused(tmp_path, chats, base):
+    with pytest.raises(InputError, match="--topk got 5000; expected at most the vocabulary's 703 tokens"):
+        compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", topk=5000)
+    with pytest.raises(InputError, match="--batch-tokens got 0; expected at least 1"):
+        compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", batch_tokens=0)
+
+
+def test_other_settings_of_the_tokens_are_named_before_those_of_the_scoring(tmp_path, chats, base):
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:10])
+    compute(data, model=base, store=tmp_path / "s", part_tokens=500)
+    with pytest.raises(StoreError, match=r"part_tokens: there 500, asked for 600; ask for the same again, or choose another"):
+        compute(data, model=base, store=tmp_path / "s", part_tokens=600)
+
+
 def test_a_model_that_looks_ahead_is_refused(tmp_path, chats, base):
     from transformers import BertConfig, BertLMHeadModel
 

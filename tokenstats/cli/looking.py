@@ -1,5 +1,6 @@
 """tokenstats show, audit, report, app: what is in a store."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -76,8 +77,7 @@ def app(
     port: Annotated[int, typer.Option(help="where the app listens, on this machine only", min=1, max=65535)] = 8501,
 ) -> None:
     """Open the app: tokens, thresholds, masks."""
-    import subprocess
-
     from tokenstats.inspect import app_command
 
-    sys.exit(subprocess.call(app_command(store, port)))
+    command = app_command(store, port)
+    os.execv(command[0], command)  # in the place of this process: whoever ends it ends the app

@@ -97,11 +97,11 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 def _parse_object(line: bytes, where: str) -> Row:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig").rstrip())
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is not UTF-8 (byte {error.start + 1}); mend or remove the line") from None
     except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON: {error.msg} at column {error.colno}; mend or remove the line") from None
+        raise InputError(f"{where} is not JSON (column {error.colno}: {error.msg}); mend or remove the line") from None
     except (RecursionError, ValueError) as error:
         raise InputError(f"{where} cannot be read: {one_line(error, 100)}") from None
     if not isinstance(row, dict):
@@ -113,7 +113,9 @@ def _read_json(path: Path) -> Iterator[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno} is not JSON: {error.msg} at column {error.colno}") from None
+        raise InputError(
+            f"{path}, line {error.lineno} is not JSON (column {error.colno}: {error.msg}); mend the file"
+        ) from None
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error, 100)}") from None
     if not isinstance(rows, list):

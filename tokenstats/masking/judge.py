@@ -63,7 +63,7 @@ def judge(rule: Rule, population: Population, resolved: Mapping[str, Resolved], 
     else:
         for bit, clause in enumerate(rule.clauses):
             reason |= evaluate(clause.tree, population, resolved).astype(np.uint16) << np.uint16(bit)
-    protected = int(np.count_nonzero(spared & (reason > 0)))
+    protected = spared & (reason > 0)
     reason[spared] = 0
     few = _enforce_min_kept(rule, population, reason)
     return Verdict(
@@ -71,7 +71,7 @@ def judge(rule: Rule, population: Population, resolved: Mapping[str, Resolved], 
         dropped=reason > 0,
         reason=reason,
         weight=_weights(rule, population, resolved, reason == 0),
-        protected=protected,
+        protected=int(np.count_nonzero(protected & (reason == 0))),
         rows_with_too_few=few,
         shortfall=shortfall,
     )

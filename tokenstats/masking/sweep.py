@@ -158,6 +158,8 @@ def _line(variant: Variant, counts: _Counts, targets: int, thresholds: Mapping[s
 
 def _by_chance(shares: Sequence[float]) -> float:
     """P(two or more) / P(one or more) of independent events."""
+    if len(shares) < 2:
+        return 0.0
     none = prod(1 - share for share in shares)
     one = sum(share * prod(1 - other for j, other in enumerate(shares) if j != i) for i, share in enumerate(shares))
     return max(0.0, 1 - none - one) / (1 - none) if none < 1 else 0.0

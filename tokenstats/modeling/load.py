@@ -103,13 +103,13 @@ def _described(model: PreTrainedModel, source: str) -> LoadedModel:
 
 def _load_weights(source: str, dtype: str, device: torch.device, attention: str | None) -> PreTrainedModel:
     make_first_calls()
-    folder = local_folder(source)
+    folder, wanted = local_folder(source), pick_dtype(dtype, device)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder or source,
-            dtype=pick_dtype(dtype, device),
+            dtype=wanted,
             local_files_only=folder is not None,
             output_loading_info=True,
             attn_implementation=attention,

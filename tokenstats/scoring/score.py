@@ -98,8 +98,9 @@ def compute(
     name = check_name(name if name is not None else _name_of(model), "scoring")
     if name in STATISTIC_BY_NAME or name in TOKENS_SCHEMA.names:
         raise InputError(f"a scoring cannot be called {name!r}: rules read that as a column; choose another --name")
-    if topk < 0 or batch_tokens < 1:
-        raise InputError(f"got topk {topk} and batch_tokens {batch_tokens}; expected at least 0 and 1")
+    for option, value, least in (("--topk", topk, 0), ("--batch-tokens", batch_tokens, 1)):
+        if value < least:
+            raise InputError(f"{option} got {value}; expected at least {least}")
     if reference_pass not in PASSES:
         raise InputError(f"reference_pass got {one_line(reference_pass, 40)!r}; expected one of: {', '.join(PASSES)}")
     if engine not in ENGINES:
@@ -123,6 +124,8 @@ def compute(
     else:
         crew = _crew(request, workers, ray_address) if engine == "ray" else Scorer(request, worker.local)
     corpus = dataclasses.replace(corpus, longest=crew.facts.max_positions)
+    # other tokens make another scoring too: here the settings that differ have names
+    finished_parts(store / TOKENS, corpus.settings, f"{store} exists and", mine=lambda _: False, check=True)
     # worker 0 writes the tokens, in a thread of its own: scoring starts with the first part
     parts = iter(Ahead(build_parts(corpus, store))) if worker.rank == 0 else parts_of_another(store, patience)
     with closing(parts):

@@ -88,6 +88,8 @@ class Scorer:
             compiled=request.compiled,
             loaded_reference=reference.loaded if reference else None,
         )
+        if request.topk > self._pair.vocabulary:
+            raise InputError(f"--topk got {request.topk}; expected at most the vocabulary's {self._pair.vocabulary} tokens")
         head = self._pair.check(probe_of(tokenizer), reference_too=reference is None)
         if reference is not None:
             head[reference.loaded.description.source] = "split, in a pass of its own"

@@ -60,8 +60,10 @@ class _Manifest(_Record):
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise StoreError(f"{path} is not a manifest of tokenstats: {where}: {first['msg']}") from None
+            where = ".".join(map(str, first["loc"])) or "text"
+            raise StoreError(
+                f"{path} is not a manifest of tokenstats ({where}: {first['msg']}); delete it and run the command that made it"
+            ) from None
 
 
 class Dataset(_Record):

@@ -114,7 +114,10 @@ def finished_parts(
             continue
         found = _metadata(path, _SETTINGS)
         if found != wanted:
-            raise StoreError(f"{what} was made with other settings: {describe_difference(found, wanted)}")
+            raise StoreError(
+                f"{what} was made with other settings: {describe_difference(found, wanted)}; ask for the same again, or choose "
+                "another name or folder"
+            )
         indices.append(_index_of(path))
     return indices
 
