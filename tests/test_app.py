@@ -1,5 +1,6 @@
 """The app says what the mask will do: previews against built masks, the widgets, and a real browser."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -402,6 +403,15 @@ def browser() -> Iterator[object]:
         started = playwright.chromium.launch(executable_path=found, args=[*flags, "--disable-sync", "--no-first-run"])
         yield started
         started.close()
+
+
+def test_the_command_becomes_the_app(monkeypatch, cli):
+    """No process is left between: whoever ends the command ends the app."""
+    became = []
+    monkeypatch.setattr(os, "execv", lambda path, command: became.append((path, command)))
+    store = store_with_masks().path
+    assert cli("app", store, "--port", "8777")[0] == 0
+    assert became == [(sys.executable, app_command(store, 8777))]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from tokenstats.modeling.attention import EvenAttention
 from tokenstats.modeling.load import load_model
 from tokenstats.scoring.pair import ModelPair
 
-WIDTHS = [33, 75, 96, 150, 217, 333]
+WIDTHS = [33, 75, 96, 150, 217, 333, 447, 478, 769]
 
 
 def naive(query, key, value, hidden) -> torch.Tensor:
@@ -18,20 +18,19 @@ def naive(query, key, value, hidden) -> torch.Tensor:
     return scores.masked_fill(hidden, -torch.inf).softmax(-1) @ value.double()
 
 
-@pytest.mark.parametrize("mask", ["causal", "bool", "float", "one row for all"])
-@pytest.mark.parametrize("width", [2, 31, 32, 50])
-def test_attention_at_an_even_width_is_attention(width, mask):
+@pytest.mark.parametrize("mask", ["causal", "bool", "float", "sliding window"])
+@pytest.mark.parametrize("width", [2, 63, 64, 150])
+def test_attention_in_blocks_is_attention(width, mask):
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 4, width, 16).unbind()
     hidden = torch.ones(width, width, dtype=torch.bool).triu(1)
-    if mask == "one row for all":  # keys that nobody may see: the mask is spread over the queries
-        hidden = torch.zeros(width, width, dtype=torch.bool)
-        hidden[:, 1] = True
+    if mask == "sliding window":
+        hidden |= torch.ones(width, width, dtype=torch.bool).tril(-20)
     given = {
         "causal": {"is_causal": True},
         "bool": {"attn_mask": ~hidden},
         "float": {"attn_mask": torch.zeros(1, 1, width, width).masked_fill(hidden, -torch.inf)},
-        "one row for all": {"attn_mask": ~hidden[:1]},
+        "sliding window": {"attn_mask": ~hidden.expand(2, 1, width, width)},
     }[mask]
     with EvenAttention():
         ours = scaled_dot_product_attention(q, k, v, **given)
