@@ -50,6 +50,36 @@ def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(cluster, tmp_path: P
     assert contents(together.path) == contents(alone.path)
 
 
+def test_answers_that_never_come_stop_nobody(cluster, tmp_path: Path, chats, base, monkeypatch):
+    """As when a node dies between a task's end and its answer: Ray may then say neither that it ended nor that it failed."""
+    from tokenstats.scoring import ray_engine
+
+    nodes, _ = cluster
+    options = {"model": base, "part_tokens": 500, "batch_tokens": 100}
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:30])
+    alone, _ = compute(data, **options, store=tmp_path / "alone")
+    tasks: dict = {}  # in the order they were given out
+    real, glance = ray_engine.ray.wait, 0.5
+
+    def wait(refs, timeout, **how):
+        for ref in refs if timeout == glance else []:
+            tasks.setdefault(ref, len(tasks))
+        heard = [ref for ref in refs if tasks.get(ref) not in (1, 4)]  # a start, and a part
+        ready, _ = real(heard, timeout=timeout, **how) if heard else ([], [])
+        return ready, [ref for ref in refs if ref not in ready]
+
+    monkeypatch.setattr(ray_engine.ray, "wait", wait)
+    monkeypatch.setattr(ray_engine, "_GLANCE", glance)
+    store = tmp_path / "store"
+    on_ray = {"engine": "ray", "workers": 2, "ray_address": nodes.address, "device": "cpu"}
+    run = threading.Thread(target=lambda: compute(data, **options, **on_ray, store=store), daemon=True)
+    run.start()
+    run.join(timeout=120)
+    assert not run.is_alive(), "still waiting for an answer"
+    assert len(tasks) > 6
+    assert contents(store) == contents(alone.path)
+
+
 def test_what_the_user_must_mend_comes_back_from_the_cluster_as_one_line(cluster, tmp_path: Path, chats, base):
     nodes, _ = cluster
     data = write_jsonl(tmp_path / "d.jsonl", chats[:3])

@@ -21,6 +21,7 @@ except ImportError:
     raise InputError("--engine ray needs the extra that brings it: pip install 'tokenstats[ray]'") from None
 
 _PATIENCE = 120.0  # seconds until a run says that the cluster gives it nobody
+_GLANCE = 5.0  # seconds without an answer until the actors are asked whether they are there
 _REPLACEMENTS = 3  # new actors for each that was asked for, before a run gives up
 
 
@@ -37,6 +38,9 @@ class _PartScorer:
             return self._scorer.facts
         except TokenstatsError as error:
             return str(error)
+
+    def ping(self) -> None:
+        """Actors answer in turn: an answer to this, and none to what was asked before, means that the latter was lost."""
 
     def score(self, store: str, name: str, index: int, settings: dict[str, Any]) -> tuple[int, int] | str:
         assert self._scorer is not None
@@ -63,6 +67,7 @@ class Crew:
         self._request = request
         self._spare = _REPLACEMENTS * count
         self._busy: dict[Any, tuple[Any, int | None]] = {}
+        self._pings: dict[Any, Any] = {}
         self._idle: list[Any] = []
         for _ in range(count):
             self._hire()
@@ -83,14 +88,28 @@ class Crew:
                 return result
 
     def _next(self) -> tuple[Any, int | None]:
-        """Wait for an actor: its answer (None: it died) and the part it was at."""
-        answers, _ = ray.wait(list(self._busy), num_returns=1, timeout=_PATIENCE)
-        if not answers and all(index is None for _, index in self._busy.values()):
-            print(f"warning: no worker in {_PATIENCE:.0f} s; the cluster has {ray.available_resources()} free", file=sys.stderr)
-        (ready,) = answers or ray.wait(list(self._busy), num_returns=1)[0]
-        actor, index = self._busy.pop(ready)
+        """Wait for an actor: its answer (None: it died, or its answer was lost) and the part it was at."""
+        silent = 0.0
+        while True:
+            answers, _ = ray.wait(list(self._busy), num_returns=1, timeout=_GLANCE)
+            if answers:
+                return self._answer_of(answers[0])
+            silent += _GLANCE
+            if silent == _PATIENCE and all(index is None for _, index in self._busy.values()):
+                free = ray.available_resources()
+                print(f"warning: no worker in {_PATIENCE:.0f} s; the cluster has {free} free", file=sys.stderr)
+            for task, (actor, _) in self._busy.items():
+                if task not in self._pings:
+                    self._pings[task] = actor.ping.remote()
+                if ray.wait([self._pings[task]], timeout=0)[0]:
+                    return self._answer_of(task, None if ray.wait([task], timeout=1)[0] else self._pings[task])
+
+    def _answer_of(self, task: Any, ping: Any = None) -> tuple[Any, int | None]:
+        """What an actor said; ``ping``: where it said nothing of the task, but answered, or failed to answer, this."""
+        actor, index = self._busy.pop(task)
+        self._pings.pop(task, None)
         try:
-            result = ray.get(ready)
+            result = ray.get(task if ping is None else ping)
         except ray.exceptions.RayActorError as error:
             if self._spare == 0:
                 raise StoreError(f"workers of the cluster die again and again ({one_line(error, 150)}); run again") from None
@@ -100,7 +119,10 @@ class Crew:
             return None, index
         if isinstance(result, str):
             raise InputError(result)
-        self._idle.append(actor)
+        if ping is not None and index is None:  # what its models are was lost: let it load them again
+            self._busy[actor.start.remote()] = (actor, None)
+        else:
+            self._idle.append(actor)
         return result, index
 
     def score(self, store: Path, name: str, parts: Iterator[int], settings: dict[str, Any], progress: Progress) -> set[int]:
