@@ -307,23 +307,6 @@ def test_a_second_scoring_shares_the_tokens(tmp_path, chats, base, warmup):
         compute(data, model=base, store=tmp_path / "s", name="a")
 
 
-@pytest.mark.parametrize("lengths", [[5], [3, 900, 4, 4, 2], list(range(1, 60)), [2] * 100])
-@pytest.mark.parametrize("budget", [1, 64, 4096])
-def test_batches_hold_each_row_once_within_the_budget(lengths, budget):
-    from tokenstats.scoring.batches import plan_batches
-
-    batches = plan_batches(lengths, budget)
-    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
-    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in batches)
-
-
-def test_few_rows_of_unlike_lengths_are_not_padded_to_the_longest():
-    from tokenstats.scoring.batches import plan_batches
-
-    lengths = np.array([1000, 990, 980, 300, 290, 280, 270, 12, 11])
-    assert [sorted(lengths[b]) for b in plan_batches(lengths, 8192)] == [[980, 990, 1000], [270, 280, 290, 300], [11, 12]]
-
-
 def test_more_alternatives_than_there_are_tokens_are_refused(tmp_path, chats, base):
     with pytest.raises(InputError, match="--topk got 5000; expected at most the vocabulary's 703 tokens"):
         compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", topk=5000)
