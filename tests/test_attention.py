@@ -18,7 +18,7 @@ def naive(query, key, value, hidden) -> torch.Tensor:
     return scores.masked_fill(hidden, -torch.inf).softmax(-1) @ value.double()
 
 
-@pytest.mark.parametrize("mask", ["causal", "bool", "float", "sliding window"])
+@pytest.mark.parametrize("mask", ["causal", "bool", "float", "lowest", "sliding window"])
 @pytest.mark.parametrize("width", [2, 63, 64, 150])
 def test_attention_in_blocks_is_attention(width, mask):
     torch.manual_seed(0)
@@ -30,6 +30,7 @@ def test_attention_in_blocks_is_attention(width, mask):
         "causal": {"is_causal": True},
         "bool": {"attn_mask": ~hidden},
         "float": {"attn_mask": torch.zeros(1, 1, width, width).masked_fill(hidden, -torch.inf)},
+        "lowest": {"attn_mask": torch.zeros(1, 1, width, width).masked_fill(hidden, torch.finfo().min)},
         "sliding window": {"attn_mask": ~hidden.expand(2, 1, width, width)},
     }[mask]
     with EvenAttention():
@@ -46,6 +47,28 @@ def test_attention_to_other_places_is_left_alone():
         within = scaled_dot_product_attention(k, k, v)
     assert torch.equal(across, scaled_dot_product_attention(q, k, v))
     assert torch.equal(within, scaled_dot_product_attention(k, k, v))
+
+
+@pytest.mark.parametrize(
+    "mask", ["all is seen", "the future of one query is seen", "padding is hidden from all", "a bias for all"]
+)
+def test_a_mask_that_shows_the_future_is_obeyed(mask):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 150, 16).unbind()
+    hidden = torch.ones(150, 150, dtype=torch.bool).triu(1)
+    if mask == "the future of one query is seen":
+        hidden[3, 149] = False
+    else:
+        hidden[:] = False
+    if mask.startswith("padding"):
+        hidden[:, 140:] = True
+    given = {
+        "padding is hidden": ~hidden[:1],  # one row of the mask, spread over the queries
+        "a bias for all": torch.zeros(1, 150),
+    }.get(mask, ~hidden)
+    with EvenAttention():
+        ours = scaled_dot_product_attention(q, k, v, given)
+    assert (ours - naive(q, k, v, hidden)).abs().max() < 2e-6
 
 
 @pytest.fixture

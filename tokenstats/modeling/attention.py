@@ -25,9 +25,9 @@ def even_attention(device: torch.device) -> AbstractContextManager:
 class EvenAttention(TorchFunctionMode):
     """While it is entered, attention within one sequence, causal or masked, goes by blocks of 64 queries.
 
-    Queries 64·i to 64·i + 63 are held against keys 0 to 64·i + 63, whatever follows: what a mask has beyond is taken to be
-    hidden, as in any causal model. The last block is filled up with zeros, which no real query sees, and cut off again.
-    Attention of any other kind is left alone.
+    Queries 64·i to 64·i + 63 are held against keys 0 to 64·i + 63, whatever follows. The last block is filled up with zeros,
+    which no real query sees, and cut off again. Attention of any other kind, a mask that shows the future among them, is left
+    alone.
     """
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -41,7 +41,8 @@ def _attend(
     is_causal: bool = False, **more: Any
 ) -> Tensor:  # fmt: skip
     width = query.shape[-2]
-    if key.shape[-2] != width or not (is_causal or attn_mask is not None):
+    hides_future = is_causal if attn_mask is None else _hides_future(attn_mask, width)
+    if key.shape[-2] != width or not hides_future:
         return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **more)
     missing = -width % _BLOCK
     query, key, value = (pad(x, (0, 0, 0, missing)) if missing else x for x in (query, key, value))
@@ -56,6 +57,14 @@ def _attend(
         block = query[..., own, :], key[..., upto, :], value[..., upto, :]
         mixed.append(scaled_dot_product_attention(*block, seen, dropout_p, **more))
     return torch.cat(mixed, -2)[..., :width, :]
+
+
+def _hides_future(mask: Tensor, width: int) -> bool:
+    """Does no query see a key behind it? Masks are boolean, or numbers that are added to scores."""
+    if mask.shape[-1] != width:
+        return False
+    future = mask.expand(*mask.shape[:-2], width, width)[..., torch.ones(width, width, dtype=torch.bool).triu(1)]
+    return bool((future <= torch.finfo(mask.dtype).min / 2).all() if mask.is_floating_point() else not future.any())
 
 
 def _causal(start: int) -> Tensor:

@@ -95,7 +95,7 @@ class Crew:
             if answers:
                 return self._answer_of(answers[0])
             silent += _GLANCE
-            if silent == _PATIENCE and all(index is None for _, index in self._busy.values()):
+            if silent - _GLANCE < _PATIENCE <= silent and all(index is None for _, index in self._busy.values()):
                 free = ray.available_resources()
                 print(f"warning: no worker in {_PATIENCE:.0f} s; the cluster has {free} free", file=sys.stderr)
             for task, (actor, _) in self._busy.items():
@@ -114,6 +114,7 @@ class Crew:
             if self._spare == 0:
                 raise StoreError(f"workers of the cluster die again and again ({one_line(error, 150)}); run again") from None
             self._spare -= 1
+            ray.kill(actor)  # it may only be out of reach
             print("warning: a worker died; another one takes its part", file=sys.stderr)
             self._hire()
             return None, index

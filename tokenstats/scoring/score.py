@@ -106,7 +106,8 @@ def compute(
     if engine not in ENGINES:
         raise InputError(f"engine got {one_line(engine, 40)!r}; expected one of: {', '.join(ENGINES)}")
     store, worker = Path(store), Worker.from_environment() if engine == "local" else Worker()
-    if Path(dataset).is_dir() and store.resolve().is_relative_to(Path(dataset).resolve()):
+    folder = Path(dataset).expanduser()
+    if folder.is_dir() and store.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"the store {store} would lie within the dataset {dataset} and be read as rows; choose another place")
     corpus = plan_corpus(
         open_source(dataset, split),
