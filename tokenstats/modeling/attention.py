@@ -63,6 +63,8 @@ def _hides_future(mask: Tensor, width: int) -> bool:
     """Does no query see a key behind it? Masks are boolean, or numbers that are added to scores."""
     if mask.shape[-1] != width:
         return False
+    if torch.compiler.is_compiling():  # a choice by values cannot be traced; that the models are causal was checked before
+        return True
     future = mask.expand(*mask.shape[:-2], width, width)[..., torch.ones(width, width, dtype=torch.bool).triu(1)]
     return bool((future <= torch.finfo(mask.dtype).min / 2).all() if mask.is_floating_point() else not future.any())
 
