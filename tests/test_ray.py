@@ -50,6 +50,22 @@ def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(cluster, tmp_path: P
     assert contents(together.path) == contents(alone.path)
 
 
+def test_actors_that_the_cluster_has_no_room_for_are_not_waited_for(cluster, tmp_path: Path, chats, base):
+    """As after a node was lost at the end of a run: all parts are there, and the new actor finds no free CPU."""
+    nodes, workers = cluster
+    nodes.remove_node(workers[0])
+    options = {"model": base, "part_tokens": 500, "batch_tokens": 100}
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:30])
+    alone, _ = compute(data, **options, store=tmp_path / "alone")
+    on_ray = {"engine": "ray", "workers": 2, "ray_address": nodes.address, "device": "cpu"}
+    store = tmp_path / "store"
+    run = threading.Thread(target=lambda: compute(data, **options, **on_ray, store=store), daemon=True)
+    run.start()
+    run.join(timeout=120)
+    assert not run.is_alive(), "still waiting for the second actor"
+    assert contents(store) == contents(alone.path)
+
+
 def test_answers_that_never_come_stop_nobody(cluster, tmp_path: Path, chats, base, monkeypatch):
     """As when a node dies between a task's end and its answer: Ray may then say neither that it ended nor that it failed."""
     from tokenstats.scoring import ray_engine

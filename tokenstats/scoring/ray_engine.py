@@ -131,7 +131,7 @@ class Crew:
         again: deque[int] = deque()
         made: set[int] = set()
         more = True
-        while more or again or any(index is not None for _, index in self._busy.values()):
+        while True:
             while self._idle and (again or more):
                 index = again.popleft() if again else next(parts, None)
                 if index is None:
@@ -139,15 +139,15 @@ class Crew:
                     break
                 actor = self._idle.pop()
                 self._busy[actor.score.remote(str(store.resolve()), name, index, settings)] = (actor, index)
-            if not self._busy:
-                continue
+            # whoever is still starting then is not waited for: the cluster may never have room for another one
+            if not more and not again and all(index is None for _, index in self._busy.values()):
+                return made
             result, index = self._next()
             if isinstance(result, tuple) and index is not None:
                 progress.advance(*result)
                 made.add(index)
             elif index is not None and not part_path(store / "stats" / name, index).exists():
                 again.append(index)
-        return made
 
     def close(self) -> None:
         for actor in [*self._idle, *(actor for actor, _ in self._busy.values())]:
