@@ -65,8 +65,8 @@ def _hides_future(mask: Tensor, width: int) -> bool:
         return False
     if torch.compiler.is_compiling():  # a choice by values cannot be traced; that the models are causal was checked before
         return True
-    future = mask.expand(*mask.shape[:-2], width, width)[..., torch.ones(width, width, dtype=torch.bool).triu(1)]
-    return bool((future <= torch.finfo(mask.dtype).min / 2).all() if mask.is_floating_point() else not future.any())
+    shown = mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask
+    return not bool(shown.expand(*mask.shape[:-2], width, width).triu(1).any())
 
 
 def _causal(start: int) -> Tensor:
