@@ -163,7 +163,7 @@ def test_the_command_line_prints_the_snippet_of_the_chosen_trainer(cli, store: S
     status, out, _ = cli("export", store.path, "--mask", "some", "--to", tmp_path / "a", "--for", "llama-factory")
     assert status == 0
     assert f"tokenized_path: {tmp_path / 'a' / 'disk'}" in out
-    assert "left out 1 rows with nothing to learn" in out
+    assert "left out 1 row with nothing to learn" in out
     status, out, _ = cli("export", store.path, "--mask", "uneven", "--to", tmp_path / "b", "--form", "weights", "--json")
     assert (status, json.loads(out)["trainer"]) == (0, "verl")
     status, out, err = cli("export", store.path, "--mask", "uneven", "--to", tmp_path / "c")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokenstats.cli.options import AsJson, StorePath
-from tokenstats.cli.printing import print_json
+from tokenstats.cli.printing import many, print_json
 from tokenstats.training.options import TrainOptions
 
 _DEFAULTS = TrainOptions()
@@ -83,13 +83,15 @@ def train(
     if as_json:
         print_json(asdict(done))
         return
-    print(f"{done.out}: {done.steps:,} steps over {done.rows:,} rows, {done.kept_tokens:,} tokens learned in an epoch")
+    print(
+        f"{done.out}: {many(done.steps, 'step')} over {many(done.rows, 'row')}, {done.kept_tokens:,} tokens learned in an epoch"
+    )
     if done.rows_left_out:
-        print(f"  left out {done.rows_left_out:,} rows with nothing to learn")
+        print(f"  left out {many(done.rows_left_out, 'row')} with nothing to learn")
     print(f"  loss {done.loss:.4f} nats: {done.loss_formula} of each optimizer batch")
     if done.eval_loss is not None:
         before = f"{done.eval_loss_before:.4f} before, " if done.eval_loss_before is not None else ""
-        print(f"  {done.eval_rows:,} rows held out, all their targets: {before}{done.eval_loss:.4f} after")
+        print(f"  {many(done.eval_rows, 'row')} held out, all their targets: {before}{done.eval_loss:.4f} after")
 
 
 def _leave_process_group() -> None:
@@ -135,8 +137,9 @@ def export(
         print_json(asdict(done))
         return
     print(
-        f"{done.to}: {done.rows:,} rows, {done.tokens:,} tokens, {done.kept_tokens:,} learned, the longest row {done.longest:,}"
+        f"{done.to}: {many(done.rows, 'row')}, {done.tokens:,} tokens, {done.kept_tokens:,} learned, "
+        f"the longest row {done.longest:,}"
     )
     if done.rows_left_out:
-        print(f"  left out {done.rows_left_out:,} rows with nothing to learn")
+        print(f"  left out {many(done.rows_left_out, 'row')} with nothing to learn")
     print(f"\n{done.how_to_read.rstrip()}")

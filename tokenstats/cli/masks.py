@@ -21,7 +21,7 @@ from tokenstats.cli.options import (
     Workers,
     fields_of,
 )
-from tokenstats.cli.printing import console, print_json, share
+from tokenstats.cli.printing import console, many, print_json, share
 from tokenstats.errors import InputError, one_line
 
 
@@ -69,14 +69,14 @@ def mask(
         print(f"  {manifest.protected:,} more were protected by: {one_line(manifest.rule.get('protect'))}")
     if manifest.rows_with_too_few:
         fate = "kept whole" if manifest.rule.get("too_few") == "keep" else "dropped whole"
-        print(f"  {manifest.rows_with_too_few:,} rows would keep fewer than {manifest.rule['min_kept']} tokens: {fate}")
+        print(f"  {many(manifest.rows_with_too_few, 'row')} would keep fewer than {manifest.rule['min_kept']} tokens: {fate}")
     if manifest.shortfall:
         print(
-            f"  {manifest.shortfall:,} tokens fewer than the budget ({one_line(manifest.rule.get('budget'))}): "
+            f"  {many(manifest.shortfall, 'token')} fewer than the budget ({one_line(manifest.rule.get('budget'))}): "
             "that mask drops more in some rows than may be dropped here"
         )
     if manifest.rows_with_nothing_kept:
-        print(f"  {manifest.rows_with_nothing_kept:,} rows keep nothing")
+        print(f"  rows of which nothing is kept: {manifest.rows_with_nothing_kept:,}")
 
 
 def sweep(

@@ -17,5 +17,10 @@ def share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "0.0%"
 
 
+def many(count: int, what: str) -> str:
+    """``1 row``, ``2,000 rows``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tokenstats.cli.options import AsJson
-from tokenstats.cli.printing import print_json
+from tokenstats.cli.printing import many, print_json
 
 
 def compute(
@@ -74,13 +74,13 @@ def compute(
         return
     whole, data = built.manifest, built.manifest.dataset
     print(
-        f"{store}: {whole.sequences:,} sequences, {whole.tokens:,} tokens, {whole.targets:,} targets "
+        f"{store}: {many(whole.sequences, 'sequence')}, {whole.tokens:,} tokens, {whole.targets:,} targets "
         f"(by {whole.template.targets})"
     )
     if data.truncated:
-        print(f"  {data.truncated:,} sequences cut at {whole.template.max_length} tokens")
+        print(f"  {many(data.truncated, 'sequence')} cut at {whole.template.max_length} tokens")
     for reason, count in data.dropped.items():
-        print(f"  left out {count:,} rows: {reason} (first: row {data.first_dropped[reason]})")
+        print(f"  left out {many(count, 'row')}: {reason} (first: row {data.first_dropped[reason]})")
     if manifest.batch_tokens is not None and manifest.batch_tokens < batch_tokens:
         print(f"  memory ran out: batches came down from {batch_tokens:,} to {manifest.batch_tokens:,} tokens")
     means = "  ".join(f"{c} {manifest.means[c]:.4f}" for c in ("logprob", "entropy", "kl", "reverse_kl") if c in manifest.means)
