@@ -245,6 +245,14 @@ def test_no_text_takes_much_memory(shape):
         tracemalloc.stop()
 
 
+def test_what_is_accepted_is_short_enough_to_be_read_again_as_it_is_printed():
+    just = " and ".join(["top(kl, .1)"] * 200)
+    assert len(just) < 4000
+    assert parse(parse(just).text) == parse(just)
+    with pytest.raises(RuleError, match="written out with its options, has 4194 characters; expected at most 4000"):
+        parse(" and ".join(["top(kl,.1)"] * 247))
+
+
 def test_presets_parse_and_name_their_source():
     for name in preset_names():
         rule = Rule.load(name)

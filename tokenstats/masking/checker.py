@@ -24,7 +24,7 @@ from tokenstats.masking.grammar import (
 from tokenstats.masking.nodes import column_of
 from tokenstats.schema import ROLES
 
-_MOST_CHARACTERS, _MOST_BRACKETS, _MOST_DEPTH = 4000, 50, 100
+MOST_CHARACTERS, _MOST_BRACKETS, _MOST_DEPTH = 4000, 50, 100
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 
@@ -59,8 +59,8 @@ class Checker:
         """The tree of the text, not yet checked. Refuses what is too long or too deep to be a rule."""
         if "#" in self.text:
             raise self.error("a '#' has no place here: put comments on TOML lines of their own", self.text.index("#"))
-        if len(self.text) > _MOST_CHARACTERS:
-            raise RuleError(f"the rule has {len(self.text)} characters; expected at most {_MOST_CHARACTERS}")
+        if len(self.text) > MOST_CHARACTERS:
+            raise RuleError(f"the rule has {len(self.text)} characters; expected at most {MOST_CHARACTERS}")
         depth = most = 0
         for character in self.text:
             depth += (character in "([{") - (character in ")]}")

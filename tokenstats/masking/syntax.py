@@ -9,7 +9,7 @@ import keyword
 from dataclasses import dataclass, field
 
 from tokenstats.errors import RuleError, one_line
-from tokenstats.masking.checker import Checker
+from tokenstats.masking.checker import MOST_CHARACTERS, Checker
 from tokenstats.masking.grammar import BOOLEAN, SCORINGS, SELECTIONS, SHARED
 from tokenstats.masking.nodes import Column, column_of, columns_in, name_of, options_of, text_of
 
@@ -42,7 +42,11 @@ def parse(text: str, wanted: str = BOOLEAN) -> Expression:
     kind = checker.kind_of(tree)
     if kind != wanted:
         raise RuleError(f"the rule {one_line(checker.text, 80)!r} is a {kind}; expected a {wanted}")
-    return _expression(_canonical(tree), kind)
+    found = _expression(_canonical(tree), kind)
+    if len(found.text) > MOST_CHARACTERS:
+        wide = len(found.text)
+        raise RuleError(f"the rule, written out with its options, has {wide} characters; expected at most {MOST_CHARACTERS}")
+    return found
 
 
 def _expression(tree: ast.expr, kind: str) -> Expression:
