@@ -61,7 +61,7 @@ def test_actors_that_the_cluster_has_no_room_for_are_not_waited_for(cluster, tmp
     store = tmp_path / "store"
     run = threading.Thread(target=lambda: compute(data, **options, **on_ray, store=store), daemon=True)
     run.start()
-    run.join(timeout=120)
+    run.join(timeout=200)
     assert not run.is_alive(), "still waiting for the second actor"
     assert contents(store) == contents(alone.path)
 
@@ -90,7 +90,7 @@ def test_answers_that_never_come_stop_nobody(cluster, tmp_path: Path, chats, bas
     on_ray = {"engine": "ray", "workers": 2, "ray_address": nodes.address, "device": "cpu"}
     run = threading.Thread(target=lambda: compute(data, **options, **on_ray, store=store), daemon=True)
     run.start()
-    run.join(timeout=120)
+    run.join(timeout=200)
     assert not run.is_alive(), "still waiting for an answer"
     assert len(tasks) > 6
     assert contents(store) == contents(alone.path)
