@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:Runtim
 
 CUDA = torch.cuda.is_available()  # without: conftest has Triton run its kernels step by step, on tensors of the CPU
 WAYS = ["torch", "numba", "triton"]
-VOCABULARIES = [7, 1000, 2049, 32_000, 151_936]
+VOCABULARIES = [7, 1000, 4097, 32_000, 151_936]
 SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
 
 
@@ -142,7 +142,7 @@ def test_sums_over_logits_are_those_of_float64(way, vocabulary, nothing_done_aga
         assert_true({k: v[pick] for k, v in found.items()}, {k: v[pick] for k, v in expected.items()}, case=f"({name})")
 
 
-@pytest.mark.parametrize("vocabulary", [7, 2049])
+@pytest.mark.parametrize("vocabulary", [7, 4097])
 @pytest.mark.parametrize("rows", [0, 1, 13])
 def test_one_model_alone_and_few_rows(way, vocabulary, rows, nothing_done_again):
     rng = np.random.default_rng(rows)
@@ -283,7 +283,7 @@ def assert_ranks_true(found: dict[str, Tensor], logits: tuple[np.ndarray, np.nda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("head", HEADS)
 def test_sums_from_hidden_states_are_those_of_float64_products(way, head, dtype, nothing_done_again):
-    found, expected, logits = from_hidden(way, head, 2999, dtype, rows=7, padding=73)  # the 73 pad the embedding
+    found, expected, logits = from_hidden(way, head, 4999, dtype, rows=7, padding=73)  # the 73 pad the embedding
     assert_true(found, expected, exact=False)
     assert_ranks_true(found, logits)
 
@@ -296,7 +296,7 @@ def test_sums_from_hidden_states_of_any_vocabulary(way, vocabulary):
 
 
 def test_a_bias_of_minus_infinity_forbids_words(way):
-    models = [model_with("bias", 3000, seed).eval() for seed in (0, 1)]
+    models = [model_with("bias", 5000, seed).eval() for seed in (0, 1)]
     hidden = [torch.randn(4, 32, generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
     y = torch.tensor([0, 5, 1700, 2899])
     with torch.no_grad():
@@ -305,7 +305,7 @@ def test_a_bias_of_minus_infinity_forbids_words(way):
     device = "cuda" if CUDA and way == "triton" else "cpu"
     halves = [SplitModel(m.to(device)) for m in models]
     with torch.inference_mode():
-        found = row_statistics(halves, [h.to(device) for h in hidden], y.to(device), 3000, way=way)
+        found = row_statistics(halves, [h.to(device) for h in hidden], y.to(device), 5000, way=way)
     z, r = (exact_logits(m, "bias", h) for m, h in zip(models, hidden, strict=True))
     assert_true(found, truth(z, y.numpy(), r), exact=False)
 
@@ -335,6 +335,20 @@ def test_a_row_whose_target_came_out_otherwise_in_its_block_is_done_again(way_in
     assert_true(found, expected, exact=False)
     assert_ranks_true(found, logits)
     assert torch.equal(found["rank"], undisturbed["rank"])
+
+
+@pytest.mark.parametrize("rows", [1, 36, 127, 300])
+def test_every_product_has_the_same_shape(rows, monkeypatch):
+    """Products of unlike shapes round otherwise: then every target would come out otherwise in its block, and be done again."""
+    real, shapes = SplitModel.columns, set()
+
+    def columns(self, hidden, block, out):
+        shapes.add((*out.shape, len(self._head.weight[block])))
+        return real(self, hidden, block, out)
+
+    monkeypatch.setattr(SplitModel, "columns", columns)
+    from_hidden("torch", "linear", 5000, torch.float32, rows=rows)
+    assert shapes == {(rows, 2048, 2048)}
 
 
 COMPILE = """

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tokenstats.modeling.head import SplitModel
 from tokenstats.scoring import online
@@ -105,42 +106,44 @@ def _by_blocks(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The columns, and [N] which rows must be done again: those whose target's logit came out otherwise in its block.
 
-    A rank counts logits above the target's own, which is needed before its block comes by. The same product for the
-    targets alone gives it, to the last bit but for rare shapes of the product.
+    A rank counts logits above the target's own, which is needed before its block comes by. A product for the targets alone
+    gives it, to the last bit where it has the shape of all others: hence the targets are filled up to a block, and the last
+    block begins early enough to be a whole one.
     """
     device = targets.device
     most = _ROWS.get(device.type, 1024)
     # blocks of about equal size: products of the few rows that would be left at the end are slower, and round otherwise
     step = max(1, -(-len(targets) // max(1, -(-len(targets) // most))))
-    width = min(vocabulary, _COLUMNS.get(device.type, 2048))
+    width = _COLUMNS.get(device.type, 2048)
+    width = vocabulary if vocabulary <= 2 * width else width
     blocks = [slice(s, min(s + step, len(targets))) for s in range(0, len(targets), step)]
     # a head that gives only whole rows is run once; the others are asked block by block
     whole = [None if half.in_columns else half.logits(rows) for half, rows in zip(halves, hidden, strict=True)]
-    room = Room(len(halves), step * (max(width, step) if width < vocabulary else width), device)
+    room = Room(len(halves), step * max(width, step), device)
 
     def fill(rows: slice, columns: slice | Tensor, count: int) -> Tensor:
         block = room(rows.stop - rows.start, count)
-        for half, states, ready, out in zip(halves, hidden, whole, block, strict=False):
+        for half, states, ready, out in zip(halves, hidden, whole, block, strict=True):
             if ready is None:
                 half.columns(states[rows], columns, out)
             else:
                 out.copy_(ready[rows, columns])
-        return block[: len(halves)]
+        return block
 
     sums = Sums.start(torch.empty(len(halves), len(targets), device=device))
     best = TopK(len(targets), topk, device)
     again = torch.zeros(len(targets), dtype=torch.bool, device=device)
     if width < vocabulary:
         for rows in blocks:
-            own = fill(rows, targets[rows], rows.stop - rows.start)
-            sums.target[:, rows] = own.diagonal(dim1=1, dim2=2)
+            ids = pad(targets[rows], (0, max(0, width - (rows.stop - rows.start))))
+            sums.target[:, rows] = fill(rows, ids, len(ids)).diagonal(dim1=1, dim2=2)
     for first in range(0, vocabulary, width):
-        columns = slice(first, min(first + width, vocabulary))
+        start = min(first, vocabulary - width)
         for rows in blocks:
-            logits = fill(rows, columns, columns.stop - first)
+            logits = fill(rows, slice(start, start + width), width)[..., first - start :].contiguous()
             _meet_targets(sums, logits, targets[rows] - first, rows, again, everywhere=width == vocabulary)
             best.add(logits[0], first, rows)
-            add(sums, room(rows.stop - rows.start, columns.stop - first), first, rows)
+            add(sums, logits, first, rows)
     return finish(sums) | best.columns(sums), again
 
 
