@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_loss import VOCABULARY, assert_same_gradients, batch, gradients, split_of
 from torch.nn.functional import cross_entropy
@@ -104,7 +104,7 @@ def test_what_a_token_of_weight_0_is_labelled_changes_no_gradient(seed: int) -> 
     ids, labels = batch(seed)
     weights = weights_of(seed, ids.shape)
     other = torch.where((labels != IGNORED) & (weights == 0), (labels + 7) % VOCABULARY, labels)
-    assert not torch.equal(other, labels)
+    assume(not torch.equal(other, labels))  # a few seeds give no target a weight of 0
     one, two = (gradients(MODEL, masked_loss(SPLIT, ids, x, 9, weights)) for x in (labels, other))
     assert all(torch.equal(one[name], two[name]) for name in two)
 
