@@ -1,6 +1,6 @@
 """Scoring beside what people run today: one process, interleaved, medians, as ratios to the time of ours.
 
-    make bench            or            python -m pipelines.bench_scoring --parts head,padding,end --rounds 5
+    make bench            or            python -m pipelines.bench_scoring --parts head,rows,padding,batches,end --rounds 5
 
 Head stage: two hidden states of N rows → all statistics. End to end: rows of ids → all statistics, 75 % prompt.
 
@@ -195,6 +195,33 @@ def padding(budget: int) -> None:
 
 
 @torch.inference_mode()
+def moved_by_batches(device: str, wider: float) -> None:
+    """How far statistics of 12 rows move between one row at a time and 8,192 tokens a batch, six layers of the 0.5B shape."""
+    models = [build_model(896, 6, 4864, 14, 32_000, seed, device, torch.float32) for seed in (0, 1)]
+    for weight in (p for m in models for p in m.parameters() if p.ndim == 2):
+        weight.mul_(wider)
+    pair, lengths, rng = build_pair(models, 32_000, device), lengths_of("gsm8k", 12, seed=3), np.random.default_rng(0)
+    rows = [torch.from_numpy(rng.integers(0, 32_000, n)) for n in lengths]
+    alone: dict[str, list[Tensor]] = {}
+    together: dict[str, list[Tensor]] = {}
+    for budget, found in ((1, alone), (8192, together)):
+        scored: dict[int, dict[str, Tensor]] = {}
+        for batch in plan_batches(lengths, budget):
+            ids = torch.nn.utils.rnn.pad_sequence([rows[i] for i in batch], batch_first=True)
+            chosen = torch.stack([(torch.arange(ids.shape[1]) > 0) & (torch.arange(ids.shape[1]) < lengths[i]) for i in batch])
+            columns = pair.score(ids.to(device), chosen.to(device), topk=0)
+            for name, values in columns.items():
+                for i, piece in zip(batch, values.split([int(lengths[i]) - 1 for i in batch]), strict=True):
+                    scored.setdefault(i, {})[name] = piece
+        for i in range(len(rows)):
+            for name, piece in scored[i].items():
+                found.setdefault(name, []).append(piece.double())
+    print(f"\nbatches, matrices x {wider:g}, lowest log-probability {torch.cat(together['logprob']).min():.1f}")
+    for name in ("logprob", "ref_logprob", "entropy", "kl", "reverse_kl"):
+        print(f"  {name:12} moves by up to {(torch.cat(alone[name]) - torch.cat(together[name])).abs().max():.1e}")
+
+
+@torch.inference_mode()
 def compare(title: str, runs: Runs, rounds: int, device: str) -> None:
     times: dict[str, list[float]] = {name: [] for name in runs}
     peaks: dict[str, float] = {}
@@ -227,7 +254,7 @@ def cpu_name() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="head,padding,end", help="which of head, bf16, padding, end")
+    parser.add_argument("--parts", default="head,padding,end", help="which of head, rows, bf16, padding, batches, end")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=16, help="rows of the end-to-end part")
     parser.add_argument("--budget", type=int, default=2048, help="padded tokens in one batch, end to end")
@@ -238,11 +265,16 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else f"{cpu_name()}, {torch.get_num_threads()} threads"
     print(f"{name}, torch {version('torch')}, {dtype}, sums by {reduction(torch.device(device))}")
     heads = [(title, shape, dtype) for title, shape in HEADS.items() if "head" in parts]
-    heads += [(f"{title}, bfloat16", HEADS[title], torch.bfloat16) for title in list(HEADS)[:1] if "bf16" in parts]
+    wide = next(iter(HEADS))
+    heads += [(wide, (*HEADS[wide][:2], rows), dtype) for rows in (1, 5, 20, 48, 100, 127, 160, 300, 700) if "rows" in parts]
+    heads += [(f"{title}, bfloat16", HEADS[title], torch.bfloat16) for title in [wide] if "bf16" in parts]
     for title, shape, kind in heads:
         compare(f"head stage, {title}, {shape[2]:,} rows", head_stage(*shape, device, kind), args.rounds, device)
     if "padding" in parts:
         padding(8192)
+    if "batches" in parts:
+        for wider in (1.0, 3.0):
+            moved_by_batches(args.device, wider)
     if "end" in parts:
         models = [build_model(896, 24, 4864, 14, 151_936, seed, args.device, dtype) for seed in (0, 1)]
         pair = build_pair(models, 151_936, args.device)

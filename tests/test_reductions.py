@@ -192,8 +192,8 @@ def test_a_logit_of_minus_infinity_is_a_probability_of_zero(way, vocabulary):
 
 def test_logits_that_are_no_numbers_stay_none(way):
     rng = np.random.default_rng(0)
-    z, r = (rng.normal(0, 3, (5, 3000)).astype(np.float32) for _ in range(2))
-    y = rng.integers(0, 3000, 5)
+    z, r = (rng.normal(0, 3, (5, 5000)).astype(np.float32) for _ in range(2))
+    y = rng.integers(0, 5000, 5)
     clean = statistics(way, z, y, r)
     z[1, 2500], r[3, 10] = np.nan, np.nan
     found = statistics(way, z, y, r)
