@@ -181,3 +181,14 @@ def edit_rows(store: Store, part: int, edit: Callable[[list[dict]], None]) -> No
     edit(rows)
     write_part(store.path / "tokens", part, pa.Table.from_pylist(rows, schema=table.schema.remove_metadata()), {"edited": True})
     assert part_path(store.path / "tokens", part).exists()
+
+
+def share_of(store: Store, rule: Rule, name: str) -> float:
+    """The share that the mask on disk really drops, counted from its rows."""
+    build_mask(store, rule, name, scoring="warm")
+    kept = targets = 0
+    for part in range(store.part_count):
+        keep, flags = store.part(f"masks/{name}", part)["keep"].to_pylist(), store.part("tokens", part)["is_target"].to_pylist()
+        kept += sum(map(sum, keep))
+        targets += sum(map(sum, flags))
+    return 1 - kept / targets
