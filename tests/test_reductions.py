@@ -14,9 +14,13 @@ from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2Fo
 from tokenstats.modeling.head import SplitModel
 from tokenstats.scoring import rows as rows_module
 from tokenstats.scoring.rows import row_statistics
+from tokenstats.scoring.statistics import token_statistics
 
-# Triton's interpreter computes with numpy, which warns of inf - inf where a GPU does not
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+# Triton's interpreter computes with numpy, which warns of inf - inf and of sums beyond float32 where a GPU does not
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
+]
 
 CUDA = torch.cuda.is_available()  # without: conftest has Triton run its kernels step by step, on tensors of the CPU
 WAYS = ["torch", "numba", "triton"]
@@ -188,6 +192,46 @@ def test_a_logit_of_minus_infinity_is_a_probability_of_zero(way, vocabulary):
     assert np.isposinf(expected["reverse_kl"][3])
     assert_true(statistics(way, z, y, r), expected)
     assert_true(statistics(way, z, y), truth(z, y))
+
+
+@pytest.mark.parametrize("vocabulary", [1000, 6000])
+@pytest.mark.parametrize("whose", ["both", "the model's", "the reference's"])
+def test_words_masked_with_the_lowest_number_add_nothing(way, vocabulary, whose):
+    """As models mask words that do not exist: finite, and so low that times any probability above 0 they would be felt."""
+    rng = np.random.default_rng(vocabulary)
+    z, r = (rng.normal(0, 3, (6, vocabulary)).astype(np.float32) for _ in range(2))
+    y = np.full(6, 500)
+    lowest = np.finfo(np.float32).min
+    for logits, masks in ((z, whose != "the reference's"), (r, whose != "the model's")):
+        logits[:, 900 if masks else vocabulary :] = lowest
+        logits[3, : 400 if masks else 0] = lowest
+    expected, found = truth(z, y, r), statistics(way, z, y, r)
+    finite = [name for name in expected if (np.abs(expected[name]) < 1e30).all()]  # a word that only one of them knows
+    assert set(expected) - set(finite) <= {"kl", "reverse_kl"}
+    assert_true({name: found[name] for name in finite}, {name: expected[name] for name in finite})
+    assert_true(statistics(way, z, y), truth(z, y))
+
+
+@pytest.mark.parametrize("vocabulary", [1000, 32_000])
+@pytest.mark.parametrize("apart", [1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
+def test_a_small_kl_is_a_number_and_no_noise(way, vocabulary, apart, nothing_done_again):
+    """Logits that are ``apart`` nats from each other have a KL of about its square, down to 5e-11.
+
+    The bound is what the float32 of logits of size 30 leaves of it; sums that cancel are off by 2e-7 whatever the KL.
+    """
+    if way == "triton" and vocabulary > 1000 and not CUDA:
+        pytest.skip("Triton's interpreter takes minutes")
+    rng = np.random.default_rng(0)
+    z = rng.normal(0, 3, (24, vocabulary)).astype(np.float32)
+    z[:8, 5] += 20  # nearly sure of one word, and the reference's logits all higher or lower
+    r = (z + rng.normal(0, apart, z.shape) + rng.normal(0, 3, (24, 1))).astype(np.float32)
+    y = np.concatenate([np.full(4, 5), rng.integers(0, vocabulary, 20)])
+    found, expected = statistics(way, z, y, r), truth(z, y, r)
+    for name in ("kl", "reverse_kl"):
+        assert np.abs(found[name].cpu().double().numpy() - expected[name]).max() < 2e-6 * apart
+        assert (found[name] >= 0).all()
+    whole_rows = token_statistics(torch.from_numpy(z), torch.from_numpy(y), torch.from_numpy(r))
+    assert np.abs(whole_rows["kl"].double().numpy() - expected["kl"]).max() < 2e-6 * apart
 
 
 def test_logits_that_are_no_numbers_stay_none(way):

@@ -4,14 +4,11 @@ Plain torch goes over a block ten times. Here each logit is read twice, once for
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, prange, types
-from numba.extending import intrinsic
+from numba import njit, prange
 from torch import Tensor
 
 from tokenstats.scoring.online import Sums
@@ -23,7 +20,10 @@ _C0, _C1, _C2, _C3, _C4 = (
     np.float32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1)
 )
 _RUN = 64  # terms that are summed in float32, the runs in float64
-_HALF, _ONE, _LOWEST = np.float32(0.5), np.float32(1.0), np.float32(-87.0)
+_ZERO, _HALF, _ONE, _LOWEST = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(-87.0)
+_T3, _T4, _T5, _T6, _T7, _T8 = (np.float32(1.0 / math.factorial(n)) for n in range(3, 9))
+_BIAS, _MANTISSA = np.int32(127), np.int32(23)
+_FAR = 60.0  # nats; models that are as far apart have no small KL
 
 
 def add_block(sums: Sums, block: Tensor, first_column: int, rows: slice) -> None:
@@ -31,29 +31,29 @@ def add_block(sums: Sums, block: Tensor, first_column: int, rows: slice) -> None
     _add(block.numpy(), first_column, tuple(getattr(sums, field.name).numpy()[:, rows] for field in fields(sums)))
 
 
-@intrinsic
-def _times_power_of_two(_context: Any, value: Any, exponent: Any) -> tuple[Any, Callable]:
-    """value · 2^exponent for a whole exponent from -126 to 127, by the bits of a float32."""
-
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        whole = builder.fptosi(arguments[1], ir.IntType(32))
-        bits = builder.shl(builder.add(whole, ir.Constant(ir.IntType(32), 127)), ir.Constant(ir.IntType(32), 23))
-        return builder.fmul(arguments[0], builder.bitcast(bits, ir.FloatType()))
-
-    return types.float32(types.float32, types.float32), generate
-
-
 @njit(fastmath={"nsz", "contract"})
 def _exp(x: Any) -> Any:
     """e^x for x <= 0 within 2 units in the last place: e^x = 2^n · e^r, |r| <= ln 2 / 2 (Cephes' polynomial for e^r).
 
-    Below -87 it stays at e^-87 = 1.6e-38, which no float32 sum beside a 1 can feel.
+    Below -87 it is 0: no float32 sum beside a 1 can feel 1.6e-38, but times the -3.4e38 of a masked word it would be 5 nats.
     """
-    x = max(x, _LOWEST)
-    n = np.floor(x * _LOG2_E + _HALF)
+    n = np.floor(max(x, _LOWEST) * _LOG2_E + _HALF)
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     polynomial = ((((_C0 * r + _C1) * r + _C2) * r + _C3) * r + _C4) * r + _HALF
-    return _times_power_of_two(polynomial * r * r + r + _ONE, n)
+    power = np.int32((np.int32(n) + _BIAS) << _MANTISSA).view(np.float32)  # 2^n, by the bits of a float32
+    return (polynomial * r * r + r + _ONE) * power if x >= _LOWEST else _ZERO
+
+
+@njit(fastmath={"nsz", "contract"})
+def _curved(delta: Any, e_p: Any, e_q: Any, scale: Any, inverse: Any) -> tuple[Any, Any]:
+    """e_p·f(δ) and e_q·f(-δ), f(δ) = e^-δ - 1 + δ: by its series where that cancels, else by e_p·e^-δ = e_q·``scale``."""
+    square = delta * delta
+    even = ((_T8 * square + _T6) * square + _T4) * square + _HALF
+    odd = ((_T7 * square + _T5) * square + _T3) * delta
+    small = abs(delta) < _ONE
+    of_p = e_p * (square * (even - odd)) if small else e_q * scale - e_p + e_p * delta
+    of_q = e_q * (square * (even + odd)) if small else e_p * inverse - e_q - e_q * delta
+    return of_p, of_q
 
 
 @njit(fastmath=_FAST, inline="always")
@@ -74,15 +74,18 @@ def _first_of(z: Any, value: Any) -> int:
 
 
 @njit(fastmath=_FAST)
-def _sums_of_two(a: Any, b: Any, top_a: Any, top_b: Any) -> tuple:
-    total_a = weighted_a = squares_a = apart_a = np.float64(0.0)
-    total_b = weighted_b = squares_b = apart_b = np.float64(0.0)
+def _sums_of_two(a: Any, b: Any, top_a: Any, top_b: Any, at_target: Any) -> tuple:
+    """Of a block of one row, the five sums of both models; ``at_target``: d_y."""
+    total_a = weighted_a = squares_a = apart_a = curved_a = np.float64(0.0)
+    total_b = weighted_b = squares_b = apart_b = curved_b = np.float64(0.0)
+    scale, inverse = np.float32(math.exp(at_target)), np.float32(math.exp(-at_target))
     for start in range(0, len(a), _RUN):
         run_a, run_b = a[start : start + _RUN], b[start : start + _RUN]
-        t_a = w_a = s_a = d_a = t_b = w_b = s_b = d_b = np.float32(0.0)
+        t_a = w_a = s_a = d_a = c_a = t_b = w_b = s_b = d_b = c_b = np.float32(0.0)
         for j in range(len(run_a)):
             x_a, x_b = run_a[j] - top_a, run_b[j] - top_b
             e_a, e_b, d = _exp(x_a), _exp(x_b), x_a - x_b
+            f_a, f_b = _curved(d - at_target, e_a, e_b, scale, inverse)
             t_a += e_a
             t_b += e_b
             w_a += e_a * x_a
@@ -91,9 +94,15 @@ def _sums_of_two(a: Any, b: Any, top_a: Any, top_b: Any) -> tuple:
             s_b += e_b * e_b
             d_a += e_a * d
             d_b += e_b * d
-        total_a, weighted_a, squares_a, apart_a = total_a + t_a, weighted_a + w_a, squares_a + s_a, apart_a + d_a
-        total_b, weighted_b, squares_b, apart_b = total_b + t_b, weighted_b + w_b, squares_b + s_b, apart_b + d_b
-    return (total_a, weighted_a, squares_a, apart_a), (total_b, weighted_b, squares_b, apart_b)
+            c_a += f_a
+            c_b += f_b
+        total_a, weighted_a, squares_a, apart_a, curved_a = (
+            total_a + t_a, weighted_a + w_a, squares_a + s_a, apart_a + d_a, curved_a + c_a
+        )  # fmt: skip
+        total_b, weighted_b, squares_b, apart_b, curved_b = (
+            total_b + t_b, weighted_b + w_b, squares_b + s_b, apart_b + d_b, curved_b + c_b
+        )  # fmt: skip
+    return (total_a, weighted_a, squares_a, apart_a, curved_a), (total_b, weighted_b, squares_b, apart_b, curved_b)
 
 
 @njit(fastmath=_FAST)
@@ -109,12 +118,22 @@ def _sums_of_one(a: Any, top: Any) -> tuple:
             w += e * x
             s += e * e
         total, weighted, squares = total + t, weighted + w, squares + s
-    return total, weighted, squares, 0.0
+    return total, weighted, squares, 0.0, 0.0
+
+
+@njit(fastmath={"nsz", "contract"})
+def _apart_at_target(target: Any, maximum: Any, i: int) -> Any:
+    """d_y of a row; 0 where a target's logit is -inf, and bounded: so far apart it is not used.
+
+    In float64 until the end: whatever is lost of d_y is lost of all δ alike.
+    """
+    d = (np.float64(target[0, i]) - maximum[0, i]) - (np.float64(target[1, i]) - maximum[1, i])
+    return np.float32(min(max(d, -_FAR), _FAR)) if np.isfinite(d) else _ZERO
 
 
 @njit(fastmath=_FAST, boundscheck=False)
 def _add_row(block: Any, i: int, first_column: int, sums: Any) -> None:
-    target, maximum, total, weighted, squares, apart, above, best = sums
+    target, maximum, total, weighted, squares, apart, curved, above, best = sums
     models = len(target)
     last = models - 1
     old_p, old_q = np.float64(maximum[0, i]), np.float64(maximum[last, i])
@@ -125,7 +144,8 @@ def _add_row(block: Any, i: int, first_column: int, sums: Any) -> None:
             best[m, i] = first_column + _first_of(block[m, i], top)
             maximum[m, i] = top
     if models == 2:
-        of_p, of_q = _sums_of_two(block[0, i], block[1, i], maximum[0, i], maximum[1, i])
+        at_target = _apart_at_target(target, maximum, i)
+        of_p, of_q = _sums_of_two(block[0, i], block[1, i], maximum[0, i], maximum[1, i], at_target)
     else:
         of_p = of_q = _sums_of_one(block[0, i], maximum[0, i])
     # what is there already is brought to the new maxima; before the first block it is 0
@@ -139,6 +159,7 @@ def _add_row(block: Any, i: int, first_column: int, sums: Any) -> None:
         weighted[m, i] = (weighted[m, i] + shift * before) * scale + new[1]
         squares[m, i] = squares[m, i] * scale * scale + new[2]
         apart[m, i] = (apart[m, i] + (shift_p - shift_q) * before) * scale + new[3]
+        curved[m, i] = curved[m, i] * scale + new[4]
 
 
 @njit(parallel=True)

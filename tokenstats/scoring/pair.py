@@ -8,7 +8,6 @@ from torch import Tensor
 
 from tokenstats.alignment import outputs_that_predict
 from tokenstats.errors import InputError
-from tokenstats.modeling.attention import even_attention
 from tokenstats.modeling.head import SplitModel
 from tokenstats.modeling.load import LoadedModel, is_adapter_of, load_model, load_with_base
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
@@ -83,8 +82,7 @@ class ModelPair:
 
     def states(self, split: SplitModel, input_ids: Tensor, chosen: Tensor) -> Tensor:
         """[n, H] of one of the models: what predicts the chosen tokens, whatever else is in the batch."""
-        with even_attention(self.device):
-            return outputs_that_predict(split.hidden(input_ids), chosen)
+        return outputs_that_predict(split.hidden(input_ids), chosen)
 
 
 def _rope_types(config: Any) -> set[str]:

@@ -18,6 +18,17 @@ _STEP, _PADDING = 16, -1e38
 
 
 @triton.jit
+def _curved(e, x, delta):  # type: ignore[no-untyped-def]
+    """e·f(δ), f(δ) = e^-δ - 1 + δ: by its series where that cancels."""
+    near = tl.minimum(tl.maximum(delta, -1.0), 1.0)
+    square = near * near
+    even = ((square / 40320 + 1 / 720) * square + 1 / 24) * square + 0.5
+    odd = ((square / 5040 + 1 / 120) * square + 1 / 6) * near
+    direct = tl.exp(tl.minimum(x - delta, 60.0)) - e + e * delta
+    return tl.where(tl.abs(delta) < 1.0, e * (square * (even - odd)), direct)
+
+
+@triton.jit
 def _row_sums(  # type: ignore[no-untyped-def]
     logits,
     targets,
@@ -31,7 +42,7 @@ def _row_sums(  # type: ignore[no-untyped-def]
     LANES: tl.constexpr,  # noqa: N803
     STRETCH: tl.constexpr,  # noqa: N803
 ):
-    """logits [M, N, V] → sums [6, M, N] float64 and counts [2, M, N]: the fields of ``Sums``, in their order.
+    """logits [M, N, V] → sums [7, M, N] float64 and counts [2, M, N]: the fields of ``Sums``, in their order.
 
     Tensors of the inner loop are [M, LANES], of the outer one [M]. Letters as in tokenstats.scoring.online.
     """
@@ -47,6 +58,7 @@ def _row_sums(  # type: ignore[no-untyped-def]
     row_weighted = tl.zeros([MODELS], tl.float64)
     row_squares = tl.zeros([MODELS], tl.float64)
     row_apart = tl.zeros([MODELS], tl.float64)
+    row_curved = tl.zeros([MODELS], tl.float64)
     row_above = tl.zeros([MODELS], tl.int32)
     row_best = tl.zeros([MODELS], tl.int32)
     for stretch in range(0, columns, LANES * STRETCH):
@@ -55,6 +67,7 @@ def _row_sums(  # type: ignore[no-untyped-def]
         weighted = tl.zeros([MODELS, LANES], tl.float32)
         squares = tl.zeros([MODELS, LANES], tl.float32)
         apart = tl.zeros([MODELS, LANES], tl.float32)
+        curved = tl.zeros([MODELS, LANES], tl.float32)
         above = tl.zeros([MODELS, LANES], tl.int32)
         best = tl.zeros([MODELS, LANES], tl.int32)
         for first in range(stretch, min(stretch + LANES * STRETCH, columns), LANES):
@@ -67,7 +80,13 @@ def _row_sums(  # type: ignore[no-untyped-def]
             e, scale = tl.exp(x), tl.exp(shift)
             weighted = (weighted + shift * total) * scale + e * x
             shift_d = tl.sum(shift * sign[:, None], 0)[None, :]
-            apart = (apart + shift_d * total) * scale + e * tl.sum(x * sign[:, None], 0)[None, :]
+            d = tl.sum(x * sign[:, None], 0)[None, :]
+            apart = (apart + shift_d * total) * scale + e * d
+            if MODELS == 2:
+                # float64: whatever is lost of d_y is lost of all δ alike
+                at_target = tl.sum((target.to(tl.float64) - new.to(tl.float64)) * sign[:, None], 0)[None, :].to(tl.float32)
+                at_target = tl.where(tl.abs(at_target) < 60.0, at_target, 0.0)  # so far apart, and NaN, it is not used
+                curved = curved * scale + _curved(e, x, sign[:, None] * (d - at_target))
             squares = squares * scale * scale + e * e
             total = total * scale + e
             top = new
@@ -85,6 +104,7 @@ def _row_sums(  # type: ignore[no-untyped-def]
         row_weighted += tl.sum((weighted + shift * total) * scale, 1)
         row_apart = (row_apart + tl.sum(row_shift * sign, 0) * row_total) * row_scale
         row_apart += tl.sum((apart + shift_d * total) * scale, 1)
+        row_curved = row_curved * row_scale + tl.sum(curved * scale, 1)
         row_squares = row_squares * row_scale * row_scale + tl.sum(squares * scale * scale, 1)
         row_total = row_total * row_scale + tl.sum(total * scale, 1)
         row_top = new_top
@@ -96,6 +116,7 @@ def _row_sums(  # type: ignore[no-untyped-def]
     tl.store(sums + out + 3 * step, row_weighted)
     tl.store(sums + out + 4 * step, row_squares)
     tl.store(sums + out + 5 * step, row_apart)
+    tl.store(sums + out + 6 * step, row_curved)
     tl.store(counts + out, row_above)
     tl.store(counts + out + step, row_best)
 
@@ -113,7 +134,7 @@ def row_sums(logits: Tensor, targets: Tensor) -> Sums:
     assert logits.dtype == torch.float32, "half-precision logits have lost what a KL needs"
     assert logits.is_contiguous()
     assert columns % _STEP == 0
-    sums = torch.empty(6, models, rows, dtype=torch.float64, device=logits.device)
+    sums = torch.empty(7, models, rows, dtype=torch.float64, device=logits.device)
     counts = torch.empty(2, models, rows, dtype=torch.int32, device=logits.device)
     if rows:
         _row_sums[(rows,)](
@@ -124,6 +145,6 @@ def row_sums(logits: Tensor, targets: Tensor) -> Sums:
             num_warps=_WARPS,
             enable_fp_fusion=True,
         )
-    target, maximum, total, weighted, squares, apart = sums
+    target, maximum, *others = sums
     above, best = counts.long()
-    return Sums(target.float(), maximum.float(), total, weighted, squares, apart, above, best)
+    return Sums(target.float(), maximum.float(), *others, above, best)
