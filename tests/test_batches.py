@@ -1,4 +1,4 @@
-"""Rows are put into batches once each, within the budget, beside others of their length; where memory runs out, it is halved."""
+"""Rows are put into batches once each, within the budget, beside others of their length; a full memory halves the budget."""
 
 import weakref
 
