@@ -8,7 +8,7 @@ import pytest
 from conftest import write_jsonl
 from test_resume import contents
 
-from tokenstats.errors import InputError
+from tokenstats.errors import InputError, StoreError
 from tokenstats.scoring import compute
 
 ray = pytest.importorskip("ray", reason="needs the ray extra")
@@ -28,16 +28,19 @@ def cluster(monkeypatch):
     nodes.shutdown()
 
 
-def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(cluster, tmp_path: Path, chats, base, warmup):
+@pytest.mark.parametrize(
+    ("passes", "made"), [("together", "part-*"), ("separate", ".reference/part-*"), ("separate", "part-*")]
+)
+def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(cluster, tmp_path: Path, chats, base, warmup, passes, made):
     nodes, workers = cluster
     data = write_jsonl(tmp_path / "d.jsonl", chats[:120])
-    options = {"model": warmup, "reference": base, "part_tokens": 500, "batch_tokens": 100}
+    options = {"model": warmup, "reference": base, "part_tokens": 500, "batch_tokens": 100, "reference_pass": passes}
     alone, name = compute(data, **options, store=tmp_path / "alone")
     folder = tmp_path / "store" / "stats" / name
 
     def lose_a_node() -> None:
         until = time.monotonic() + 120
-        while len(list(folder.glob("part-*"))) < 3 and time.monotonic() < until:
+        while len(list(folder.glob(made))) < 3 and time.monotonic() < until:
             time.sleep(0.01)
         nodes.remove_node(workers[0], allow_graceful=False)
 
@@ -49,6 +52,7 @@ def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(cluster, tmp_path: P
     killer.join()
     assert alone.part_count > 10
     assert contents(together.path) == contents(alone.path)
+    assert not ray.is_initialized(), "the run that reached for the cluster lets it go"
 
 
 def test_actors_that_the_cluster_has_no_room_for_are_not_waited_for(cluster, tmp_path: Path, chats, base):
@@ -103,6 +107,40 @@ def test_what_the_user_must_mend_comes_back_from_the_cluster_as_one_line(cluster
     with pytest.raises(InputError, match="same weights"):
         compute(data, model=base, reference=base, store=tmp_path / "s", engine="ray", workers=1, ray_address=nodes.address)
     assert not (tmp_path / "s").exists()
+    assert not ray.is_initialized()
+
+
+def test_no_actor_outlives_a_run_that_failed(cluster, tmp_path: Path, chats, base, warmup, monkeypatch):
+    """Not even where somebody keeps the error, as a notebook does: its traceback holds on to all that the run had."""
+    nodes, _ = cluster
+    ray.init(address=nodes.address, log_to_driver=False, configure_logging=False)  # the caller's own: it stays
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:30])
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(data.read_text() + "no JSON\n")
+    on_ray = {"part_tokens": 500, "engine": "ray", "workers": 2, "device": "cpu"}
+    compute(data, model=base, store=tmp_path / "other", part_tokens=900)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    kept = []
+    for error, rows, models, store, patch in (
+        (InputError, bad, {"model": base}, "bad row", None),
+        (StoreError, data, {"model": base}, "other", None),
+        (KeyboardInterrupt, data, {"model": base}, "interrupted", "tokenstats.scoring.workers.Progress.advance"),
+        (InputError, bad, {"model": warmup, "reference": base, "reference_pass": "separate"}, "bad row, first pass", None),
+    ):
+        with monkeypatch.context() as patched:
+            if patch:
+                patched.setattr(patch, interrupt)
+            with pytest.raises(error) as failure:
+                compute(rows, **models, store=tmp_path / store, **on_ray)
+        kept.append(failure)
+        until = time.monotonic() + 60
+        while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert ray.available_resources().get("CPU", 0) == 2, f"{store}: actors still hold the cluster"
+    assert ray.is_initialized()
 
 
 def test_an_unknown_engine_is_named(tmp_path: Path, chats, base):

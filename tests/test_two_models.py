@@ -1,16 +1,19 @@
 """A model and its reference in memory: on one set of weights, or one after the other. The numbers are the same."""
 
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import write_jsonl
-from test_scoring import assert_tables_close
+from test_scoring import assert_tables_close, table
 from transformers import AutoModelForCausalLM
 
 import tokenstats.modeling.load as loading
 from tokenstats.errors import InputError
-from tokenstats.scoring import compute
+from tokenstats.modeling.load import LoadedModel
+from tokenstats.scoring import compute, reference_pass
+from tokenstats.scoring.pair import ModelPair
 from tokenstats.scoring.reference_pass import ReferencePass
 from tokenstats.store import Store
 
@@ -74,22 +77,91 @@ def test_a_run_killed_between_the_passes_goes_on(data, base, warmup, tmp_path, m
     states = sorted((tmp_path / "s").rglob("*.safetensors"))
     assert len(states) > 2
     states[0].write_bytes(states[0].read_bytes()[:100])  # and one of them damaged
-    written = []
-    real = ReferencePass._states
-    monkeypatch.setattr(ReferencePass, "_states", lambda *a: written.append(a) or real(*a))
+    written, real = [], reference_pass._save
+    monkeypatch.setattr(reference_pass, "_save", lambda *a: written.append(a) or real(*a))
     store, name = compute(data, **options, store=tmp_path / "s")
     assert len(written) == 1, "only what is missing is done again"
     together, _ = compute(data, model=warmup, reference=base, store=tmp_path / "together", **OPTIONS)
     assert columns(store, name) == columns(together, name)
 
 
-def test_a_separate_pass_needs_a_reference_and_one_process(data, base, warmup, tmp_path, monkeypatch):
+@pytest.mark.parametrize("short_of_memory", ["the reference", "the scored model"])
+def test_in_both_passes_batches_get_smaller_where_memory_runs_out(short_of_memory, data, base, warmup, tmp_path, monkeypatch):
+    options = {"model": warmup, "reference": base, "part_tokens": 1500, "batch_tokens": 1600}
+    plenty, name = compute(data, **options, store=tmp_path / "plenty")
+    real = ModelPair.states
+
+    def states(self, split, input_ids, chosen):
+        alone = self.reference is None  # the first pass has no other model
+        if input_ids.numel() > 500 and alone == (short_of_memory == "the reference"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return real(self, split, input_ids, chosen)
+
+    monkeypatch.setattr(ModelPair, "states", states)
+    scarce, _ = compute(data, **options, store=tmp_path / "scarce", reference_pass="separate")
+    assert 250 <= scarce.scoring(name)[1].batch_tokens <= 500
+    assert_tables_close(table(scarce, name), table(plenty, name))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_references_body_is_gone_before_the_scored_model_loads(compiled, chats, base, warmup, tmp_path, monkeypatch):
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:2])
+    real, compile_ = loading.load_model, torch.nn.Module.compile
+    seen: list[weakref.ref] = []
+    policies: list[LoadedModel] = []
+
+    def load_reference(*arguments):
+        loaded = real(*arguments)
+        seen.extend(weakref.ref(p) for p in loaded.model.get_decoder().layers.parameters())
+        return loaded
+
+    def load(*arguments):
+        assert len(seen) > 4
+        assert all(parameter() is None for parameter in seen), "both bodies are in memory"
+        policies.append(real(*arguments))
+        return policies[-1]
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compile_(self, backend="eager", **options))
+    monkeypatch.setattr(reference_pass, "load_model", load_reference)
+    monkeypatch.setattr("tokenstats.scoring.pair.load_model", load)
+    compute(data, model=warmup, reference=base, store=tmp_path / "s", reference_pass="separate", compiled=compiled, **OPTIONS)
+    assert len(policies) == 1
+
+
+def test_states_of_other_tokens_are_made_again(data, base, warmup, tmp_path, monkeypatch):
+    """Between the passes somebody changes their mind about what is scored."""
+    options = {"model": warmup, "reference": base, **OPTIONS}
+    with monkeypatch.context() as patch:
+        patch.setattr(ReferencePass, "release", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            compute(data, **options, store=tmp_path / "s", reference_pass="separate")
+    store, name = compute(data, **options, store=tmp_path / "s", reference_pass="separate", score_all=True)
+    together, _ = compute(data, **options, store=tmp_path / "together", score_all=True)
+    assert columns(store, name) == columns(together, name)
+
+
+def test_a_damaged_part_of_an_unfinished_scoring_gets_its_states_again(data, base, warmup, tmp_path, capsys):
+    options = {"model": warmup, "reference": base, "reference_pass": "separate", **OPTIONS}
+    store, name = compute(data, **options, store=tmp_path / "s")
+    before, folder = columns(store, name), store.path / "stats" / name
+    (folder / "manifest.json").unlink()
+    path = folder / "part-00001.parquet"
+    path.write_bytes(path.read_bytes()[:700])
+    assert columns(compute(data, **options, store=tmp_path / "s")[0], name) == before
+    assert "part-00001.parquet" in capsys.readouterr().err
+
+
+def test_the_room_that_states_take_is_said_beforehand(data, base, warmup, tmp_path, capsys):
+    compute(data, model=warmup, reference=base, store=tmp_path / "s", reference_pass="separate", **OPTIONS)
+    hidden = AutoModelForCausalLM.from_pretrained(base).config.hidden_size
+    assert f"states take {4 * hidden:,} bytes of disk for each token" in capsys.readouterr().err
+
+
+def test_a_separate_pass_needs_a_reference_that_is_another_model(data, base, warmup, tmp_path):
     with pytest.raises(InputError, match="no reference"):
         compute(data, model=warmup, store=tmp_path / "s", reference_pass="separate")
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="one process"):
-        compute(data, model=warmup, reference=base, store=tmp_path / "s", reference_pass="separate")
+    with pytest.raises(InputError, match="same weights"):
+        compute(data, model=warmup, reference=warmup, store=tmp_path / "s", reference_pass="separate")
     assert not (tmp_path / "s").exists()
 
 
@@ -107,5 +179,7 @@ def test_compiled_models_give_the_same_numbers(data, base, warmup, tmp_path, mon
     assert not compiled
     traced, _ = compute(data, **options, store=tmp_path / "traced", compiled=True)
     assert len(compiled) == 2
+    compute(data, **options, store=tmp_path / "separate", compiled=True, reference_pass="separate")
+    assert len(compiled) == 4
     for one, other in zip(columns(plain, name), columns(traced, name), strict=True):
         assert_tables_close(one, other)

@@ -94,6 +94,30 @@ def test_three_workers_killed_again_and_again_end_in_the_same_store(arguments, u
     assert contents(store) == undisturbed
 
 
+def test_workers_of_two_passes_killed_in_each_of_them_end_in_the_store_of_one_process(arguments, tmp_path):
+    """All three go down once while the reference's states are made, and once while these are scored."""
+    separate = {**arguments, "reference_pass": "separate"}
+    alone, name = compute(**separate, store=tmp_path / "alone")
+    store = tmp_path / "store"
+    folder = store / "stats" / name
+    for made in (folder / ".reference" / "part-*", folder / "part-*"):
+        before = parts(store)
+        workers = start_three(separate, store)
+        until = time.monotonic() + 120
+        while len(list(made.parent.glob(made.name))) < 2 and time.monotonic() < until:
+            assert any(w.poll() is None for w in workers), "all ended before they could be killed"
+            time.sleep(0.002)
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+        after = parts(store)
+        assert all(after.get(path) == state for path, state in before.items()), "a whole part was made again"
+        assert not (folder / "manifest.json").exists()
+    assert parts(store)
+    wait(start_three(separate, store))
+    assert contents(store) == contents(alone.path)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_each_part_belongs_to_one_worker(count):
     workers = [Worker(rank, count) for rank in range(count)]
@@ -110,11 +134,12 @@ def test_ranks_that_make_no_sense_are_refused(rank, count, monkeypatch):
                 Worker.from_environment()
 
 
-def test_a_worker_gives_up_on_tokens_that_never_come(arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("reference_pass", ["together", "separate"])
+def test_a_worker_gives_up_on_tokens_that_never_come(arguments, tmp_path, monkeypatch, reference_pass):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(StoreError, match=r"part-00000.parquet did not come within .* worker 0 may be dead"):
-        compute(**arguments, store=tmp_path / "store", patience=0.2)
+        compute(**arguments, store=tmp_path / "store", patience=0.2, reference_pass=reference_pass)
 
 
 # ---- memory

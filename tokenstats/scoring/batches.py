@@ -1,13 +1,101 @@
-"""Batches of about equal lengths, within a budget of padded tokens."""
+"""Batches of about equal lengths, within a budget of padded tokens that comes down where memory runs out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
+from tokenstats.errors import InputError
+
 _ALIKE, _ENOUGH = 0.8, 1 / 8
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+Result = TypeVar("Result")
+Advance = Callable[[int, int], None]
+"""Called with the tokens of each batch, without and with padding."""
+
+
+@dataclass
+class Budget:
+    """Padded tokens in one forward pass. Halved where memory runs out, and never raised again."""
+
+    tokens: int
+
+    def halve(self, reason: str, rows: int, longest: int) -> None:
+        if rows == 1:
+            raise InputError(
+                f"memory ran out over a single sequence of {longest} tokens ({reason.partition(chr(10))[0][:120]}); cut it "
+                "with --max-length, take --dtype bfloat16, or a device with more memory"
+            )
+        self.tokens = max(1, min(self.tokens, rows * longest) // 2)
+
+
+@dataclass(frozen=True)
+class PartTokens:
+    """Of a part: all ids, which of them are scored, and where rows begin. The first of a row has no prediction."""
+
+    ids: np.ndarray
+    chosen: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, table: pa.Table, score_all: bool) -> "PartTokens":
+        ids = table["input_ids"].combine_chunks()
+        offsets = ids.offsets.to_numpy()
+        chosen = table["is_target"].combine_chunks().flatten().to_numpy(zero_copy_only=False).copy()
+        if score_all:
+            chosen[:] = True
+        chosen[offsets[:-1]] = False
+        return cls(ids.flatten().to_numpy(), chosen, offsets)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+def run_batches(
+    tokens: PartTokens,
+    run: Callable[[Tensor, Tensor, np.ndarray], Result],
+    device: torch.device,
+    budget: Budget,
+    equal_lengths: bool,
+    advance: Advance,
+) -> tuple[np.ndarray, list[Result], int]:
+    """Run a model on all rows of a part. Where memory runs out, the budget is halved and what is left is planned anew.
+
+    run: from [B, T] right-padded ids, which of them are scored, and the places of those in the part, to a result
+
+    Returns the places of the scored tokens in the order of the results, the results batch by batch, and all tokens padded.
+    """
+    where, results, padded = [], [], 0
+    left = plan_batches(tokens.lengths, budget.tokens, equal_lengths)[::-1]
+    while left:
+        rows = left.pop()
+        spans = [slice(tokens.offsets[r], tokens.offsets[r + 1]) for r in rows]
+        batch = pad([tokens.ids[s] for s in spans], 0).long()
+        chosen = pad([tokens.chosen[s] for s in spans], False)
+        places = np.concatenate([np.flatnonzero(tokens.chosen[s]) + s.start for s in spans])
+        failure: str | None = None
+        try:
+            results.append(run(on_device(batch, device), on_device(chosen, device), places))
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            failure = str(error)
+        if failure is not None:  # not before the error is gone, which holds on to all that the batch had in memory
+            budget.halve(failure, len(rows), batch.shape[1])
+            rest = np.concatenate([rows, *left[::-1]])
+            left = [rest[again] for again in plan_batches(tokens.lengths[rest], budget.tokens, equal_lengths)][::-1]
+            torch.cuda.empty_cache()
+            continue
+        where.append(places)
+        padded += batch.numel()
+        advance(int(tokens.lengths[rows].sum()), batch.numel())
+    return np.concatenate(where), results, padded
 
 
 def plan_batches(lengths: Sequence[int] | np.ndarray, budget: int, equal_lengths: bool = False) -> list[np.ndarray]:
@@ -38,3 +126,11 @@ def pad(rows: list[np.ndarray], value: int | bool) -> Tensor:
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return torch.from_numpy(out)
+
+
+def on_device(batch: Tensor, device: torch.device) -> Tensor:
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -13,7 +13,7 @@ from tokenstats.modeling.load import LoadedModel, is_adapter_of, load_model, loa
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tokenstats.scoring.rows import row_statistics
 
-_ADVICE = "take a policy that has moved: a warm-up checkpoint, another checkpoint, an adapter"
+ADVICE = "take a policy that has moved: a warm-up checkpoint, another checkpoint, an adapter"
 
 
 @dataclass
@@ -64,7 +64,7 @@ class ModelPair:
         if trying == 2:
             first, second = (s.logits(s.hidden(input_ids).flatten(0, 1))[:, : self.vocabulary] for s in self.split)
             if torch.equal(first, second):
-                raise InputError(f"model and reference give the same logits, so every KL would be 0; {_ADVICE}")
+                raise InputError(f"model and reference give the same logits, so every KL would be 0; {ADVICE}")
         return ways
 
     @torch.inference_mode()
@@ -142,7 +142,7 @@ def load_pair(
         policy = load_model(model, dtype, device, attention)
         second = load_model(reference, dtype, device, attention) if reference is not None else None
     if second is not None and second.description.fingerprint == policy.description.fingerprint:
-        raise InputError(f"{model} and {reference} have the same weights, so every KL would be 0; {_ADVICE}")
+        raise InputError(f"{model} and {reference} have the same weights, so every KL would be 0; {ADVICE}")
     pair = ModelPair(policy, second, vocabulary, device)
     if compiled:
         for loaded in pair.loaded if loaded_reference is None else [policy]:

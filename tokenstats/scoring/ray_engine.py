@@ -6,14 +6,16 @@ are written by the process that was started, which needs no GPU.
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tokenstats.errors import InputError, StoreError, TokenstatsError, one_line
+from tokenstats.scoring.local_engine import write_scored
+from tokenstats.scoring.reference_pass import ReferenceFacts
 from tokenstats.scoring.scorer import Facts, Request, Scorer
 from tokenstats.scoring.workers import Progress
-from tokenstats.store.parts import part_path, write_part
+from tokenstats.store.parts import part_path
 
 try:
     import ray
@@ -23,69 +25,102 @@ except ImportError:
 _PATIENCE = 120.0  # seconds until a run says that the cluster gives it nobody
 _GLANCE = 5.0  # seconds without an answer until the actors are asked whether they are there
 _REPLACEMENTS = 3  # new actors for each that was asked for, before a run gives up
+Answer = TypeVar("Answer")
 
 
 class _PartScorer:
-    """What an actor does. Errors of the user come back as a text: they are the same on every node."""
+    """What an actor does. Errors that the user can mend come back as answers: they are the same on every node."""
 
     def __init__(self, request: Request):
         self._request = request
         self._scorer: Scorer | None = None
 
-    def start(self) -> Facts | str:
-        try:
-            self._scorer = Scorer(self._request)
-            return self._scorer.facts
-        except TokenstatsError as error:
-            return str(error)
-
     def ping(self) -> None:
         """Actors answer in turn: an answer to this, and none to what was asked before, means that the latter was lost."""
 
-    def score(self, store: str, name: str, index: int, settings: dict[str, Any]) -> tuple[int, int] | str:
-        assert self._scorer is not None
-        try:
-            table, sums = self._scorer.score(Path(store), name, index)
-            write_part(Path(store) / "stats" / name, index, table, settings, sums)
+    def load_reference(self) -> ReferenceFacts | TokenstatsError:
+        return self._answer(lambda scorer: scorer.load_reference())
+
+    def keep_states(self, store: Path, name: str, index: int) -> tuple[int, int] | TokenstatsError:
+        return self._answer(lambda scorer: scorer.keep_states(store, name, index))
+
+    def load(self) -> Facts | TokenstatsError:
+        return self._answer(lambda scorer: scorer.load())
+
+    def score(self, store: Path, name: str, index: int, settings: dict[str, Any]) -> tuple[int, int] | TokenstatsError:
+        def score(scorer: Scorer) -> tuple[int, int]:
+            table, sums = scorer.score(store, name, index)
+            write_scored(store / "stats" / name, index, table, settings, sums)
             return sums["tokens"], sums["padded"]
+
+        return self._answer(score)
+
+    def _answer(self, ask: Callable[[Scorer], Answer]) -> Answer | TokenstatsError:
+        try:
+            self._scorer = self._scorer or Scorer(self._request)
+            return ask(self._scorer)
         except TokenstatsError as error:
-            return str(error)
+            return error
 
 
-class Crew:
-    """``workers`` actors of a cluster (None: one for each GPU, or else for each CPU), each with the models of a request."""
+class RayEngine:
+    """``workers`` actors of a cluster (None: one for each GPU, or else for each CPU), each with the models of a request.
+
+    Whoever makes one closes it, whatever happens: actors hold GPUs until they are let go.
+    """
 
     def __init__(self, request: Request, workers: int | None, address: str | None):
-        if not ray.is_initialized():
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
-        gpus = int(ray.cluster_resources().get("GPU", 0)) if request.device != "cpu" else 0
-        cpus = int(ray.cluster_resources().get("CPU", 1))
-        count = workers or gpus or max(1, cpus)
-        options = {"num_gpus": 1} if gpus else {"num_cpus": 1}
-        # no restarts by Ray: who scores which part is decided here, where what is on disk is known
-        self._remote = ray.remote(max_restarts=0, **options)(_PartScorer)
         self._request = request
-        self._spare = _REPLACEMENTS * count
         self._busy: dict[Any, tuple[Any, int | None]] = {}
         self._pings: dict[Any, Any] = {}
         self._idle: list[Any] = []
-        for _ in range(count):
-            self._hire()
+        self._actors: list[Any] = []  # all that are to be let go
+        self._begin = "load"  # what an actor that is new does first
+        self._connected = not ray.is_initialized()  # by this run, and for it only
+        if self._connected:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
         try:
-            self.facts = self._first_facts()
+            gpus = int(ray.cluster_resources().get("GPU", 0)) if request.device != "cpu" else 0
+            cpus = int(ray.cluster_resources().get("CPU", 1))
         except BaseException:
             self.close()
             raise
+        self._count = workers or gpus or max(1, cpus)
+        self._spare = _REPLACEMENTS * self._count
+        # no restarts by Ray: who scores which part is decided here, where what is on disk is known
+        self._remote = ray.remote(max_restarts=0, **({"num_gpus": 1} if gpus else {"num_cpus": 1}))(_PartScorer)
+
+    def load_reference(self) -> ReferenceFacts:
+        return self._load("load_reference")
+
+    def load(self) -> Facts:
+        return self._load("load")
+
+    def _load(self, method: str) -> Any:
+        """Let every actor load the models of a pass. Returns what the first one found, while others may still be at it."""
+        self._begin = method
+        for actor, _ in self._busy.values():  # that did not get ready for the pass before, or found no room in the cluster
+            self._let_go(actor)
+        ready, self._idle = self._idle, []
+        self._busy, self._pings = {}, {}
+        for actor in ready:
+            self._start(actor)
+        for _ in range(self._count - len(ready)):
+            self._hire()
+        while (found := self._next()[0]) is None:
+            pass
+        return found
 
     def _hire(self) -> None:
-        actor = self._remote.remote(self._request)
-        self._busy[actor.start.remote()] = (actor, None)
+        self._actors.append(self._remote.remote(self._request))
+        self._start(self._actors[-1])
 
-    def _first_facts(self) -> Facts:
-        while True:
-            result, _ = self._next()
-            if isinstance(result, Facts):
-                return result
+    def _let_go(self, actor: Any) -> None:
+        self._actors.remove(actor)
+        ray.kill(actor)
+
+    def _start(self, actor: Any) -> None:
+        self._busy[getattr(actor, self._begin).remote()] = (actor, None)
 
     def _next(self) -> tuple[Any, int | None]:
         """Wait for an actor: its answer (None: it died, or its answer was lost) and the part it was at."""
@@ -114,20 +149,36 @@ class Crew:
             if self._spare == 0:
                 raise StoreError(f"workers of the cluster die again and again ({one_line(error, 150)}); run again") from None
             self._spare -= 1
-            ray.kill(actor)  # it may only be out of reach
+            self._let_go(actor)  # it may only be out of reach
             print("warning: a worker died; another one takes its part", file=sys.stderr)
             self._hire()
             return None, index
-        if isinstance(result, str):
-            raise InputError(result)
+        if isinstance(result, TokenstatsError):
+            raise result
         if ping is not None and index is None:  # what its models are was lost: let it load them again
-            self._busy[actor.start.remote()] = (actor, None)
+            self._start(actor)
         else:
             self._idle.append(actor)
         return result, index
 
+    def keep_states(self, store: Path, name: str, parts: Iterator[int], progress: Progress) -> None:
+        place = store.resolve()
+        # whether states that are there are whole, and of these tokens, is for an actor to see
+        self._share(parts, lambda actor, index: actor.keep_states.remote(place, name, index), lambda _: False, progress)
+
     def score(self, store: Path, name: str, parts: Iterator[int], settings: dict[str, Any], progress: Progress) -> set[int]:
         """Score parts as they come. Returns which."""
+        place = store.resolve()
+
+        def ask(actor: Any, index: int) -> Any:
+            return actor.score.remote(place, name, index, settings)
+
+        return self._share(parts, ask, lambda index: part_path(place / "stats" / name, index).exists(), progress)
+
+    def _share(
+        self, parts: Iterator[int], ask: Callable[[Any, int], Any], is_done: Callable[[int], bool], progress: Progress
+    ) -> set[int]:
+        """Ask actors for parts, as those come, until all are done; what was lost is asked for again. Returns those done."""
         again: deque[int] = deque()
         made: set[int] = set()
         more = True
@@ -138,7 +189,7 @@ class Crew:
                     more = False
                     break
                 actor = self._idle.pop()
-                self._busy[actor.score.remote(str(store.resolve()), name, index, settings)] = (actor, index)
+                self._busy[ask(actor, index)] = (actor, index)
             # whoever is still starting then is not waited for: the cluster may never have room for another one
             if not more and not again and all(index is None for _, index in self._busy.values()):
                 return made
@@ -146,9 +197,14 @@ class Crew:
             if isinstance(result, tuple) and index is not None:
                 progress.advance(*result)
                 made.add(index)
-            elif index is not None and not part_path(store / "stats" / name, index).exists():
+            elif index is not None and not is_done(index):
                 again.append(index)
 
     def close(self) -> None:
-        for actor in [*self._idle, *(actor for actor, _ in self._busy.values())]:
-            ray.kill(actor)
+        """Let all actors go, and the cluster too where this run was the one that reached for it."""
+        try:
+            for actor in self._actors:
+                ray.kill(actor)
+        finally:
+            if self._connected:
+                ray.shutdown()

@@ -5,19 +5,21 @@ import hashlib
 import json
 import platform
 import re
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
+from typing import Any, Protocol
 
 from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.schema import STATISTIC_BY_NAME, TOKENS_SCHEMA
-from tokenstats.scoring.reference_pass import remove_all_states, remove_states
-from tokenstats.scoring.scorer import Facts, Request, Scorer, load_reference_pass
-from tokenstats.scoring.workers import PATIENCE, Ahead, Progress, Worker, Writer, parts_of_another
+from tokenstats.scoring.local_engine import LocalEngine
+from tokenstats.scoring.reference_pass import ReferenceFacts, remove_all_states, states_path
+from tokenstats.scoring.scorer import Facts, Request
+from tokenstats.scoring.workers import PATIENCE, Ahead, Progress, Worker, parts_of_another
 from tokenstats.store import Store, check_name
 from tokenstats.store.manifests import MANIFEST, Part, ScoringManifest, now
 from tokenstats.store.parts import (
@@ -28,17 +30,22 @@ from tokenstats.store.parts import (
     part_path,
     part_progress,
     read_part,
-    write_part,
 )
 from tokenstats.store.store import TOKENS
-
-if TYPE_CHECKING:
-    from tokenstats.corpus.tokenize import Corpus
-    from tokenstats.scoring.ray_engine import Crew
 
 ENGINES = ("local", "ray")
 PASSES = ("together", "separate")
 BATCH_TOKENS = 8192
+
+
+class Engine(Protocol):
+    """Where parts are worked on: in this process, or by actors of a cluster. Closed whatever happens."""
+
+    def load_reference(self) -> ReferenceFacts: ...
+    def keep_states(self, store: Path, name: str, parts: Iterator[int], progress: Progress) -> None: ...
+    def load(self) -> Facts: ...
+    def score(self, store: Path, name: str, parts: Iterator[int], settings: dict[str, Any], progress: Progress) -> set[int]: ...
+    def close(self) -> None: ...
 
 
 def compute(
@@ -103,6 +110,8 @@ def compute(
             raise InputError(f"{option} got {value}; expected at least {least}")
     if reference_pass not in PASSES:
         raise InputError(f"reference_pass got {one_line(reference_pass, 40)!r}; expected one of: {', '.join(PASSES)}")
+    if reference_pass == "separate" and reference is None:
+        raise InputError("reference_pass separate got no reference; expected --reference")
     if engine not in ENGINES:
         raise InputError(f"engine got {one_line(engine, 40)!r}; expected one of: {', '.join(ENGINES)}")
     store, worker = Path(store), Worker.from_environment() if engine == "local" else Worker()
@@ -118,53 +127,83 @@ def compute(
         max_length=max_length,
         part_tokens=PART_TOKENS if part_tokens is None else part_tokens,
     )
-    request = Request(model, reference, dtype, device, attention, compiled, topk, score_all, batch_tokens)
-    # models before tokens: what cannot be scored should leave no store behind
-    if reference_pass == "separate":
-        crew: Scorer | Crew = _after_reference_pass(request, corpus, store, name, engine)
-    else:
-        crew = _crew(request, workers, ray_address) if engine == "ray" else Scorer(request, worker.local)
-    corpus = dataclasses.replace(corpus, longest=crew.facts.max_positions)
-    # other tokens make another scoring too: here the settings that differ have names
-    finished_parts(store / TOKENS, corpus.settings, f"{store} exists and", mine=lambda _: False, check=True)
-    # worker 0 writes the tokens, in a thread of its own: scoring starts with the first part
-    parts = iter(Ahead(build_parts(corpus, store))) if worker.rank == 0 else parts_of_another(store, patience)
-    with closing(parts):
-        return score_parts(store, name, crew, parts, worker, crew.facts.settings(corpus.settings)), name
+    separate = reference_pass == "separate"
+    request = Request(model, reference, dtype, device, attention, compiled, topk, score_all, batch_tokens, separate)
+
+    @contextmanager
+    def parts(longest: int | None) -> Iterator[Iterable[tuple[int, int]]]:
+        """(index, tokens) of the parts of tokens, as they come. Worker 0 writes them, in a thread of its own."""
+        known = dataclasses.replace(corpus, longest=longest)
+        # other tokens make another scoring too: here the settings that differ have names
+        finished_parts(store / TOKENS, known.settings, f"{store} exists and", mine=lambda _: False, check=True)
+        found = iter(Ahead(build_parts(known, store))) if worker.rank == 0 else parts_of_another(store, patience)
+        with closing(found):
+            yield found
+
+    with closing(_engine(engine, request, worker, workers, ray_address)) as crew:
+        # models before tokens: what cannot be scored should leave no store behind
+        if separate:
+            first = crew.load_reference()
+            if worker.rank == 0:
+                _say_room(store, first.bytes_per_token)
+            with parts(first.max_positions) as tokens:
+                keep_states(store, name, crew, tokens, worker)
+        facts = crew.load()
+        with parts(facts.max_positions) as tokens:
+            return score_parts(store, name, crew, tokens, worker, facts, corpus.settings), name
 
 
-def _after_reference_pass(request: Request, corpus: "Corpus", store: Path, name: str, engine: str) -> Scorer:
-    from tokenstats.corpus.build import build_parts
+def _engine(engine: str, request: Request, worker: Worker, workers: int | None, address: str | None) -> Engine:
+    if engine == "local":
+        return LocalEngine(request, worker)
+    from tokenstats.scoring.ray_engine import RayEngine
 
-    if engine != "local" or Worker.from_environment().count > 1:
-        raise InputError("reference_pass separate is for one process; expected engine local, and no torchrun or srun")
-    first = load_reference_pass(request, 0)
-    known = dataclasses.replace(corpus, longest=first.max_positions)
-    with closing(iter(Ahead(build_parts(known, store)))) as parts:
-        first.write(store, name, (index for index, _ in parts), request.score_all)
-    first.release()
-    return Scorer(request, reference=first)
+    return RayEngine(request, workers, address)
 
 
-def _crew(request: Request, workers: int | None, address: str | None) -> "Crew":
-    from tokenstats.scoring.ray_engine import Crew
+def _say_room(store: Path, bytes_per_token: int) -> None:
+    place = next(folder for folder in store.resolve().parents if folder.exists())
+    free = shutil.disk_usage(place).free
+    print(
+        f"the reference's states take {bytes_per_token:,} bytes of disk for each token until it is scored: the "
+        f"{free / 2**30:,.1f} GiB that are free in {place} hold those of {free // bytes_per_token:,} tokens",
+        file=sys.stderr,
+    )
 
-    return Crew(request, workers, address)
+
+def keep_states(store: Path, name: str, crew: Engine, parts: Iterable[tuple[int, int]], worker: Worker) -> None:
+    """The first of two passes: the reference's states of the parts that are this worker's and not scored yet, as they come."""
+    folder = store / "stats" / name
+    finished = (folder / MANIFEST).exists()
+    progress = Progress(f"reference of {name}", partial(states_path, folder), worker)
+
+    def missing() -> Iterator[int]:
+        for index, tokens in parts:
+            path = part_path(folder, index)
+            # a damaged part of an unfinished scoring will be made again
+            scored = path.exists() and (finished or not worker.takes(index) or is_whole(path, remove=True))
+            progress.found(index, tokens, scored)
+            if worker.takes(index) and not scored:
+                yield index
+
+    with closing(progress):
+        crew.keep_states(store, name, missing(), progress)
 
 
 def score_parts(
     store: Path,
     name: str,
-    crew: "Scorer | Crew",
+    crew: Engine,
     parts: Iterable[tuple[int, int]],
     worker: Worker,
-    settings: dict[str, Any],
+    facts: Facts,
+    tokens_settings: Mapping[str, Any],
 ) -> Store:
     """Score the parts that are this worker's and missing, as they come; write the manifest where all parts are there."""
-    folder = store / "stats" / name
+    folder, settings = store / "stats" / name, facts.settings(tokens_settings)
     what = f"scoring {name!r} in {store} is there already and"
     finished = set(finished_parts(folder, settings, what, mine=worker.takes, check=not (folder / MANIFEST).exists()))
-    progress = Progress(name, folder, worker)
+    progress = Progress(f"scoring {name}", partial(part_path, folder), worker)
 
     def missing() -> Iterator[int]:
         for index, tokens in parts:
@@ -174,18 +213,12 @@ def score_parts(
             if worker.takes(index) and index not in finished:
                 yield index
 
-    try:
-        if isinstance(crew, Scorer):
-            made = _score_here(store, folder, crew, missing(), settings, progress)
-        else:
-            made = crew.score(store, name, missing(), settings, progress)
-            crew.close()
-    finally:
-        progress.close()
+    with closing(progress):
+        made = crew.score(store, name, missing(), settings, progress)
     opened = Store(store)
     if (made or not (folder / MANIFEST).exists()) and _all_whole(opened, folder, made, worker):
         remove_all_states(folder)
-        _finish(opened, name, crew.facts, settings)
+        _finish(opened, name, facts, settings)
     return opened
 
 
@@ -200,23 +233,6 @@ def _all_whole(store: Store, folder: Path, made: set[int], worker: Worker) -> bo
                 read_part(path)  # says what is wrong
             return False  # whose it is makes it again
     return True
-
-
-def _score_here(
-    store: Path, folder: Path, scorer: Scorer, parts: Iterator[int], settings: dict[str, Any], progress: Progress
-) -> set[int]:
-    writer, made = Writer(), set()
-    for index in parts:
-        table, sums = scorer.score(store, folder.name, index, progress.advance)
-        writer.submit(_write, folder, index, table, settings, sums)
-        made.add(index)
-    writer.wait()
-    return made
-
-
-def _write(folder: Path, index: int, table: pa.Table, settings: dict[str, Any], sums: dict[str, Any]) -> None:
-    write_part(folder, index, table, settings, sums)
-    remove_states(folder, index)  # of a reference pass, if there was one
 
 
 def _check_rows(store: Path, folder: Path, index: int) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from tokenstats.errors import InputError
 from tokenstats.modeling.load import pick_device
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_size
 from tokenstats.schema import SCHEMA_VERSION
-from tokenstats.scoring.pair import load_pair
-from tokenstats.scoring.part import Budget, score_part
-from tokenstats.scoring.reference_pass import ReferencePass
+from tokenstats.scoring.batches import Advance, Budget
+from tokenstats.scoring.pair import ADVICE, ModelPair, load_pair
+from tokenstats.scoring.part import score_part
+from tokenstats.scoring.reference_pass import ReferenceFacts, ReferencePass
 from tokenstats.scoring.rows import reduction
 from tokenstats.store.manifests import Model
 from tokenstats.store.parts import part_path, read_part
@@ -39,6 +40,8 @@ class Request:
     topk: int
     score_all: bool
     batch_tokens: int
+    separate: bool = False
+    """The reference first, its hidden states on disk, then the scored model: never both bodies in memory."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,44 @@ class Facts:
 
 
 class Scorer:
-    """Loads the models of a request. Raises InputError for what cannot be scored, before anything is written."""
+    """The models of a request in one process. Raises InputError for what cannot be scored, where it loads them.
 
-    def __init__(self, request: Request, local_rank: int = 0, reference: ReferencePass | None = None):
-        """reference: its pass, where that came before; the reference is not loaded again then."""
-        device = pick_device(request.device, local_rank)
+    ``load`` and then ``score``; of a request for separate passes, ``load_reference`` and ``keep_states`` come before. Who comes
+    late, in place of a process that died, loads once more what it needs, and takes the states from the disk.
+    """
+
+    _pair: ModelPair
+
+    def __init__(self, request: Request, local_rank: int = 0):
+        self._request, self._budget = request, Budget(request.batch_tokens)
+        self._device = pick_device(request.device, local_rank)
+        self._first: ReferencePass | None = None
+        self._facts: Facts | None = None
+
+    def load_reference(self) -> ReferenceFacts:
+        """For the first of two passes."""
+        if self._first is None:  # who asks again lost the answer
+            self._first = _load_reference_pass(self._request, self._device)
+        return self._first.facts
+
+    def keep_states(self, store: Path, name: str, index: int, advance: Advance = lambda real, padded: None) -> tuple[int, int]:
+        """Write the reference's states of one part of a store's tokens. Returns the tokens, without and with padding."""
+        assert self._first is not None
+        return self._first.write(store, name, index, advance)
+
+    def load(self) -> Facts:
+        """Load what scores: both models or, after the reference's pass, the scored one in place of the reference's body."""
+        if self._facts is None:
+            if self._request.separate:
+                self.load_reference()
+            self._facts = self._load(self._first)
+        return self._facts
+
+    def _load(self, first: ReferencePass | None) -> Facts:
+        request, device = self._request, self._device
+        if first is not None:
+            first.release()
         tokenizer = load_tokenizer(request.model)
-        self._request, self._budget, self._reference = request, Budget(request.batch_tokens), reference
         self._pair = load_pair(
             request.model,
             request.reference,
@@ -86,20 +120,20 @@ class Scorer:
             tokenizer_fingerprint(tokenizer),
             attention=request.attention,
             compiled=request.compiled,
-            loaded_reference=reference.loaded if reference else None,
+            loaded_reference=first.loaded if first else None,
         )
         if request.topk > self._pair.vocabulary:
             raise InputError(f"--topk got {request.topk}; expected at most the vocabulary's {self._pair.vocabulary} tokens")
-        head = self._pair.check(probe_of(tokenizer), reference_too=reference is None)
-        if reference is not None:
-            head[reference.loaded.description.source] = "split, in a pass of its own"
+        head = self._pair.check(probe_of(tokenizer), reference_too=first is None)
+        if first is not None:
+            head[first.loaded.description.source] = "split, in a pass of its own"
         for source, way in head.items():
             if way.startswith("whole"):
                 print(
                     f"warning: {source} is scored through its own full logits: slower, and in its own precision",
                     file=sys.stderr,
                 )
-        self.facts = Facts(
+        return Facts(
             request=request,
             model=self._pair.policy.description,
             reference=self._pair.reference.description if self._pair.reference else None,
@@ -112,14 +146,13 @@ class Scorer:
         )
 
     def score(
-        self, store: Path, name: str, index: int, advance: Callable[[int, int], None] = lambda real, padded: None
+        self, store: Path, name: str, index: int, advance: Advance = lambda real, padded: None
     ) -> tuple[pa.Table, dict[str, Any]]:
         """Statistics of one part of a store's tokens, and what its manifest adds up."""
-        tokens = read_part(part_path(store / TOKENS, index))
-        states = self._reference.read(store, name, index) if self._reference else None
-        request = self._request
+        tokens, request = read_part(part_path(store / TOKENS, index)), self._request
+        states, states_budget = self._first.read(store, name, index) if self._first else (None, request.batch_tokens)
         table, sums = score_part(tokens, self._pair, request.topk, request.score_all, self._budget, advance, states)
-        return table, {**sums, "batch_tokens": self._budget.tokens}
+        return table, {**sums, "batch_tokens": min(self._budget.tokens, states_budget)}
 
 
 def probe_of(tokenizer: PreTrainedTokenizerFast) -> Tensor:
@@ -128,10 +161,11 @@ def probe_of(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     return tokenizer(words, add_special_tokens=False, return_tensors="pt")["input_ids"][:, :32]
 
 
-def load_reference_pass(request: Request, local_rank: int) -> ReferencePass:
-    """The first of two passes. Raises InputError where there is no reference, or its tokenizer is another."""
-    if request.reference is None:
-        raise InputError("reference_pass separate got no reference; expected --reference")
+def _load_reference_pass(request: Request, device: torch.device) -> ReferencePass:
+    """Raises InputError where the reference is no other model, or its tokenizer is another."""
+    assert request.reference is not None
+    if request.reference == request.model:
+        raise InputError(f"model and reference are the same weights, {request.model}, so every KL would be 0; {ADVICE}")
     tokenizer = load_tokenizer(request.model)
     if tokenizer_fingerprint(load_tokenizer(request.reference)) != tokenizer_fingerprint(tokenizer):
         raise InputError(
@@ -140,9 +174,11 @@ def load_reference_pass(request: Request, local_rank: int) -> ReferencePass:
     return ReferencePass(
         request.reference,
         request.dtype,
-        pick_device(request.device, local_rank),
+        device,
         request.attention,
+        request.compiled,
         tokenizer_size(tokenizer),
         probe_of(tokenizer),
+        request.score_all,
         request.batch_tokens,
     )

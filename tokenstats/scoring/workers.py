@@ -9,8 +9,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,36 +96,20 @@ def parts_of_another(folder: Path, patience: float) -> Generator[tuple[int, int]
             time.sleep(min(0.2, patience / 10))
 
 
-class Writer:
-    """Writes one part in the background while the next is being scored."""
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(1)
-        self._last: Future | None = None
-
-    def submit(self, write: Any, *arguments: Any) -> None:
-        self.wait()
-        self._last = self._threads.submit(write, *arguments)
-
-    def wait(self) -> None:
-        if self._last is not None:
-            self._last.result()
-            self._last = None
-
-
 class Progress:
-    """One display for a whole run, on worker 0: tokens/s, share done, time left, padding. Others' parts are seen on disk."""
+    """One display for a whole pass, on worker 0: tokens/s, share done, time left, padding. Others' parts are seen on disk."""
 
-    def __init__(self, name: str, folder: Path, worker: Worker):
-        self._folder, self._worker = folder, worker
+    def __init__(self, title: str, made: Callable[[int], Path], worker: Worker):
+        """made: where a part lies once it is done."""
+        self._made, self._worker = made, worker
         self._others: dict[int, int] = {}
         self._real = self._padded = 0
         self._looked = 0.0
         hidden = True if worker.rank else None
-        self._bar = tqdm(desc=f"scoring {name}", total=0, unit=" tokens", unit_scale=True, disable=hidden, file=sys.stderr)
+        self._bar = tqdm(desc=title, total=0, unit=" tokens", unit_scale=True, disable=hidden, file=sys.stderr)
 
     def found(self, index: int, tokens: int, done: bool) -> None:
-        """A part of tokens is known; ``done``: it was scored by an earlier run."""
+        """A part of tokens is known; ``done``: an earlier run did it."""
         if self._bar.disable:
             return
         self._bar.total += tokens
@@ -143,7 +126,7 @@ class Progress:
         self._bar.update(real)
         if self._others and time.monotonic() - self._looked > 2.0:
             self._looked = time.monotonic()
-            for index in [i for i in self._others if part_path(self._folder, i).exists()]:
+            for index in [i for i in self._others if self._made(i).exists()]:
                 self._bar.update(self._others.pop(index))
 
     def close(self) -> None:
