@@ -3,6 +3,7 @@
 #   make test    the test suite
 #   make app     the app, on the demo's store where there is one
 #   make check   lint, format and types
+#   make matrix  every architecture of transformers against float64: docs/MODELS.md
 #   make bench   scoring beside what people do today, masks beside polars
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STORE ?= runs/demo/store
 
-.PHONY: demo test app check bench clean
+.PHONY: demo test app check bench matrix clean
 
 demo: $(READY)
 	$(BIN)/python -m pipelines.demo
@@ -30,6 +31,9 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pipelines.bench_scoring
 	$(BIN)/python -m pipelines.bench_masks
+
+matrix: $(READY)
+	$(BIN)/python -m pipelines.matrix --to docs/MODELS.md
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

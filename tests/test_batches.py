@@ -12,7 +12,7 @@ from tokenstats.scoring.batches import Budget, PartTokens, plan_batches, run_bat
 @pytest.mark.parametrize("lengths", [[5], [3, 900, 4, 4, 2], list(range(1, 60)), [2] * 100])
 @pytest.mark.parametrize("budget", [1, 64, 4096])
 def test_batches_hold_each_row_once_within_the_budget(lengths, budget):
-    batches = plan_batches(lengths, budget)
+    batches = plan_batches(np.array(lengths), budget)
     assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in batches)
 
@@ -22,9 +22,11 @@ def test_few_rows_of_unlike_lengths_are_not_padded_to_the_longest():
     assert [sorted(lengths[b]) for b in plan_batches(lengths, 8192)] == [[980, 990, 1000], [270, 280, 290, 300], [11, 12]]
 
 
-def test_with_equal_lengths_there_is_no_padding():
+def test_only_rows_of_one_class_share_a_batch():
     lengths = np.array([7, 5, 7, 5, 5, 3])
-    assert [sorted(lengths[b]) for b in plan_batches(lengths, 15, equal_lengths=True)] == [[7, 7], [5, 5, 5], [3]]
+    assert [sorted(lengths[b]) for b in plan_batches(lengths, 15, lengths)] == [[7, 7], [5, 5, 5], [3]]
+    assert [sorted(b) for b in plan_batches(np.full(6, 5), 99, np.array([0, 1, 0, 1, 0, 0]))] == [[0, 2, 4, 5], [1, 3]]
+    assert all(len(b) == 1 for b in plan_batches(lengths, 99, np.arange(6)))
 
 
 def run_with(most: int, fail) -> tuple[Budget, np.ndarray, list]:
@@ -39,7 +41,7 @@ def run_with(most: int, fail) -> tuple[Budget, np.ndarray, list]:
         np.testing.assert_array_equal(batch[chosen].numpy(), places)  # ids are places here
         return places
 
-    where, results, _ = run_batches(tokens, run, torch.device("cpu"), budget, False, lambda real, padded: None)
+    where, results, _ = run_batches(tokens, run, torch.device("cpu"), budget, np.zeros_like, lambda real, padded: None)
     np.testing.assert_array_equal(np.sort(where), tokens.ids)
     return budget, where, results
 

@@ -53,7 +53,8 @@ def batch(seed: int = 0, rows: int = 3, length: int = 17, kept: float = 0.5) -> 
 
 def split_of(model: nn.Module) -> SplitModel:
     split = SplitModel(model.eval(), float32_head=False)
-    assert split.check(batch()[0])
+    split.check(batch()[0])
+    assert split.is_split
     return split
 
 
@@ -218,7 +219,8 @@ def test_an_architecture_whose_logits_are_finished_in_an_unknown_way_is_trained_
     model.__class__ = Shifting
     ids, labels = batch()
     split = SplitModel(model.eval(), float32_head=False)
-    assert not split.check(ids)
+    split.check(ids)
+    assert not split.is_split
     own = model(input_ids=ids, labels=None).logits
     expected = nn.functional.cross_entropy(own[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
     assert masked_loss(split, ids, labels, (labels != IGNORED).sum()).item() == pytest.approx(expected.item(), rel=1e-6)

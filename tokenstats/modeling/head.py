@@ -36,10 +36,11 @@ class SplitModel:
         self._head = model.get_output_embeddings()
         self._finish = _after_head(self._config)
         self.is_split = self._head is not None
-        # a head of another kind (one that an adapter wraps, say) is only ever run whole
-        self.is_linear = type(self._head) is nn.Linear and float32_head
+        # a head of another kind (one that an adapter wraps, or that is quantised) is only ever run whole
+        plain = type(self._head) is nn.Linear and type(self._head.weight) is nn.Parameter
+        self.is_linear = plain and self._head.weight.is_floating_point() and float32_head
         self._wide_head = self._head
-        if self.is_split and float32_head and not self.is_linear and next(self._head.parameters()).dtype != torch.float32:
+        if self.is_split and float32_head and not self.is_linear and _is_half(self._head):
             self._wide_head = deepcopy(self._head).float()
 
     @property
@@ -56,7 +57,7 @@ class SplitModel:
         """[B, T] ids → [B, T, H], what the head would see (or, for a model that cannot be split, its logits [B, T, V])."""
         with self._within():
             if not self.is_split:
-                return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+                return self._own_logits(input_ids, attention_mask)
             seen: list[Tensor] = []
 
             def stop_at_head(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -68,7 +69,11 @@ class SplitModel:
                 self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
             finally:
                 hook.remove()
-            return seen[0]
+            return seen[0][:, -input_ids.shape[1] :]  # an adapter may have put virtual tokens before them
+
+    def _own_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        logits = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        return logits[:, -input_ids.shape[1] :]
 
     def logits(self, rows: Tensor) -> Tensor:
         """[N, H] hidden states → [N, V] float32 logits, scale and soft-capping included."""
@@ -96,17 +101,26 @@ class SplitModel:
         finished = self._finish(out)
         return out if finished is out else out.copy_(finished)
 
-    def check(self, input_ids: Tensor) -> bool:
-        """Compare with the model's own logits on [B, T] ids; where they differ, use the model's own from here on."""
-        if not self.is_split:
-            return False
+    def check(self, input_ids: Tensor) -> Tensor:
+        """The model's own logits [B, T, V] on [B, T] ids. Where the two halves give others, they are not used from here on."""
         with torch.no_grad():
             with self._within():
-                truth = self.model(input_ids=input_ids, use_cache=False).logits
+                truth = self._own_logits(input_ids)
+            if self.is_split:
+                self.is_split = self._agrees(input_ids, truth)
+        return truth
+
+    def _agrees(self, input_ids: Tensor, truth: Tensor) -> bool:
+        try:
             ours = self.logits(self.hidden(input_ids).flatten(0, 1)).view_as(truth)
+        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
+            return False  # states or weights of another form than the halves know: the whole model's logits are there
         allowed = _AGREES.get(truth.dtype, 1e-4) * truth.float().abs().max().clamp_min(1.0)
-        self.is_split = bool((ours - truth.float()).abs().max() <= allowed)
-        return self.is_split
+        return bool((ours - truth.float()).abs().max() <= allowed)
+
+
+def _is_half(head: nn.Module) -> bool:
+    return next((p.dtype in (torch.bfloat16, torch.float16) for p in head.parameters()), False)
 
 
 def _after_head(config: object) -> Callable[[Tensor], Tensor]:

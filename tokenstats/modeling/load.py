@@ -3,19 +3,22 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tokenstats.errors import InputError, one_line
 from tokenstats.modeling.first_calls import make_first_calls
 from tokenstats.modeling.folders import adapter_base, local_folder
+from tokenstats.modeling.positions import forget_widths
 from tokenstats.store.manifests import Model
 
 _NOT_THE_MODEL = ("tokenstats", "transformers_version", "name_or_path", "dtype", "use_cache")
@@ -65,7 +68,9 @@ def load_model(source: str, dtype: str, device: torch.device, attention: str | N
     model = _load_weights(base or source, dtype, device, attention)
     if base is not None:
         model = _load_adapter(model, folder, source)
-    return _described(model.to(device).eval(), source)
+    model = model.to(device).eval()
+    forget_widths(model)
+    return _described(model, source)
 
 
 def is_adapter_of(source: str, base: str) -> bool:
@@ -84,6 +89,7 @@ def load_with_base(
     """An adapter and its base model, on one set of weights."""
     plain = _described(_load_weights(base, dtype, device, attention).to(device).eval(), base)
     model = _load_adapter(plain.model, local_folder(adapter), adapter).to(device).eval()
+    forget_widths(model)
     return _described(model, adapter), LoadedModel(model, plain.description, model.disable_adapter)
 
 
@@ -125,12 +131,32 @@ def _load_weights(source: str, dtype: str, device: torch.device, attention: str 
 def _load_adapter(model: PreTrainedModel, folder: Path | None, source: str) -> PreTrainedModel:
     if find_spec("peft") is None:
         raise InputError(f"{source} is an adapter; install the extra that reads it: pip install 'tokenstats[peft]'")
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except Exception as error:
+        raise InputError(f"{source}/adapter_config.json cannot be read: {one_line(error, 150)}") from None
+    if getattr(config, "alora_invocation_tokens", None):
+        raise InputError(
+            f"{source} is an activated LoRA: which positions it changes depends on where its invocation tokens come last, so "
+            "that later turns would change the numbers of earlier ones; take a plain LoRA"
+        )
+    if config.is_prompt_learning and config.task_type != "CAUSAL_LM":
+        raise InputError(
+            f"{source} is an adapter of kind {_kind_of(config)} for the task {config.task_type}, without its prompts peft would "
+            "run the bare base model; expected task_type CAUSAL_LM in its adapter_config.json"
+        )
     try:
         return PeftModel.from_pretrained(model, str(folder))
     except Exception as error:
-        raise InputError(f"the adapter {source} cannot be put on its base model: {one_line(error, 150)}") from None
+        raise InputError(
+            f"the {_kind_of(config)} adapter {source} cannot be put on its base model: {one_line(error, 150)}"
+        ) from None
+
+
+def _kind_of(config: Any) -> str:
+    return str(getattr(config.peft_type, "value", config.peft_type))
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
@@ -140,10 +166,28 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     """
     config = {k: v for k, v in model.config.to_dict().items() if k not in _NOT_THE_MODEL and not k.startswith("_")}
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in _plain_tensors(model.state_dict()):
         bits = tensor.detach().flatten()
         bits = bits.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[bits.element_size()])
         some = bits[:: max(1, bits.numel() // 64)].cpu().numpy().tobytes()
         total = int(bits.sum(dtype=torch.int64))
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {total} ".encode() + some)
     return digest.hexdigest()
+
+
+def same_weights(one: PreTrainedModel, other: PreTrainedModel) -> bool:
+    """Do two models have the same tensors, element for element?"""
+    here, there = dict(_plain_tensors(one.state_dict())), dict(_plain_tensors(other.state_dict()))
+    return here.keys() == there.keys() and all(
+        torch.equal(tensor, there[name].to(tensor.device)) for name, tensor in here.items()
+    )
+
+
+def _plain_tensors(tensors: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """In order of their names; a quantised tensor as those that it is made of. What else a state holds is left out."""
+    for name, tensor in sorted(tensors.items()):
+        if hasattr(tensor, "__tensor_flatten__"):
+            inner, _ = tensor.__tensor_flatten__()
+            yield from _plain_tensors({f"{name}.{part}": getattr(tensor, part) for part in inner})
+        elif isinstance(tensor, Tensor):
+            yield name, tensor

@@ -1,7 +1,7 @@
 """Batches of about equal lengths, within a budget of padded tokens that comes down where memory runs out."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,17 +62,20 @@ def run_batches(
     run: Callable[[Tensor, Tensor, np.ndarray], Result],
     device: torch.device,
     budget: Budget,
-    equal_lengths: bool,
+    classes: Callable[[np.ndarray], np.ndarray],
     advance: Advance,
 ) -> tuple[np.ndarray, list[Result], int]:
     """Run a model on all rows of a part. Where memory runs out, the budget is halved and what is left is planned anew.
 
-    run: from [B, T] right-padded ids, which of them are scored, and the places of those in the part, to a result
+    run:     from [B, T] right-padded ids, which of them are scored, and the places of those in the part, to a result
+    classes: from the lengths of rows to a number for each; only rows of the same number share a batch
 
     Returns the places of the scored tokens in the order of the results, the results batch by batch, and all tokens padded.
     """
     where, results, padded = [], [], 0
-    left = plan_batches(tokens.lengths, budget.tokens, equal_lengths)[::-1]
+    lengths = tokens.lengths
+    kinds = classes(lengths)
+    left = plan_batches(lengths, budget.tokens, kinds)[::-1]
     while left:
         rows = left.pop()
         spans = [slice(tokens.offsets[r], tokens.offsets[r + 1]) for r in rows]
@@ -89,35 +92,37 @@ def run_batches(
         if failure is not None:  # not before the error is gone, which holds on to all that the batch had in memory
             budget.halve(failure, len(rows), batch.shape[1])
             rest = np.concatenate([rows, *left[::-1]])
-            left = [rest[again] for again in plan_batches(tokens.lengths[rest], budget.tokens, equal_lengths)][::-1]
+            left = [rest[again] for again in plan_batches(lengths[rest], budget.tokens, kinds[rest])][::-1]
             torch.cuda.empty_cache()
             continue
         where.append(places)
         padded += batch.numel()
-        advance(int(tokens.lengths[rows].sum()), batch.numel())
+        advance(int(lengths[rows].sum()), batch.numel())
     return np.concatenate(where), results, padded
 
 
-def plan_batches(lengths: Sequence[int] | np.ndarray, budget: int, equal_lengths: bool = False) -> list[np.ndarray]:
+def plan_batches(lengths: np.ndarray, budget: int, classes: np.ndarray | None = None) -> list[np.ndarray]:
     """Split rows 0 … n-1 into batches, longest rows first, each of at most ``budget`` tokens, padding included.
 
     A row longer than the budget makes a batch of its own. Longest first: what does not fit in memory says so at once. Once a
     batch fills an eighth of the budget, it takes no row shorter than four fifths of its longest: of few rows, whose lengths
     lie far apart, most would be padding.
-    equal_lengths: batches without any padding, for models whose positions depend on the width of the batch.
+    classes: [R] a number for each row; only rows of the same number share a batch
     """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    falling = np.asarray(lengths)[order]
+    classes = np.zeros(len(lengths), np.int64) if classes is None else classes
+    order = np.lexsort((-lengths, classes))
+    falling, of_class = lengths[order], classes[order]
     batches: list[np.ndarray] = []
     start = 0
     while start < len(order):
         longest = max(1, int(falling[start]))
+        last = int(np.searchsorted(of_class, of_class[start], side="right"))
         size = max(1, budget // longest)
-        alike = int(np.searchsorted(-falling, -longest * (1.0 if equal_lengths else _ALIKE), side="right")) - start
-        size = min(size, alike if equal_lengths else max(alike, math.ceil(size * _ENOUGH)))
+        alike = int(np.searchsorted(-falling[start:last], -longest * _ALIKE, side="right"))
+        size = min(size, max(alike, math.ceil(size * _ENOUGH)), last - start)
         batches.append(order[start : start + size])
         start += size
-    return batches
+    return sorted(batches, key=lambda rows: -int(lengths[rows[0]]))
 
 
 def pad(rows: list[np.ndarray], value: int | bool) -> Tensor:

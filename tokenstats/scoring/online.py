@@ -42,10 +42,10 @@ class Sums:
 
     @classmethod
     def start(cls, target: Tensor) -> "Sums":
-        zeros = torch.zeros_like(target, dtype=torch.float64)
-        counts = torch.zeros_like(target, dtype=torch.int64)
         highest = torch.full_like(target, -torch.inf)
-        return cls(target, highest, zeros, *(zeros.clone() for _ in range(4)), counts, counts.clone())
+        total, weighted, squares, apart, curved = torch.zeros(5, *target.shape, dtype=torch.float64, device=target.device)
+        above, best = torch.zeros(2, *target.shape, dtype=torch.int64, device=target.device)
+        return cls(target, highest, total, weighted, squares, apart, curved, above, best)
 
 
 class Room:

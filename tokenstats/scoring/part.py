@@ -27,7 +27,7 @@ def score_part(
     """
     rows, seq_ids = PartTokens.of(tokens, score_all), tokens["seq_id"]
     ids, chosen, offsets = rows.ids, rows.chosen, rows.offsets
-    check_lengths(rows.lengths, pair.max_positions, seq_ids)
+    check_fits(rows, pair, seq_ids)
     schema = stats_schema(pair.reference is not None, topk)
     order = np.cumsum(chosen) - 1
 
@@ -35,7 +35,7 @@ def score_part(
         states = None if reference_states is None else on_device(reference_states[order[places]], pair.device)
         return pair.score(batch, targets, topk, states)
 
-    where, pieces, padded = run_batches(rows, score, pair.device, budget, pair.depends_on_width, advance)
+    where, pieces, padded = run_batches(rows, score, pair.device, budget, pair.classes, advance)
     values: dict[str, np.ndarray] = {}
     for column in list(pieces[0]):
         # one copy from the device for a part, not one for a batch: nothing waits on the way
@@ -63,12 +63,22 @@ def _column(field: pa.Field, values: np.ndarray, valid: np.ndarray, offsets: np.
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), inner)
 
 
-def check_lengths(lengths: np.ndarray, most: int | None, seq_ids: pa.ChunkedArray) -> None:
-    if most is not None and len(lengths) and lengths.max() > most:
-        row = int(lengths.argmax())
+def check_fits(rows: PartTokens, pair: ModelPair, seq_ids: pa.ChunkedArray) -> None:
+    """Raise InputError, naming the sequence, for one that the models cannot read: too long, or with ids that they lack."""
+    most = pair.max_positions
+    if most is not None and len(rows.lengths) and rows.lengths.max() > most:
+        row = int(rows.lengths.argmax())
         raise InputError(
-            f"sequence {seq_ids[row]} has {lengths[row]} tokens, but the model reads at most {most}; "
+            f"sequence {seq_ids[row]} has {rows.lengths[row]} tokens, but the model reads at most {most}; "
             f"compute into a new store with --max-length {most} or less"
+        )
+    strange = (rows.ids >= pair.words) | (rows.ids >= pair.vocabulary) & rows.chosen
+    if strange.any():
+        place = int(strange.argmax())
+        row = int(np.searchsorted(rows.offsets, place, side="right")) - 1
+        raise InputError(
+            f"sequence {seq_ids[row]} holds id {rows.ids[place]}, but the model knows {min(pair.words, pair.vocabulary):,} "
+            "tokens: its tokenizer has more; give the model an embedding for it, or leave such rows out"
         )
 
 

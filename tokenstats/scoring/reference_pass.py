@@ -21,7 +21,7 @@ from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.modeling.load import LoadedModel, load_model
 from tokenstats.scoring.batches import Advance, Budget, PartTokens, run_batches
 from tokenstats.scoring.pair import ModelPair
-from tokenstats.scoring.part import check_lengths
+from tokenstats.scoring.part import check_fits
 from tokenstats.store.parts import digest_of, part_path, read_part
 from tokenstats.store.store import TOKENS
 
@@ -54,11 +54,17 @@ class ReferencePass:
         if compiled:
             self.loaded.model.get_decoder().compile(dynamic=True)
         self._budget, self._score_all = Budget(budget), score_all
-        if set(self._pair.check(probe).values()) != {"split"}:
+        ways, self.notes = self._pair.check(probe)
+        if set(ways.values()) != {"split"}:
             raise InputError(f"{source} gives only full logits, too large to keep; score without --reference-pass separate")
         one = self._states(probe[:, :2].to(device), torch.tensor([[False, True]], device=device))
         self._width, self._dtype = one.shape[1], one.dtype
         self.facts = ReferenceFacts(self._pair.max_positions, one.numel() * one.element_size())
+
+    @property
+    def vocabulary(self) -> int:
+        """Columns of its logits, and of the tokenizer's ids."""
+        return self._pair.vocabulary
 
     def write(self, store: Path, name: str, index: int, advance: Advance = lambda real, padded: None) -> tuple[int, int]:
         """Write the states of a part, where they are not there yet. Returns its tokens, without and with padding."""
@@ -68,15 +74,14 @@ class ReferencePass:
         if _origin(path) == self._origin_of(store, index):
             advance(len(tokens.ids), len(tokens.ids))
             return len(tokens.ids), len(tokens.ids)
-        check_lengths(tokens.lengths, self.facts.max_positions, table["seq_id"])
+        check_fits(tokens, self._pair, table["seq_id"])
         order = np.cumsum(tokens.chosen) - 1
         kept = torch.empty(int(tokens.chosen.sum()), self._width, dtype=self._dtype)
 
         def keep(batch: Tensor, chosen: Tensor, places: np.ndarray) -> None:
             kept[order[places]] = self._states(batch, chosen).cpu()
 
-        device, equal = self._pair.device, self._pair.depends_on_width
-        _, _, padded = run_batches(tokens, keep, device, self._budget, equal, advance)
+        _, _, padded = run_batches(tokens, keep, self._pair.device, self._budget, self._pair.classes, advance)
         _save(path, kept, self._origin_of(store, index) | {"batch_tokens": str(self._budget.tokens)})
         return len(tokens.ids), padded
 

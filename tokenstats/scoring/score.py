@@ -265,6 +265,7 @@ def _finish(store: Store, name: str, facts: Facts, settings: dict[str, Any]) -> 
         topk=facts.request.topk,
         score_all=facts.request.score_all,
         head=facts.head,
+        notes=facts.notes,
         versions={
             "python": platform.python_version(),
             **{p: version(p) for p in ("tokenstats", "torch", "transformers", "pyarrow")},

@@ -10,14 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from tokenstats.errors import InputError
 from tokenstats.modeling.load import pick_device
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_size
 from tokenstats.schema import SCHEMA_VERSION
 from tokenstats.scoring.batches import Advance, Budget
+from tokenstats.scoring.model_checks import probe_ids
 from tokenstats.scoring.pair import ADVICE, ModelPair, load_pair
 from tokenstats.scoring.part import score_part
 from tokenstats.scoring.reference_pass import ReferenceFacts, ReferencePass
@@ -57,6 +56,8 @@ class Facts:
     vocabulary: int
     max_positions: int | None
     head: dict[str, str]
+    notes: tuple[str, ...]
+    """What a user should know of these models' numbers."""
 
     def settings(self, tokens: Mapping[str, Any]) -> dict[str, Any]:
         """What the parts depend on; ``tokens``: the settings of the parts of tokens."""
@@ -116,23 +117,25 @@ class Scorer:
             request.reference,
             request.dtype,
             device,
-            tokenizer_size(tokenizer),
+            first.vocabulary if first else tokenizer_size(tokenizer),
             tokenizer_fingerprint(tokenizer),
             attention=request.attention,
             compiled=request.compiled,
             loaded_reference=first.loaded if first else None,
         )
+        head, notes = self._pair.check(probe_ids(tokenizer, self._pair.vocabulary), reference_too=first is None)
         if request.topk > self._pair.vocabulary:
             raise InputError(f"--topk got {request.topk}; expected at most the vocabulary's {self._pair.vocabulary} tokens")
-        head = self._pair.check(probe_of(tokenizer), reference_too=first is None)
         if first is not None:
             head[first.loaded.description.source] = "split, in a pass of its own"
-        for source, way in head.items():
-            if way.startswith("whole"):
-                print(
-                    f"warning: {source} is scored through its own full logits: slower, and in its own precision",
-                    file=sys.stderr,
-                )
+        notes = [*(first.notes if first else []), *notes]
+        notes += [
+            f"{source} is scored through its own full logits: slower, and in its own precision"
+            for source, way in head.items()
+            if way.startswith("whole")
+        ]
+        for note in notes:
+            print(f"warning: {note}", file=sys.stderr)
         return Facts(
             request=request,
             model=self._pair.policy.description,
@@ -143,6 +146,7 @@ class Scorer:
             vocabulary=self._pair.vocabulary,
             max_positions=self._pair.max_positions,
             head=head,
+            notes=tuple(notes),
         )
 
     def score(
@@ -155,12 +159,6 @@ class Scorer:
         return table, {**sums, "batch_tokens": min(self._budget.tokens, states_budget)}
 
 
-def probe_of(tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """[1, T] ids to try models on."""
-    words = "".join(tokenizer.get_vocab())[:400]
-    return tokenizer(words, add_special_tokens=False, return_tensors="pt")["input_ids"][:, :32]
-
-
 def _load_reference_pass(request: Request, device: torch.device) -> ReferencePass:
     """Raises InputError where the reference is no other model, or its tokenizer is another."""
     assert request.reference is not None
@@ -171,14 +169,15 @@ def _load_reference_pass(request: Request, device: torch.device) -> ReferencePas
         raise InputError(
             f"{request.model} and {request.reference} have different tokenizers; take a reference with the same one"
         )
+    size = tokenizer_size(tokenizer)
     return ReferencePass(
         request.reference,
         request.dtype,
         device,
         request.attention,
         request.compiled,
-        tokenizer_size(tokenizer),
-        probe_of(tokenizer),
+        size,
+        probe_ids(tokenizer, size),
         request.score_all,
         request.batch_tokens,
     )

@@ -145,6 +145,6 @@ def row_sums(logits: Tensor, targets: Tensor) -> Sums:
             num_warps=_WARPS,
             enable_fp_fusion=True,
         )
-    target, maximum, *others = sums
+    target, maximum, total, weighted, squares, apart, curved = sums
     above, best = counts.long()
-    return Sums(target.float(), maximum.float(), *others, above, best)
+    return Sums(target.float(), maximum.float(), total, weighted, squares, apart, curved, above, best)

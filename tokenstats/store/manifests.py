@@ -121,7 +121,10 @@ class Model(_Record):
 
 
 class ScoringManifest(_Manifest):
-    """``stats/<scoring>/manifest.json``."""
+    """``stats/<scoring>/manifest.json``.
+
+    notes: what a user should know of these models' numbers
+    """
 
     store_fingerprint: str
     model: Model
@@ -132,6 +135,7 @@ class ScoringManifest(_Manifest):
     topk: int
     score_all: bool
     head: dict[str, str]
+    notes: tuple[str, ...] = ()
     versions: dict[str, str]
     scored: int
     means: dict[str, float]

@@ -52,7 +52,8 @@ def load_trainable(
         model = _with_adapter(model, options)
     split = SplitModel(model, float32_head=False)
     probe = torch.from_numpy(data.train.ids[:_PROBE_TOKENS]).long()[None].to(device)
-    if not split.check(probe):
+    split.check(probe)
+    if not split.is_split:
         print(f"warning: {source} is trained through its own full logits: more memory", file=sys.stderr)
     return TrainableModel(model, split, loaded.description, "bfloat16" if autocast else "float32")
 
