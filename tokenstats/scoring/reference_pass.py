@@ -31,9 +31,17 @@ class ReferencePass:
     """Loads a reference, and keeps its hidden states of a store's parts under ``stats/<name>/.reference``."""
 
     def __init__(
-        self, source: str, dtype: str, device: torch.device, attention: str | None, vocabulary: int, probe: Tensor, budget: int
+        self,
+        source: str,
+        dtype: str,
+        device: torch.device,
+        attention: str | None,
+        vocabulary: int,
+        probe: Tensor,
+        budget: int,
+        trust_remote_code: bool = False,
     ):
-        self.loaded: LoadedModel = load_model(source, dtype, device, attention)
+        self.loaded: LoadedModel = load_model(source, dtype, device, attention, trust_remote_code)
         self._pair = ModelPair(self.loaded, None, vocabulary, device)
         self._budget = budget
         if set(self._pair.check(probe).values()) != {"split"}:

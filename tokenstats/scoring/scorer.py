@@ -39,6 +39,7 @@ class Request:
     topk: int
     score_all: bool
     batch_tokens: int
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Scorer:
     def __init__(self, request: Request, local_rank: int = 0, reference: ReferencePass | None = None):
         """reference: its pass, where that came before; the reference is not loaded again then."""
         device = pick_device(request.device, local_rank)
-        tokenizer = load_tokenizer(request.model)
+        tokenizer = load_tokenizer(request.model, request.trust_remote_code)
         self._request, self._budget, self._reference = request, Budget(request.batch_tokens), reference
         self._pair = load_pair(
             request.model,
@@ -87,6 +88,7 @@ class Scorer:
             attention=request.attention,
             compiled=request.compiled,
             loaded_reference=reference.loaded if reference else None,
+            trust_remote_code=request.trust_remote_code,
         )
         if request.topk > self._pair.vocabulary:
             raise InputError(f"--topk got {request.topk}; expected at most the vocabulary's {self._pair.vocabulary} tokens")
@@ -132,8 +134,8 @@ def load_reference_pass(request: Request, local_rank: int) -> ReferencePass:
     """The first of two passes. Raises InputError where there is no reference, or its tokenizer is another."""
     if request.reference is None:
         raise InputError("reference_pass separate got no reference; expected --reference")
-    tokenizer = load_tokenizer(request.model)
-    if tokenizer_fingerprint(load_tokenizer(request.reference)) != tokenizer_fingerprint(tokenizer):
+    tokenizer = load_tokenizer(request.model, request.trust_remote_code)
+    if tokenizer_fingerprint(load_tokenizer(request.reference, request.trust_remote_code)) != tokenizer_fingerprint(tokenizer):
         raise InputError(
             f"{request.model} and {request.reference} have different tokenizers; take a reference with the same one"
         )
@@ -145,4 +147,5 @@ def load_reference_pass(request: Request, local_rank: int) -> ReferencePass:
         tokenizer_size(tokenizer),
         probe_of(tokenizer),
         request.batch_tokens,
+        request.trust_remote_code,
     )
