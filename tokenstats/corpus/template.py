@@ -184,7 +184,7 @@ def _template_texts(tokenizer: PreTrainedTokenizerFast, source: str) -> dict[str
     if isinstance(own, str):
         return {"default": own} if own else {}
     texts = {name: text for name, text in (own or {}).items() if name in ("default", "tool_use")}
-    if texts and "default" not in texts:
+    if own and "default" not in texts:
         raise InputError(
             f"the tokenizer's chat templates have no default (there are: {one_line(', '.join(sorted(own)), 80)}); "
             "name one with --template FILE.jinja"
