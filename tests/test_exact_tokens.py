@@ -1,5 +1,7 @@
 """From characters to tokens: spaces, greedy special tokens, ends of turns that are not special, special tokens in the data."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import write_jsonl
@@ -313,3 +315,20 @@ def test_lost_reasoning_is_counted_and_its_rows_are_kept(tmp_path):
     manifest = build_tokens(plan_corpus(source, tokenizer, "here"), tmp_path / "store").manifest
     assert manifest.sequences == 2
     assert manifest.dataset.noted == {"the template leaves out the reasoning of an earlier reply": 1}
+
+
+def test_an_end_of_turn_that_is_a_plain_word_is_counted_but_cannot_be_written_otherwise():
+    tokenizer = byte_level(False)
+
+    words = json.loads(tokenizer.to_str())
+    words["model"]["vocab"]["<|im_end|>"] = len(words["model"]["vocab"])
+    plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(words)))
+    plain.chat_template = CHATML
+    renderer, rendered = read(plain, chat("q", "say <|im_end|>"), special_text="plain")
+    assert renderer.encoder.has_controls("say <|im_end|>")
+    encoded = renderer.encode_plain(rendered)  # no merge of this tokenizer makes the word: it is characters already
+    assert held(rendered, encoded) == ["say <|im_end|><|im_end|>"]
+    with_word = "\U00100000 and <s>"
+    renderer, rendered = read(wrapped(byte_level(False)), chat("q", with_word), special_text="plain")
+    with pytest.raises(BadRow, match="private characters"):
+        renderer.encode_plain(rendered)

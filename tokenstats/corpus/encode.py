@@ -46,14 +46,17 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes texts as the tokenizer does. ``controls``: text of tokens that must not be meant by accident."""
+    """Encodes texts as the tokenizer does.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, controls: Iterable[str] = ()):
+    closings: what ends a turn; where that is a token, it counts as special, whatever the tokenizer calls it
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, closings: Iterable[str] = ()):
         self._tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder
-        special = {added[i].content if i in added else tokenizer.convert_ids_to_tokens(i) for i in special_ids(tokenizer)}
-        self.controls = sorted((special | set(controls)) - {""}, key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, self.controls)) or "(?!)")
+        added, vocabulary = tokenizer.added_tokens_decoder, tokenizer.get_vocab()
+        self._controls = {word: vocabulary[word] for word in closings if word in vocabulary}
+        self._controls |= {tokenizer.convert_ids_to_tokens(i): i for i in special_ids(tokenizer)}
+        self._control = re.compile("|".join(map(re.escape, sorted(self._controls, key=len, reverse=True))) or "(?!)")
         self._greedy = {i for i, token in added.items() if token.lstrip or token.rstrip}
         self._exact = _exact_offsets(tokenizer)
         self._plain: _PlainTokenizer | None = None
@@ -71,22 +74,22 @@ class Encoder:
         return [self._tight(text, one.ids, one.offsets) for text, one in zip(texts, done, strict=True)]
 
     def encode_plain(self, text: str, said: Iterable[Span], add_special_tokens: bool) -> Encoded:
-        """Encode a text in which special tokens that begin within ``said`` are characters like others.
-
-        All else becomes the ids that it would become anyway. Raises BadRow where the vocabulary has them as words of its own.
+        """Encode a text in which special tokens within ``said`` are characters like others; all else becomes the ids that it
+        would become anyway. Raises BadRow where the vocabulary has such a token as a word of its own.
         """
         if self._plain is None:
-            self._plain = _PlainTokenizer(self._tokenizer, self.controls)
-        starts, stops = np.array(sorted(said), np.int64).reshape(-1, 2).T
-        meant = []
-        for found in self._control.finditer(text):
-            place = int(np.searchsorted(starts, found.start(), side="right")) - 1
-            if place < 0 or found.start() >= stops[place]:
-                meant.append(found.span())
+            self._plain = _PlainTokenizer(self._tokenizer, self._controls)
+        said = sorted(said)
+        gaps = zip([0, *(end for _, end in said)], [*(start for start, _ in said), len(text)], strict=True)
+        meant = [found.span() for start, end in gaps for found in self._control.finditer(text, start, end)]
         ids, offsets = self._plain.encode(text, meant)
         if add_special_tokens:
             ids, offsets = self._wrapped(ids, offsets, len(text))
-        return self._tight(text, ids, offsets)
+        encoded = self._tight(text, ids, offsets)
+        risky = np.isin(encoded.ids, list(self._controls.values())) & (encoded.ends > encoded.begins)
+        if any(((encoded.begins[risky] >= start) & (encoded.begins[risky] < end)).any() for start, end in said):
+            raise BadRow("a special token in its text cannot be written as plain text: it is a word of the vocabulary")
+        return encoded
 
     def _wrapped(self, ids: list[int], offsets: list[Span], length: int) -> tuple[list[int], list[Span]]:
         """With the tokens that the tokenizer puts before and after every text."""
@@ -110,37 +113,37 @@ class Encoder:
 class _PlainTokenizer:
     """A tokenizer that knows its special tokens only under other names, so that text cannot name them."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, controls: Sequence[str]):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, controls: Iterable[str]):
         state = _backend_state(tokenizer)
-        self._aliases = {word: chr(_ALIASES + k) for k, word in enumerate(controls)}
         known = {entry["content"]: entry["id"] for entry in state["added_tokens"]}
-        vocabulary = tokenizer.get_vocab()
+        self._aliases = {word: chr(_ALIASES + k) for k, word in enumerate(sorted(set(controls) & set(known)))}
         for entry in state["added_tokens"]:
             if entry["content"] in self._aliases:
                 entry |= {"content": self._aliases[entry["content"]], "normalized": False}
         self._tokenizer = _from_state(state)
         self._tokenizer.post_processor = None  # what it would add is added by its ids
-        self._meant = {
-            self._tokenizer.token_to_id(self._aliases.get(word, word)): token for word, token in known.items()
-        }  # the aliases may have got ids of their own
-        self._words = {vocabulary[word] for word in controls if word in vocabulary}
+        # under their other names the tokens may have got other ids
+        self._ids = {self._tokenizer.token_to_id(self._aliases.get(word, word)): token for word, token in known.items()}
 
     def encode(self, text: str, meant: list[Span]) -> tuple[list[int], list[Span]]:
         """Ids and offsets of a text in which only the special tokens at ``meant`` are any."""
+        if any(alias in text for alias in self._aliases.values()):
+            raise BadRow("a special token in its text cannot be written as plain text: the text has private characters too")
         pieces: list[str] = []
         places: list[int] = []  # where each character of the pieces stands in the text, and where it stops
         stops: list[int] = []
         last = 0
         for start, end in [*meant, (len(text), len(text))]:
-            pieces += [text[last:start], self._aliases.get(text[start:end], "")]
-            places += range(last, start + 1)
-            stops += [*range(last + 1, start + 1), end]
+            word = text[start:end]
+            pieces += [text[last:start], self._aliases.get(word, word)]
+            alone = word in self._aliases
+            places += [*range(last, start), *([start] if alone else range(start, end))]
+            stops += [*range(last + 1, start + 1), *([end] if alone else range(start + 1, end + 1))]
             last = end
+        places.append(len(text))
         done = self._tokenizer.encode("".join(pieces), add_special_tokens=False)
-        if any(token in self._words and token not in self._meant for token in done.ids):
-            raise BadRow("a special token in the text cannot be written as plain text: it is a word of the vocabulary")
         offsets = [(places[a], stops[b - 1] if b > a else places[a]) for a, b in done.offsets]
-        return [self._meant.get(token, token) for token in done.ids], offsets
+        return [self._ids.get(token, token) for token in done.ids], offsets
 
 
 def _exact_offsets(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
