@@ -18,6 +18,7 @@ from tokenstats.errors import InputError, StoreError
 from tokenstats.modeling.tokenizer import load_tokenizer
 from tokenstats.schema import ROLES
 from tokenstats.store import Store
+from tokenstats.training.models import load_store_tokenizer
 
 CHAT = [{"role": "user", "content": "What is 2+2?"}, {"role": "assistant", "content": "2+2=4"}]
 RENDERED = "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n2+2=4<|im_end|>\n"
@@ -166,6 +167,8 @@ def test_a_template_can_be_a_file(tokenizer, tmp_path):
     assert tokenizer.decode(found["input_ids"]).startswith("## user\nWhat")
     assert learned(tokenizer, found) == "2+2=4<|im_end|>"
     assert store.manifest.template.source == str(tmp_path / "own.jinja")
+    saved = load_store_tokenizer(store)
+    assert saved.chat_template == (tmp_path / "own.jinja").read_text() != tokenizer.chat_template
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,17 @@ def test_an_empty_reply_is_its_end_alone(name):
             assert "".join(text.split()) == "".join(words.split())
 
 
+def test_text_that_leaves_no_private_character_for_marks_is_refused():
+    with pytest.raises(BadRow, match="both of Unicode's private planes"):
+        renderer("qwen3").render(chat(["\U000f0000 \U00100000"]))
+
+
+def test_an_earlier_reply_of_thinking_alone_that_nothing_closes_is_refused_not_guessed():
+    with pytest.raises(BadRow, match="does not show where a reply ends"):
+        renderer("glm4moe").render(chat(["<think>\nwhy\n</think>", "x"]))
+    assert targets(renderer("qwen3").render(chat(["<think>\nwhy\n</think>", "x"])))[0] == "<|im_end|>"
+
+
 PIECES = st.sampled_from(
     ["a", "user", "assistant", " ", "\n", "<|im_end|>", "<|im_start|>", "<", "|", ">", "é", "🙂", "</s>", "\t"]
 )
@@ -224,6 +235,18 @@ def test_a_tool_call_is_learned_with_its_end_and_its_answer_is_not(name):
             assert text.removesuffix(end).removesuffix("<|end|>").endswith(words)
     supports = ("qwen2_5", "qwen3", "llama3_1", "gptoss", "glm", "gemma4", "nemotron", "muse", "lfm2_v2", "deepseekv3")
     assert bool(read) == (name.startswith((*supports, "lfm2_2", "llama3_2", "diffusion")) and not name.startswith("qwen2_5_vl"))
+
+
+def test_words_beside_a_tool_call_are_not_lost_unsaid_and_mere_space_is_no_loss():
+    for beside, reason in (("let me see", "leaves out or shortens a reply"), ("\n", None), ("", None)):
+        example = with_tools({"x": "one"})
+        example.messages[1]["content"] = beside
+        if reason is None:
+            assert targets(renderer("llama3_1").render(example))[0].endswith("<|eot_id|>")
+        else:
+            with pytest.raises(BadRow, match=reason):
+                renderer("llama3_1").render(example)
+        assert beside.strip() in targets(renderer("qwen3").render(example))[0]
 
 
 REASONS = ("qwen3", "qwen3_5", "qwen3_6", "qwen3_8", "glm", "gptoss", "nemotron", "muse", "lfm2_2", "diffusion", "gemma4_v5")

@@ -205,7 +205,7 @@ def _finish(corpus: Corpus, folder: Path, counts: Counts) -> Store:
         targets += flags.true_count
         parts.append(Part(rows=len(table), tokens=len(flags), digest=digest_of(path)))
     renderer = corpus.renderer
-    save_tokenizer(corpus.tokenizer, folder / "tokenizer")
+    save_tokenizer(corpus.tokenizer, folder / "tokenizer", renderer.brought)
     StoreManifest(
         created=now(),
         parts=tuple(parts),

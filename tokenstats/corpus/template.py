@@ -90,6 +90,11 @@ class Renderer:
         return bool(self._variants)
 
     @property
+    def brought(self) -> str | None:
+        """The template of a file: the one that a model learns from these tokens, in place of the tokenizer's own."""
+        return self._variants["default"].text if self.source not in (OWN, TRAINING) else None
+
+    @property
     def adds_special_tokens(self) -> bool:
         return not self.is_chat
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from tokenstats.corpus.encode import AS_IS, PLAIN, Encoded
 from tokenstats.corpus.formats import BadRow, as_chat, read_example
 from tokenstats.corpus.sources import Row, Source, next_digest
-from tokenstats.corpus.template import Rendered, Renderer
+from tokenstats.corpus.template import OWN, TRAINING, Rendered, Renderer
 from tokenstats.errors import InputError
 from tokenstats.modeling.tokenizer import tokenization_fingerprint
 from tokenstats.schema import BY_TEXT, ROLES, SCHEMA_VERSION
@@ -106,7 +106,7 @@ class Corpus:
             "columns": self.columns,
             "tokenizer": tokenization_fingerprint(self.tokenizer),
             "template": self.renderer.fingerprint,
-            "template_source": self.renderer.source,
+            "template_source": self.renderer.source if self.renderer.source in (OWN, TRAINING) else "a file",
             "special_text": self.renderer.special_text,
             "max_length": self.max_length,
             "part_tokens": self.part_tokens,

@@ -116,7 +116,8 @@ class Conversation:
         shown = {edge.key for edge in self.edges if edge.is_end}
         replies = [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
         for i, message in enumerate(self.messages):
-            given = self._pen.given(message, i, self._placements[i])
+            # of mere space nothing is missed
+            given = self._pen.given(message, i, Placement.INNER) if self._placements[i] is not Placement.NONE else set()
             lost = {key.kind for key in given - shown}
             if message["role"] != "assistant":
                 if lost:
@@ -156,7 +157,7 @@ class Conversation:
         if self.text.startswith(prompt, here):
             end = here + len(prompt)
             again = self.template.prompt  # after a tool's answer DiffusionGemma prompts with nothing, and writes a header
-            return end + len(again) if again and self.text[end:first].startswith(again) else end
+            return end + len(again) if again and first and self.text[end:first].startswith(again) else end
         shared = common_length(self.text[here:first], prompt)
         # words come where the prompt goes on, as DeepSeek-R1's does with <think>; or it went on with mere space
         if here + shared == first or not prompt[shared:].strip():
@@ -223,20 +224,21 @@ class Conversation:
         if self.template.closes_all or (is_last and self.template.closes):
             raise BadRow("the template does not show where a reply ends: its targets cannot be told")
         own = rest if is_last else self._own_end(i, start)
-        if not rest.startswith(own):
+        if own is not None and not rest.startswith(own):
             own = own.rstrip()
-        if not rest.startswith(own):
+        if own is None or not rest.startswith(own):
             raise BadRow("the template does not show where a reply ends: its targets cannot be told")
         return Turn(start, after + len(own), after + len(own))
 
-    def _own_end(self, i: int, start: int) -> str:
-        """What the template itself writes after a reply's last word, where nothing follows it."""
+    def _own_end(self, i: int, start: int) -> str | None:
+        """What the template itself writes after a reply's last word, where nothing follows it. None where that is not told."""
         upto = i + 1
         text, edges = render_marked(self.template, self._pen, self.messages[:upto], self.tools, self._placements[:upto])
         if edges and edges[-1].message == i:
             return text[edges[-1].at :]
         anchor = self._anchor(i, None)
-        return (_after(text, edges, anchor) or "")[start - (anchor.at if anchor else 0) :]
+        after = _after(text, edges, anchor)
+        return after[start - (anchor.at if anchor else 0) :] if after is not None else None
 
 
 def _after(text: str, edges: list[Edge] | None, anchor: Edge | None) -> str | None:

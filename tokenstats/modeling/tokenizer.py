@@ -79,10 +79,14 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
     return added | set(tokenizer.all_special_ids)
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write its files. Raises StoreError where the disk refuses."""
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, template: str | None = None) -> None:
+    """Write its files, with another chat template if one is given. Raises StoreError where the disk refuses."""
+    own = tokenizer.chat_template
     try:
+        tokenizer.chat_template = own if template is None else template
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(folder)
     except Exception as error:  # the tokenizers library raises plain Exceptions for what the disk says
         raise StoreError(f"cannot write {folder}: {one_line(error, 120)}; free some space or mend its rights") from error
+    finally:
+        tokenizer.chat_template = own
