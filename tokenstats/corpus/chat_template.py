@@ -36,6 +36,7 @@ class ChatTemplate:
         self._added = _any_of({token.content for token in tokenizer.added_tokens_decoder.values()})
         self._vocabulary = tokenizer.get_vocab()
         self._as_parts = False
+        self._closings: set[str] = set()
         self._check_syntax()
         self._as_parts = self._wants_parts()
         self.prompt = self._find_prompt()
@@ -120,7 +121,7 @@ class ChatTemplate:
                 self._know_closings({end})
 
     def _know_closings(self, more: set[str]) -> None:
-        self._closings = (getattr(self, "_closings", set()) | more) - {""}
+        self._closings = (self._closings | more) - {""}
         self._closing = _any_of(self._closings)
         self.closes = bool(self._closings)
 
