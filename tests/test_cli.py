@@ -46,6 +46,20 @@ def test_compute_then_mask_then_compare(cli, data, tmp_path, base, warmup):
     assert f"{found['jaccard']:.3f}" in out
 
 
+def test_what_a_template_loses_and_data_write_out_is_printed_and_audited(cli, tmp_path, warmup):
+    reply = {"role": "assistant", "content": "b <|im_end|>", "reasoning_content": "why"}
+    rows = [{"messages": [{"role": "user", "content": "a"}, reply]}]
+    store = tmp_path / "store"
+    out = cli("compute", write_jsonl(tmp_path / "rows.jsonl", rows), "--model", warmup, "--store", store)[1]
+    notes = [
+        "the template leaves out the reasoning of the last reply (first: row 0)",
+        "special tokens written out in the text, read as those tokens (first: row 0)",
+    ]
+    assert [line for line in out.splitlines() if "note:" in line] == [f"  note: 1 row: {note}" for note in notes]
+    checks = {f["name"]: f for f in json.loads(cli("audit", store, "--json")[1])["findings"]}
+    assert all(note in checks["template"]["message"] for note in notes)
+
+
 def test_json_is_one_object(cli, data, tmp_path, base, warmup):
     store = tmp_path / "store"
     out = cli("compute", data, "--model", warmup, "--store", store, "--json")[1]
@@ -83,6 +97,12 @@ def compute_mistakes(tmp_path: Path, base: str, warmup: str) -> dict[str, tuple[
         "bad columns": ([good, "--model", warmup, "--columns", "promt=q"], "did you mean 'prompt'"),
         "bad device": ([good, "--model", warmup, "--device", "abacus"], "device 'abacus'"),
         "bad dtype": ([good, "--model", warmup, "--dtype", "float99"], "dtype 'float99'"),
+        "no template": (
+            [good, "--model", warmup, "--template", tmp_path / "gone.jinja"],
+            "expected own, training or a Jinja file",
+        ),
+        "no training template": ([good, "--model", warmup, "--template", "training"], "--template training"),
+        "bad special text": ([good, "--model", warmup, "--special-text", "never"], "expected one of: as-is, plain"),
         "bad number": ([good, "--model", warmup, "--topk", "many"], "--topk"),
         "no model": ([good], "--model"),
     }

@@ -1,6 +1,7 @@
 """Rows become ids and targets: every shape, every way of finding targets, and an account of what is left out."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tokenstats.errors import InputError, StoreError
 from tokenstats.modeling.tokenizer import load_tokenizer
 from tokenstats.schema import ROLES
 from tokenstats.store import Store
+from tokenstats.training.models import load_store_tokenizer
 
 CHAT = [{"role": "user", "content": "What is 2+2?"}, {"role": "assistant", "content": "2+2=4"}]
 RENDERED = "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n2+2=4<|im_end|>\n"
@@ -141,14 +143,69 @@ def test_a_template_that_rewrites_earlier_turns_is_not_guessed_at(tokenizer, tmp
     assert "targets cannot be told" in next(iter(store.manifest.dataset.dropped))
 
 
-def test_a_stock_template_is_read_with_the_training_template_of_trl(tmp_path, base):
+def test_a_stock_template_is_read_as_it_is_and_its_training_twin_by_name(tmp_path, base):
     chat_templates = pytest.importorskip("trl.chat_template_utils", reason="needs the trl extra")
     stock = load_tokenizer(base)
     stock.chat_template = chat_templates.qwen3_chat_template
-    assert "generation %}" not in stock.chat_template
-    store = build(stock, tmp_path, [{"messages": CHAT}])
-    assert store.manifest.template.targets == "training template of trl"
-    assert learned(stock, only_row(store)).rstrip("\n").endswith("2+2=4<|im_end|>")
+    long = [*CHAT, {"role": "user", "content": "so?"}, {"role": "assistant", "content": "yes"}]
+    (tmp_path / "training").mkdir()
+    own = build(stock, tmp_path, [{"messages": long}])
+    training = build(stock, tmp_path / "training", [{"messages": long}], template="training")
+    empty = "<think>\n\n</think>\n\n"
+    assert learned(stock, only_row(own)) == f"2+2=4<|im_end|>|{empty}yes<|im_end|>"
+    assert learned(stock, only_row(training)) == f"{empty}2+2=4<|im_end|>|{empty}yes<|im_end|>"
+    assert [s.manifest.template.source for s in (own, training)] == ["own", "training"]
+    assert training.manifest.template.targets == "training template of trl"
+    with pytest.raises(StoreError, match="template_source: there own, asked for training"):
+        build(stock, tmp_path, [{"messages": long}], template="training")
+
+
+def test_a_template_can_be_a_file(tokenizer, tmp_path):
+    (tmp_path / "own.jinja").write_text(NO_MARKERS.replace("<|im_start|>", "## "))
+    store = build(tokenizer, tmp_path, [{"messages": CHAT}], template=str(tmp_path / "own.jinja"))
+    found = only_row(store)
+    assert tokenizer.decode(found["input_ids"]).startswith("## user\nWhat")
+    assert learned(tokenizer, found) == "2+2=4<|im_end|>"
+    assert store.manifest.template.source == str(tmp_path / "own.jinja")
+    saved = load_store_tokenizer(store)
+    assert saved.chat_template == (tmp_path / "own.jinja").read_text() != tokenizer.chat_template
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), ("", "is empty"), ("{% for %}", "not valid Jinja"), (b"\xff\xfe", "cannot be read")],
+)
+def test_a_template_file_that_is_none_is_an_error(tokenizer, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "own.jinja").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message):
+        build(tokenizer, tmp_path, [{"messages": CHAT}], template=str(tmp_path / "own.jinja"))
+
+
+def test_a_file_mended_after_its_last_usable_row_is_finished(tokenizer, tmp_path, chats, monkeypatch):
+    monkeypatch.setattr("tokenstats.corpus.tokenize._ROWS_AT_ONCE", 4)
+    path = write_jsonl(tmp_path / "rows.jsonl", chats[:4])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, "{broken\n"]))
+    corpus = plan_corpus(open_source(path), tokenizer, "here", part_tokens=1)
+    with pytest.raises(InputError, match="line 5 is not JSON"):
+        build_tokens(corpus, tmp_path / "stopped")
+    assert len(list((tmp_path / "stopped" / "tokens").iterdir())) == 3
+    for name, more in {"nothing": [], "unusable": ['{"messages": []}\n', '{"messages": [3]}\n']}.items():
+        path.write_text("".join([*lines[:3], *more]))
+        shutil.copytree(tmp_path / "stopped", tmp_path / name)
+        mended, fresh = build_tokens(corpus, tmp_path / name), build_tokens(corpus, tmp_path / f"{name}-fresh")
+        assert mended.fingerprint == fresh.fingerprint
+        assert mended.manifest.dataset == fresh.manifest.dataset
+        assert build_tokens(corpus, tmp_path / name).manifest == mended.manifest
+
+
+def test_a_parquet_column_that_python_cannot_hold_is_named(tmp_path):
+    times = pa.array([0, 2**62], pa.timestamp("us"))
+    pq.write_table(pa.table({"text": ["a", "b"], "made": times}), tmp_path / "rows.parquet")
+    with pytest.raises(InputError, match=r"column 'made' .*has a value that cannot be read") as refused:
+        list(open_source(tmp_path / "rows.parquet").rows())
+    assert "\n" not in str(refused.value)
 
 
 def test_plain_prompts_without_a_template_end_with_the_end_token(tokenizer, tmp_path):

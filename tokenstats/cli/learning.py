@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tokenstats.cli.options import AsJson, StorePath
+from tokenstats.cli.options import AsJson, StorePath, TrustRemoteCode
 from tokenstats.cli.printing import many, print_json
 from tokenstats.training.options import TrainOptions
 
@@ -45,6 +45,7 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="trade time for memory")
     ] = _DEFAULTS.gradient_checkpointing,
+    trust_remote_code: TrustRemoteCode = _DEFAULTS.trust_remote_code,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -72,6 +73,7 @@ def train(
         dtype=dtype,
         device=device,
         gradient_checkpointing=gradient_checkpointing,
+        trust_remote_code=trust_remote_code,
     )
     from tokenstats import Store
     from tokenstats.training import train as run

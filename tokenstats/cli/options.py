@@ -9,6 +9,9 @@ from tokenstats.errors import InputError
 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="a folder made by 'tokenstats compute'")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="run code that a model brings with it; read it first")
+]
 Scoring = Annotated[str | None, typer.Option(help="which scoring the bare column names mean, where the store has several")]
 RuleName = Annotated[str | None, typer.Option("--rule", help="a preset, or a .toml file with a rule")]
 Drop = Annotated[str | None, typer.Option(help="expression for what to drop, such as 'entropy > 2'")]

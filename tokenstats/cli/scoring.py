@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tokenstats.cli.options import AsJson
+from tokenstats.cli.options import AsJson, TrustRemoteCode
 from tokenstats.cli.printing import many, print_json
 
 
@@ -18,6 +18,12 @@ def compute(
     columns: Annotated[str | None, typer.Option(help="the dataset's own names: prompt=question,completion=answer")] = None,
     split: Annotated[str | None, typer.Option(help="split of a Hub dataset [train]")] = None,
     chat: Annotated[bool, typer.Option(help="put plain prompts and completions into the chat template")] = True,
+    template: Annotated[
+        str, typer.Option(help="chat template: own, training (the one trl ships in its place) or a Jinja file")
+    ] = "own",
+    special_text: Annotated[
+        str, typer.Option(help="special tokens written out in the data: as-is (they are tokens) or plain (characters)")
+    ] = "as-is",
     max_length: Annotated[int | None, typer.Option(help="cut sequences after so many tokens")] = None,
     part_tokens: Annotated[int | None, typer.Option(help="tokens in a part, the most that a kill can lose [1000000]")] = None,
     batch_tokens: Annotated[int, typer.Option(help="tokens in one forward pass, padding included")] = 8192,
@@ -33,6 +39,7 @@ def compute(
     engine: Annotated[str, typer.Option(help="local (also below torchrun and srun), or ray: a cluster")] = "local",
     workers: Annotated[int | None, typer.Option(help="with ray: how many [one for each GPU, else each CPU]", min=1)] = None,
     ray_address: Annotated[str | None, typer.Option(help="with ray: the cluster; without one, this machine")] = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Tokenize a dataset and score it with one model, or with a model and its reference."""
@@ -61,6 +68,9 @@ def compute(
         engine=engine,
         workers=workers,
         ray_address=ray_address,
+        template=template,
+        special_text=special_text,
+        trust_remote_code=trust_remote_code,
     )
     if scoring not in built.scorings():
         if as_json:
@@ -81,6 +91,8 @@ def compute(
         print(f"  {many(data.truncated, 'sequence')} cut at {whole.template.max_length} tokens")
     for reason, count in data.dropped.items():
         print(f"  left out {many(count, 'row')}: {reason} (first: row {data.first_dropped[reason]})")
+    for remark, count in data.noted.items():
+        print(f"  note: {many(count, 'row')}: {remark} (first: row {data.first_noted[remark]})")
     if manifest.batch_tokens is not None and manifest.batch_tokens < batch_tokens:
         print(f"  memory ran out: batches came down from {batch_tokens:,} to {manifest.batch_tokens:,} tokens")
     means = "  ".join(f"{c} {manifest.means[c]:.4f}" for c in ("logprob", "entropy", "kl", "reverse_kl") if c in manifest.means)

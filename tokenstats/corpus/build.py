@@ -1,16 +1,17 @@
 """Build the tokens family of a store: rows in, ids and targets out, part by part."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
+from tokenstats.corpus.encode import AS_IS
 from tokenstats.corpus.formats import recognise_shape
 from tokenstats.corpus.sources import Source
-from tokenstats.corpus.template import Renderer
+from tokenstats.corpus.template import OWN, Renderer
 from tokenstats.corpus.tokenize import Corpus, Counts, Sequence, tokenized
 from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.modeling.tokenizer import describe_tokenizer, save_tokenizer
@@ -40,16 +41,34 @@ def plan_corpus(
     chat: bool = True,
     max_length: int | None = None,
     part_tokens: int = PART_TOKENS,
+    template: str = OWN,
+    special_text: str = AS_IS,
+    trust_remote_code: bool = False,
 ) -> Corpus:
-    """Look at the first row and decide how the dataset is read. Writes nothing."""
+    """Look at the first row and decide how the dataset is read. Writes nothing.
+
+    template: the tokenizer's own, training (what trl ships in its place) or the path of a Jinja file
+    special_text: as-is, or plain: special tokens that rows write out are characters like others
+    trust_remote_code: was the tokenizer's own code run? Only recorded
+    """
     if max_length is not None and max_length < 2:
         raise InputError(f"--max-length got {max_length}; expected at least 2 tokens")
     if part_tokens < 1:
         raise InputError(f"--part-tokens got {part_tokens}; expected at least 1")
     columns = columns or {}
     shape = recognise_shape(next(source.rows()), columns)
-    renderer = Renderer(tokenizer, shape, chat)
-    return Corpus(source, tokenizer, tokenizer_source, shape, columns, renderer, max_length, part_tokens)
+    renderer = Renderer(tokenizer, shape, chat, template, special_text)
+    return Corpus(
+        source,
+        tokenizer,
+        tokenizer_source,
+        shape,
+        columns,
+        renderer,
+        max_length,
+        part_tokens,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def build_tokens(corpus: Corpus, folder: str | Path) -> Store:
@@ -79,13 +98,13 @@ def build_parts(corpus: Corpus, folder: str | Path) -> Iterator[tuple[int, int]]
         last = part_progress(part_path(folder / TOKENS, finished[-1]))
         _check_rows(corpus, folder, last["counts"]["rows"], last["counts"]["digest"], to_the_end=last["end"])
     try:
-        yield from _write_missing_parts(corpus, folder / TOKENS, set(finished))
+        counts = yield from _write_missing_parts(corpus, folder / TOKENS, set(finished))
     except BaseException:
         for place in (folder / TOKENS, folder):  # nothing was written: nothing stays
             if place.is_dir() and not any(place.iterdir()):
                 place.rmdir()
         raise
-    _finish(corpus, folder)
+    _finish(corpus, folder, counts)
 
 
 def _check_rows(corpus: Corpus, folder: Path, rows: int, digest: str, to_the_end: bool = False) -> None:
@@ -117,7 +136,8 @@ def check_place(folder: Path) -> None:
         raise InputError(f"{folder / TOKENS} holds {one_line(strangers[0], 60)!r}, which is no part of a store; move it away")
 
 
-def _write_missing_parts(corpus: Corpus, folder: Path, finished: set[int]) -> Iterator[tuple[int, int]]:
+def _write_missing_parts(corpus: Corpus, folder: Path, finished: set[int]) -> Generator[tuple[int, int], None, Counts]:
+    """Returns what became of all rows: of rows that follow the last part, and are left out, no part knows."""
     index, counts, settings = 0, Counts(), corpus.settings
     sequences: Iterator[Sequence] | None = None
     pending: Sequence | None = None
@@ -127,12 +147,14 @@ def _write_missing_parts(corpus: Corpus, folder: Path, finished: set[int]) -> It
             counts, sequences, pending = Counts.from_json(progress["counts"]), None, None
             yield index, progress["tokens"]
             if progress["end"]:
-                return
+                return counts
             index += 1
             continue
         if sequences is None:
             sequences = tokenized(corpus, counts)
             pending = next(sequences, None)
+        if pending is None and index:
+            return counts
         if pending is None:
             break
         batch, size = [pending], len(pending.ids)
@@ -146,7 +168,7 @@ def _write_missing_parts(corpus: Corpus, folder: Path, finished: set[int]) -> It
         yield index, size
         index += 1
         if pending is None:
-            return
+            return counts
     reasons = "; ".join(
         f"{n:,} rows: {reason} (first: row {counts.first_dropped[reason]})" for reason, n in counts.dropped.items()
     )
@@ -172,7 +194,7 @@ def _table(sequences: list[Sequence]) -> pa.Table:
     )
 
 
-def _finish(corpus: Corpus, folder: Path) -> Store:
+def _finish(corpus: Corpus, folder: Path, counts: Counts) -> Store:
     """Add up the parts, save the tokenizer beside them, and write the manifest last."""
     identity, parts, targets = hashlib.blake2b(digest_size=16), [], 0
     for index in finished_parts(folder / TOKENS, corpus.settings, f"{folder} exists and"):
@@ -182,9 +204,8 @@ def _finish(corpus: Corpus, folder: Path) -> Store:
         flags = table["is_target"].combine_chunks().flatten()
         targets += flags.true_count
         parts.append(Part(rows=len(table), tokens=len(flags), digest=digest_of(path)))
-    counts = Counts.from_json(part_progress(part_path(folder / TOKENS, len(parts) - 1))["counts"])
     renderer = corpus.renderer
-    save_tokenizer(corpus.tokenizer, folder / "tokenizer")
+    save_tokenizer(corpus.tokenizer, folder / "tokenizer", renderer.brought)
     StoreManifest(
         created=now(),
         parts=tuple(parts),
@@ -197,10 +218,20 @@ def _finish(corpus: Corpus, folder: Path) -> Store:
             rows=counts.rows,
             dropped=dict(counts.dropped),
             first_dropped=counts.first_dropped,
+            noted=dict(counts.noted),
+            first_noted=counts.first_noted,
             truncated=counts.truncated,
         ),
-        tokenizer=describe_tokenizer(corpus.tokenizer, corpus.tokenizer_source, renderer.end_of_turn_ids()),
-        template=Template(fingerprint=renderer.fingerprint, targets=renderer.targets, max_length=corpus.max_length),
+        tokenizer=describe_tokenizer(
+            corpus.tokenizer, corpus.tokenizer_source, renderer.end_of_turn_ids(), corpus.trust_remote_code
+        ),
+        template=Template(
+            fingerprint=renderer.fingerprint,
+            targets=renderer.targets,
+            max_length=corpus.max_length,
+            source=renderer.source,
+            special_text=renderer.special_text,
+        ),
         part_tokens=corpus.part_tokens,
         sequences=sum(p.rows for p in parts),
         tokens=sum(p.tokens for p in parts),

@@ -133,9 +133,25 @@ def _read_parquet(path: Path) -> Iterator[Row]:
             if len(set(names)) < len(names):
                 raise InputError(f"{path} has two columns of one name ({one_line(', '.join(names), 100)}); rename one of them")
             for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
+                yield from _rows_of(batch, path)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable Parquet file: {one_line(error, 100)}") from None
+
+
+def _rows_of(batch: pa.RecordBatch, path: Path) -> list[Row]:
+    """Rows as Python values. Raises InputError that names a column which Python cannot hold: a date of the year 300,000."""
+    try:
+        return batch.to_pylist()
+    except (OverflowError, ValueError, UnicodeDecodeError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        for name in batch.schema.names:
+            try:
+                batch.column(name).to_pylist()
+            except (OverflowError, ValueError, UnicodeDecodeError) as reason:
+                raise InputError(
+                    f"{path}, column {one_line(name, 60)!r} ({batch.schema.field(name).type}) has a value that cannot be read "
+                    f"({one_line(reason, 80)}); mend the column or leave it out of the file"
+                ) from None
+        raise InputError(f"{path} cannot be read: {one_line(error, 100)}") from None
 
 
 def _open_hub(name: str, split: str) -> Source:

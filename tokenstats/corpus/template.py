@@ -1,76 +1,111 @@
 """From an example to text, and to the stretches of it that are targets.
 
-Targets are what the assistant says, its end-of-turn token included. They are found, in this order of preference:
-
-    generation markers          the chat template has ``{% generation %}`` blocks
-    training template           the trl extra ships one, with markers, for this very template
-    with and without the reply  what a reply adds to the rendered text
+Targets are what the assistant itself must write: its words, its tool calls, the thinking that the template gives it, and the
+end-of-turn token that closes them; nothing of the header that the generation prompt gives, nothing that follows. One
+definition, read from the template by rendering (:mod:`tokenstats.corpus.turns`); where a template has ``{% generation %}``
+blocks they say which of that is learned.
 
 Plain strings need no template: ``completion`` (what follows the prompt) or ``text`` (all of it).
 """
 
 import hashlib
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.chat_template_utils import render_jinja_template
 
+from tokenstats.corpus.chat_template import ChatTemplate, Span, Tools
+from tokenstats.corpus.encode import AS_IS, SPECIAL_TEXT, Encoded, Encoder
 from tokenstats.corpus.formats import BadRow, Example
+from tokenstats.corpus.marks import spans_of
+from tokenstats.corpus.turns import Conversation, Turn
 from tokenstats.errors import InputError, one_line
-from tokenstats.modeling.tokenizer import special_ids
 from tokenstats.schema import BY_COMPARISON, BY_COMPLETION, BY_MARKERS, BY_TEXT, BY_TRAINING_TEMPLATE, ROLES
 
-Span = tuple[int, int]
-_MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+OWN, TRAINING = "own", "training"
+_DEFINITION = 2  # of targets: a store that was made with another is not gone on with
 _ROLE_CODE = {name: code for code, name in enumerate(ROLES)}
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """Text, the character spans to learn, and who wrote what: (end, role code), in order."""
+    """Text, the character spans to learn, and who wrote what: (end, role code), in order.
+
+    said:      the spans that the row itself says; the rest is the template's
+    unbounded: values of the row that may stand in the text, nobody knows where
+    remarks:   what the template did to the row that its reader should know
+    """
 
     text: str
     targets: list[Span]
     roles: list[tuple[int, int]]
+    said: list[Span]
+    unbounded: list[Any] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 class Renderer:
-    """Renders examples with one tokenizer's chat template. ``targets`` says how targets are found."""
+    """Renders examples with one tokenizer's chat template. ``targets`` says how targets are found.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, shape: str, chat: bool = True):
-        self.tokenizer = tokenizer
-        self.template: str | None = None
+    template:     own; training: what trl ships in its place; or the path of a Jinja file
+    special_text: as-is: a special token written out in a row is that token; plain: it is its characters
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        shape: str,
+        chat: bool = True,
+        template: str = OWN,
+        special_text: str = AS_IS,
+    ):
+        if special_text not in SPECIAL_TEXT:
+            raise InputError(f"--special-text got {one_line(special_text, 40)!r}; expected one of: {', '.join(SPECIAL_TEXT)}")
+        self.tokenizer, self.source, self.special_text = tokenizer, template, special_text
         self.targets = BY_TEXT if shape == "text" else BY_COMPLETION
+        self._variants: dict[str, ChatTemplate] = {}
         if not chat and shape not in ("prompt", "text"):
             raise InputError(f"--no-chat is for plain prompts and completions; the dataset holds chats ({shape}): leave it out")
         if shape == "text" or not chat:
+            if template != OWN:
+                raise InputError(f"--template got {one_line(template, 60)}, but plain text is not put into a chat template")
             return
-        template = tokenizer.chat_template
-        if isinstance(template, dict):
-            template = template.get("default")
-        if not template:
+        texts = _template_texts(tokenizer, template)
+        if not texts:
             if shape == "prompt":
                 return
             raise InputError(
                 f"the dataset holds chats ({shape}), but the tokenizer has no chat template; "
                 "use a chat model's tokenizer, or bring the data as prompt + completion or text"
             )
-        self.template, self.targets = _training_template(tokenizer, template)
+        self._variants = {name: ChatTemplate(tokenizer, text) for name, text in texts.items()}
+        marked = all(variant.has_markers for variant in self._variants.values())
+        self.targets = BY_TRAINING_TEMPLATE if template == TRAINING else BY_MARKERS if marked else BY_COMPARISON
 
     @property
     def is_chat(self) -> bool:
-        return self.template is not None
+        return bool(self._variants)
+
+    @property
+    def brought(self) -> str | None:
+        """The template of a file: the one that a model learns from these tokens, in place of the tokenizer's own."""
+        return self._variants["default"].text if self.source not in (OWN, TRAINING) else None
 
     @property
     def adds_special_tokens(self) -> bool:
         return not self.is_chat
 
+    @cached_property
+    def encoder(self) -> Encoder:
+        return Encoder(self.tokenizer, [word for variant in self._variants.values() for word in variant.closing_tokens()])
+
     @property
     def fingerprint(self) -> str:
-        return hashlib.blake2b(f"{self.targets}\n{self.template}".encode(), digest_size=16).hexdigest()
+        texts = "\n".join(f"{name}\n{variant.text}" for name, variant in self._variants.items())
+        return hashlib.blake2b(f"{_DEFINITION}\n{self.targets}\n{texts}".encode(), digest_size=16).hexdigest()
 
     def render(self, example: Example) -> Rendered:
         """Raises BadRow for an example that the template refuses or that has no reply."""
@@ -79,32 +114,47 @@ class Renderer:
         messages = example.messages or []
         if not any(m["role"] == "assistant" for m in messages):
             raise BadRow("no assistant turn")
-        if self.targets == BY_COMPARISON:
-            text = self._apply(messages, example.tools)
-            targets = self._compare(messages, example.tools, text)
-        else:
-            text, targets = self._apply_with_markers(messages, example.tools)
-        if any(m.get("tool_calls") for m in messages):
-            bare = [{k: v for k, v in m.items() if k != "tool_calls"} for m in messages]
-            if self._apply(bare, example.tools) == text:
-                raise BadRow("the template leaves out a tool call")
-        return Rendered(text, targets, self._roles(messages, example.tools, text))
+        chat = Conversation(self._variant(example.tools), messages, example.tools)
+        turns = chat.turns()
+        said = spans_of(chat.edges)
+        return Rendered(chat.text, chat.targets(turns), _roles(chat, turns), said, chat.unbounded(), chat.remarks)
+
+    def encode_as_is(self, rendered: list[Rendered]) -> list[Encoded]:
+        return self.encoder.encode([r.text for r in rendered], self.adds_special_tokens)
+
+    def encode_plain(self, rendered: Rendered) -> Encoded:
+        """Special tokens that the row writes out are characters. Raises BadRow where none can tell them from the template's."""
+        if self.encoder.has_controls(rendered.unbounded):
+            raise BadRow("a special token in its text cannot be told from the template's: it cannot be written as plain text")
+        return self.encoder.encode_plain(rendered.text, rendered.said, self.adds_special_tokens)
 
     def end_of_turn_ids(self) -> list[int]:
-        """Special tokens that close a reply, by rendering one; the tokenizer's eos token always counts."""
+        """Tokens that close a reply: those that the template writes, where each is one token, and the tokenizer's eos."""
         found = {self.tokenizer.eos_token_id} - {None}
-        if self.is_chat:
-            chat: list[dict[str, Any]] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-            try:
-                rendered = self.render(Example(chat))
-            except BadRow:
-                return sorted(found)
-            if not rendered.targets:
-                return sorted(found)
-            tail = rendered.text[rendered.targets[-1][0] : rendered.targets[-1][1]].rpartition("b")[2]
-            ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
-            found |= set(ids) & special_ids(self.tokenizer)
+        added = {token.content: i for i, token in self.tokenizer.added_tokens_decoder.items()}
+        for variant in self._variants.values():
+            found |= {added[word] for word in variant.closing_tokens() if word in added}
+            found |= self._plain_end(variant)
         return sorted(found)
+
+    def _plain_end(self, variant: ChatTemplate) -> set[int]:
+        """The token that closes a small reply, where it is a plain word of the vocabulary."""
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        try:
+            conversation = Conversation(variant, chat, None)
+            turn = conversation.turns()[1]
+        except BadRow:
+            return set()
+        if turn is None or not conversation.text[turn.closes : turn.end].strip():
+            return set()
+        (encoded,) = self.encoder.encode([conversation.text], False)
+        touched = encoded.touched_by([(turn.closes, turn.end)])
+        alone = touched.sum() == 1 and (encoded.begins[touched] >= turn.closes).all()
+        return {int(encoded.ids[touched][0])} if alone else set()
+
+    def _variant(self, tools: Tools) -> ChatTemplate:
+        """As transformers chooses among named templates."""
+        return self._variants.get("tool_use" if tools is not None else "default") or self._variants["default"]
 
     def _render_plain(self, example: Example) -> Rendered:
         if example.messages is not None or example.system or example.tools:
@@ -113,82 +163,67 @@ class Renderer:
         if start == len(text):
             raise BadRow("empty text" if self.targets == BY_TEXT else "empty completion")
         role = "text" if self.targets == BY_TEXT else "assistant"
-        return Rendered(text, [(start, len(text))], [(start, _ROLE_CODE["user"]), (len(text), _ROLE_CODE[role])])
-
-    def _apply(self, messages: list[dict], tools: list[dict] | None, prompt: bool = False) -> str:
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages, tools=tools, chat_template=self.template, tokenize=False, add_generation_prompt=prompt
-            )
-        except Exception as error:  # templates raise what they like
-            raise BadRow(f"the chat template refuses it: {one_line(error, 80)}") from None
-
-    def _apply_with_markers(self, messages: list[dict], tools: list[dict] | None) -> tuple[str, list[Span]]:
-        try:
-            texts, spans = render_jinja_template(
-                [messages],
-                tools=tools,
-                chat_template=self.template,
-                return_assistant_tokens_mask=True,
-                **self.tokenizer.special_tokens_map,
-            )
-        except Exception as error:
-            raise BadRow(f"the chat template refuses it: {one_line(error, 80)}") from None
-        return texts[0], [(start, end) for start, end in spans[0] if end > start]
-
-    def _compare(self, messages: list[dict], tools: list[dict] | None, text: str) -> list[Span]:
-        """A reply is what the text gains from the generation prompt before it to its end-of-turn token."""
-        spans = []
-        if messages[0]["role"] == "assistant":
-            raise BadRow("a reply comes first: without generation markers its beginning cannot be told")
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before = self._apply(messages[:i], tools, prompt=True)
-            after = self._apply(messages[: i + 1], tools)
-            if not (after.startswith(before) and text.startswith(after)):
-                raise BadRow("the template writes a prompt differently once a reply follows; its targets cannot be told")
-            # a newline that the template puts after the end-of-turn token is not the assistant's
-            reply = after[len(before) :].rstrip()
-            ends_turn = any(reply.endswith(token) for token in self.tokenizer.all_special_tokens)
-            spans.append((len(before), len(before) + len(reply) if ends_turn else len(after)))
-        return spans
-
-    def _roles(self, messages: list[dict], tools: list[dict] | None, text: str) -> list[tuple[int, int]]:
-        """Ends of the stretches of the text and who wrote them: a message's content is its role's, what the template
-
-        puts before it (headers, a default system prompt, tools) is 'other', and so is a message whose end it hides.
-        """
-        ends: list[tuple[int, int]] = []
-        start, known = 0, True
-        for i, message in enumerate(messages):
-            prefix: str | None = text
-            if i < len(messages) - 1:
-                try:
-                    prefix = self._apply(messages[: i + 1], tools)
-                except BadRow:
-                    prefix = None
-            if prefix is None or not text.startswith(prefix):
-                known = False
-                continue
-            content = str(message.get("content") or "").strip()
-            begins = text.find(content, start, len(prefix)) if known and content else -1
-            ends += [(begins, _ROLE_CODE["other"])] if begins >= 0 else []
-            ends.append((len(prefix), _ROLE_CODE.get(message["role"], 0) if begins >= 0 else _ROLE_CODE["other"]))
-            start, known = len(prefix), True
-        return ends
+        roles = [(start, _ROLE_CODE["user"]), (len(text), _ROLE_CODE[role])]
+        return Rendered(text, [(start, len(text))], roles, [(0, len(text))])
 
 
-def _training_template(tokenizer: PreTrainedTokenizerFast, template: str) -> tuple[str, str]:
-    if _MARKERS.search(template):
-        return template, BY_MARKERS
-    if find_spec("trl") is not None:
-        from trl.chat_template_utils import get_training_chat_template
+def _roles(chat: Conversation, turns: dict[int, Turn | None]) -> list[tuple[int, int]]:
+    """Ends of the stretches of the text and who wrote them: what a message says, to the end of its turn, is its role's.
 
-        try:
-            patched = get_training_chat_template(tokenizer)
-        except ValueError:  # trl ships none for this template
-            patched = None
-        if patched:
-            return patched, BY_TRAINING_TEMPLATE
-    return template, BY_COMPARISON
+    What the template puts before it (headers, a default system prompt, tools) is 'other'.
+    """
+    ends: list[tuple[int, int]] = []
+    for begin, end, role in sorted(chat.stretches(turns)):
+        if not ends or begin >= ends[-1][0]:
+            ends += [(begin, _ROLE_CODE["other"]), (end, _ROLE_CODE.get(role, 0))]
+    return [*ends, (len(chat.text), _ROLE_CODE["other"])]
+
+
+def _template_texts(tokenizer: PreTrainedTokenizerFast, source: str) -> dict[str, str]:
+    """The named templates that are used, ``default`` among them; none where the tokenizer has none."""
+    if source == TRAINING:
+        return {"default": _training_template(tokenizer)}
+    if source != OWN:
+        return {"default": _template_file(source)}
+    own = tokenizer.chat_template
+    if isinstance(own, str):
+        return {"default": own} if own else {}
+    texts = {name: text for name, text in (own or {}).items() if name in ("default", "tool_use")}
+    if own and "default" not in texts:
+        raise InputError(
+            f"the tokenizer's chat templates have no default (there are: {one_line(', '.join(sorted(own)), 80)}); "
+            "name one with --template FILE.jinja"
+        )
+    return texts
+
+
+def _template_file(source: str) -> str:
+    path = Path(source).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error, 80)
+        raise InputError(
+            f"--template got {one_line(source, 80)!r}, which cannot be read ({reason}); expected own, training or a Jinja file"
+        ) from None
+    if not text.strip():
+        raise InputError(f"--template got {one_line(source, 80)!r}, which is empty; expected a Jinja chat template")
+    return text
+
+
+def _training_template(tokenizer: PreTrainedTokenizerFast) -> str:
+    if find_spec("trl") is None:
+        raise InputError("--template training needs trl, which is not installed; pip install 'tokenstats[trl]'")
+    from trl.chat_template_utils import get_training_chat_template
+
+    if not tokenizer.chat_template:
+        raise InputError("--template training needs a chat template to start from, and the tokenizer has none")
+    try:
+        text = get_training_chat_template(tokenizer)
+    except Exception as error:  # ValueError where trl knows none; a template may raise what it likes when it is tried
+        raise InputError(
+            f"--template training: trl ships none for this tokenizer's chat template ({one_line(error, 80)}); leave it out"
+        ) from None
+    if not text:
+        raise InputError("--template training: the tokenizer's own template is fit for training as it is; leave it out")
+    return text

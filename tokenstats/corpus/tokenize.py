@@ -11,25 +11,32 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from tokenstats.corpus.encode import AS_IS, PLAIN, Encoded
 from tokenstats.corpus.formats import BadRow, as_chat, read_example
-from tokenstats.corpus.sources import Source, next_digest
-from tokenstats.corpus.template import Rendered, Renderer
+from tokenstats.corpus.sources import Row, Source, next_digest
+from tokenstats.corpus.template import OWN, TRAINING, Rendered, Renderer
 from tokenstats.errors import InputError
 from tokenstats.modeling.tokenizer import tokenization_fingerprint
 from tokenstats.schema import BY_TEXT, ROLES, SCHEMA_VERSION
 
 _ROWS_AT_ONCE = 256
 _MOST_REASONS = 12
+SPECIAL_AS = {
+    AS_IS: "special tokens written out in the text, read as those tokens",
+    PLAIN: "special tokens written out in the text, read as plain text",
+}
 
 
 @dataclass
 class Counts:
-    """What became of the rows read so far."""
+    """What became of the rows read so far. ``noted``: rows that are in, with something that their reader should know."""
 
     rows: int = 0
     truncated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     first_dropped: dict[str, int] = field(default_factory=dict)
+    noted: Counter[str] = field(default_factory=Counter)
+    first_noted: dict[str, int] = field(default_factory=dict)
     digest: str = ""
 
     def drop(self, row: int, reason: str) -> None:
@@ -38,18 +45,24 @@ class Counts:
         self.dropped[reason] += 1
         self.first_dropped.setdefault(reason, row)
 
+    def note(self, row: int, remark: str) -> None:
+        self.noted[remark] += 1
+        self.first_noted.setdefault(remark, row)
+
     def to_json(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "truncated": self.truncated,
-            "dropped": dict(self.dropped),
-            "first_dropped": dict(self.first_dropped),
-            "digest": self.digest,
-        }
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> "Counts":
-        return cls(state["rows"], state["truncated"], Counter(state["dropped"]), dict(state["first_dropped"]), state["digest"])
+        return cls(
+            state["rows"],
+            state["truncated"],
+            Counter(state["dropped"]),
+            dict(state["first_dropped"]),
+            Counter(state["noted"]),
+            dict(state["first_noted"]),
+            state["digest"],
+        )
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,7 @@ class Corpus:
     part_tokens: int
     longest: int | None = None
     """How many tokens the models read: a longer sequence is an error, not a surprise hours later."""
+    trust_remote_code: bool = False
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -92,6 +106,8 @@ class Corpus:
             "columns": self.columns,
             "tokenizer": tokenization_fingerprint(self.tokenizer),
             "template": self.renderer.fingerprint,
+            "template_source": self.renderer.source if self.renderer.source in (OWN, TRAINING) else "a file",
+            "special_text": self.renderer.special_text,
             "max_length": self.max_length,
             "part_tokens": self.part_tokens,
         }
@@ -102,43 +118,59 @@ def tokenized(corpus: Corpus, counts: Counts) -> Iterator[Sequence]:
     rows = corpus.source.rows(counts.rows)
     first = counts.rows
     while chunk := list(islice(rows, _ROWS_AT_ONCE)):
-        rendered, reasons = [], {}
-        for i, row in enumerate(chunk):
-            try:
-                example = read_example(row, corpus.shape, corpus.columns)
-                result = corpus.renderer.render(as_chat(example) if corpus.renderer.is_chat else example)
-                _check_unicode(result.text)
-                rendered.append((i, result))
-            except BadRow as reason:
-                reasons[i] = str(reason)
-        encoded = (
-            corpus.tokenizer(
-                [r.text for _, r in rendered],
-                add_special_tokens=corpus.renderer.adds_special_tokens,
-                return_offsets_mapping=True,
-                return_attention_mask=False,
-            )
-            if rendered
-            else {"input_ids": [], "offset_mapping": []}
-        )
-        by_row = {i: k for k, (i, _) in enumerate(rendered)}
-        for i in range(len(chunk)):
+        for i, (row, result) in enumerate(zip(chunk, _encoded(corpus, chunk), strict=True)):
             counts.rows = first + i + 1
-            counts.digest = next_digest(counts.digest, chunk[i])
-            if i in reasons:
-                counts.drop(first + i, reasons[i])
+            counts.digest = next_digest(counts.digest, row)
+            if isinstance(result, BadRow):
+                counts.drop(first + i, str(result))
                 continue
-            k = by_row[i]
-            arrays = _align(corpus, encoded["input_ids"][k], encoded["offset_mapping"][k], rendered[k][1])
-            if not arrays[1].any():
-                cut = corpus.max_length is not None and len(encoded["input_ids"][k]) > corpus.max_length
+            rendered, encoded = result
+            whole = _align(corpus, encoded, rendered)
+            ids, is_target, role = (array[: corpus.max_length] for array in whole)
+            cut = len(ids) < len(whole[0])
+            if not is_target.any():
                 counts.drop(first + i, "no target left after truncation" if cut else "no target token")
                 continue
-            truncated = len(encoded["input_ids"][k]) > len(arrays[0])
-            _check_length(len(arrays[0]), first + i, corpus.longest)
-            counts.truncated += truncated
-            yield Sequence(first + i, *arrays, truncated, counts.to_json())
+            _check_length(len(ids), first + i, corpus.longest)
+            counts.truncated += cut
+            for remark in rendered.remarks:
+                counts.note(first + i, remark)
+            yield Sequence(first + i, ids, is_target, role, cut, counts.to_json())
         first += len(chunk)
+
+
+def _encoded(corpus: Corpus, chunk: list[Row]) -> list["BadRow | tuple[Rendered, Encoded]"]:
+    """Each row as text and tokens, or why it is neither. Most rows are encoded together."""
+    renderer = corpus.renderer
+    results: list[Any] = [_rendered(corpus, row) for row in chunk]
+    together = []
+    for i, rendered in enumerate(results):
+        if isinstance(rendered, BadRow):
+            continue
+        if renderer.special_text == PLAIN and SPECIAL_AS[PLAIN] in rendered.remarks:
+            try:
+                results[i] = rendered, renderer.encode_plain(rendered)
+            except BadRow as reason:
+                results[i] = reason
+        else:
+            together.append(i)
+    for i, encoded in zip(together, renderer.encode_as_is([results[i] for i in together]), strict=True):
+        results[i] = results[i], encoded
+    return results
+
+
+def _rendered(corpus: Corpus, row: Row) -> "BadRow | Rendered":
+    renderer = corpus.renderer
+    try:
+        example = read_example(row, corpus.shape, corpus.columns)
+        example = as_chat(example) if renderer.is_chat else example
+        rendered = renderer.render(example)
+        _check_unicode(rendered.text)
+    except BadRow as reason:
+        return reason
+    if renderer.encoder.has_controls([example.messages, example.tools, example.prompt, example.completion]):
+        rendered.remarks.append(SPECIAL_AS[renderer.special_text])
+    return rendered
 
 
 def _check_unicode(text: str) -> None:
@@ -155,20 +187,12 @@ def _check_length(length: int, row: int, longest: int | None) -> None:
         )
 
 
-def _align(
-    corpus: Corpus, ids: list[int], offsets: list[tuple[int, int]], rendered: Rendered
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Token ids, targets and roles from character spans. A token that a target span touches is a target."""
-    token_ids = np.asarray(ids, np.int32)
-    begins, ends = np.asarray(offsets, np.int64).reshape(-1, 2).T if ids else np.zeros((2, 0), np.int64)
-    is_target = np.zeros(len(ids), bool)
-    for start, end in rendered.targets:
-        touched = np.flatnonzero((begins < end) & (ends > start))
-        if len(touched):
-            is_target[touched[0] : touched[-1] + 1] = True
+def _align(corpus: Corpus, encoded: Encoded, rendered: Rendered) -> tuple[np.ndarray, ...]:
+    """Token ids, targets and roles from character spans, [T] each. A token that a target span touches is a target."""
+    token_ids, is_target = encoded.ids, encoded.touched_by(rendered.targets)
     role_ends = np.array([end for end, _ in rendered.roles])
     codes = np.array([code for _, code in rendered.roles], np.int8)
-    role = codes[np.minimum(np.searchsorted(role_ends, begins, side="right"), len(codes) - 1)]
+    role = codes[np.minimum(np.searchsorted(role_ends, encoded.begins, side="right"), len(codes) - 1)]
     spoken = ROLES.index("text" if corpus.renderer.targets == BY_TEXT else "assistant")
     if corpus.renderer.adds_special_tokens:
         # plain text ends where its document ends: the model must learn to stop there
@@ -181,5 +205,4 @@ def _align(
     role[is_target] = spoken
     if len(token_ids):
         is_target[0] = False  # nothing predicts the first token
-    length = corpus.max_length
-    return token_ids[:length], is_target[:length], role[:length].astype(np.int8)
+    return token_ids, is_target, role.astype(np.int8)

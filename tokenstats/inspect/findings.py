@@ -109,7 +109,8 @@ def _of_tokenization(store: Store, facts: Tally, changed: list[Path]) -> Iterato
         BY_TRAINING_TEMPLATE: ": the chat template has no generation markers of its own",
     }.get(template.targets, "")
     rows = tuple(range(min(3, whole.sequences))) if compared else ()
-    yield Finding("template", NOTE if hint else OK, f"targets were found by: {template.targets}{hint}", rows=rows)
+    noted = "".join(f"; {n:,} rows: {remark} (first: row {data.first_noted[remark]})" for remark, n in data.noted.items())
+    yield Finding("template", NOTE if hint else OK, f"targets were found by: {template.targets}{hint}{noted}", rows=rows)
 
     text = f"{facts.targets:,} of {whole.tokens:,} tokens are targets"
     prompts = f"; {facts.learned_prompts:,} of them stand in prompts" if facts.learned_prompts else ""

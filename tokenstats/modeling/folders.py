@@ -20,6 +20,14 @@ def local_folder(source: str) -> Path | None:
     return None
 
 
+def wants_own_code(error: Exception) -> bool:
+    """Did transformers refuse to run code that a model brings with it?"""
+    return "trust_remote_code" in str(error)
+
+
+OWN_CODE = "brings code of its own, which is not run unasked; read it, then allow it with --trust-remote-code"
+
+
 def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").exists()
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tokenstats.errors import InputError, one_line
 from tokenstats.modeling.first_calls import make_first_calls
-from tokenstats.modeling.folders import adapter_base, local_folder
+from tokenstats.modeling.folders import OWN_CODE, adapter_base, local_folder, wants_own_code
 from tokenstats.modeling.positions import forget_widths
 from tokenstats.store.manifests import Model
 
@@ -58,14 +58,17 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     return DTYPES[dtype]
 
 
-def load_model(source: str, dtype: str, device: torch.device, attention: str | None = None) -> LoadedModel:
+def load_model(
+    source: str, dtype: str, device: torch.device, attention: str | None = None, trust_remote_code: bool = False
+) -> LoadedModel:
     """Load a model folder, Hub id or adapter folder. Raises InputError where it is none.
 
     attention: the implementation, by its name in transformers (sdpa, eager, flash_attention_2, …); None: its own choice
+    trust_remote_code: run code that the model brings. Never asked on the terminal: a pipe would answer
     """
     folder = local_folder(source)
     base = adapter_base(folder) if folder is not None else None
-    model = _load_weights(base or source, dtype, device, attention)
+    model = _load_weights(base or source, dtype, device, attention, trust_remote_code)
     if base is not None:
         model = _load_adapter(model, folder, source)
     model = model.to(device).eval()
@@ -84,10 +87,15 @@ def is_adapter_of(source: str, base: str) -> bool:
 
 
 def load_with_base(
-    adapter: str, base: str, dtype: str, device: torch.device, attention: str | None = None
+    adapter: str,
+    base: str,
+    dtype: str,
+    device: torch.device,
+    attention: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[LoadedModel, LoadedModel]:
     """An adapter and its base model, on one set of weights."""
-    plain = _described(_load_weights(base, dtype, device, attention).to(device).eval(), base)
+    plain = _described(_load_weights(base, dtype, device, attention, trust_remote_code).to(device).eval(), base)
     model = _load_adapter(plain.model, local_folder(adapter), adapter).to(device).eval()
     forget_widths(model)
     return _described(model, adapter), LoadedModel(model, plain.description, model.disable_adapter)
@@ -107,7 +115,9 @@ def _described(model: PreTrainedModel, source: str) -> LoadedModel:
     )
 
 
-def _load_weights(source: str, dtype: str, device: torch.device, attention: str | None) -> PreTrainedModel:
+def _load_weights(
+    source: str, dtype: str, device: torch.device, attention: str | None, trust_remote_code: bool
+) -> PreTrainedModel:
     make_first_calls()
     folder, wanted = local_folder(source), pick_dtype(dtype, device)
     if not sys.stderr.isatty():
@@ -119,8 +129,11 @@ def _load_weights(source: str, dtype: str, device: torch.device, attention: str 
             local_files_only=folder is not None,
             output_loading_info=True,
             attn_implementation=attention,
+            trust_remote_code=trust_remote_code,
         )
     except Exception as error:  # transformers raises many kinds here
+        if wants_own_code(error) and not trust_remote_code:
+            raise InputError(f"{source} {OWN_CODE}") from None
         raise InputError(f"no causal language model can be loaded from {source}: {one_line(error, 150)}") from None
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
@@ -144,8 +157,8 @@ def _load_adapter(model: PreTrainedModel, folder: Path | None, source: str) -> P
         )
     if config.is_prompt_learning and config.task_type != "CAUSAL_LM":
         raise InputError(
-            f"{source} is an adapter of kind {_kind_of(config)} for the task {config.task_type}, without its prompts peft would "
-            "run the bare base model; expected task_type CAUSAL_LM in its adapter_config.json"
+            f"{source} is an adapter of kind {_kind_of(config)} for the task {config.task_type}: peft would leave out its prompts "
+            "and run the bare base model; expected task_type CAUSAL_LM in its adapter_config.json"
         )
     try:
         return PeftModel.from_pretrained(model, str(folder))

@@ -7,14 +7,17 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tokenstats.errors import InputError, StoreError, one_line
-from tokenstats.modeling.folders import adapter_base, local_folder
+from tokenstats.modeling.folders import OWN_CODE, adapter_base, local_folder, wants_own_code
 from tokenstats.store.manifests import Tokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model folder, a Hub id, or an adapter (its own, else its base model's)."""
+def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model folder, a Hub id, or an adapter (its own, else its base model's).
+
+    trust_remote_code: run code that comes with it. Never asked on the terminal: a pipe would answer.
+    """
     folder = local_folder(source)
     if folder is not None and not any((folder / name).exists() for name in _TOKENIZER_FILES):
         base = adapter_base(folder)
@@ -22,10 +25,14 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerFast:
             raise InputError(
                 f"{source} has no tokenizer ({', '.join(_TOKENIZER_FILES[:2])}); copy the one it was trained with there"
             )
-        return load_tokenizer(base)
+        return load_tokenizer(base, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder or source, local_files_only=folder is not None)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder or source, local_files_only=folder is not None, trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # transformers raises many kinds here
+        if wants_own_code(error) and not trust_remote_code:
+            raise InputError(f"the tokenizer of {source} {OWN_CODE}") from None
         raise InputError(f"no tokenizer can be loaded from {source}: {one_line(error, 150)}") from None
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(
@@ -53,7 +60,9 @@ def tokenization_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.blake2b(json.dumps(rules, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, source: str, end_of_turn_ids: list[int]) -> Tokenizer:
+def describe_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, source: str, end_of_turn_ids: list[int], trust_remote_code: bool = False
+) -> Tokenizer:
     return Tokenizer(
         source=source,
         fingerprint=tokenizer_fingerprint(tokenizer),
@@ -61,6 +70,7 @@ def describe_tokenizer(tokenizer: PreTrainedTokenizerFast, source: str, end_of_t
         bos_id=tokenizer.bos_token_id,
         end_of_turn_ids=tuple(end_of_turn_ids),
         special_ids=tuple(sorted(special_ids(tokenizer))),
+        trust_remote_code=trust_remote_code,
     )
 
 
@@ -69,10 +79,14 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
     return added | set(tokenizer.all_special_ids)
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write its files. Raises StoreError where the disk refuses."""
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, template: str | None = None) -> None:
+    """Write its files, with another chat template if one is given. Raises StoreError where the disk refuses."""
+    own = tokenizer.chat_template
     try:
+        tokenizer.chat_template = own if template is None else template
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(folder)
     except Exception as error:  # the tokenizers library raises plain Exceptions for what the disk says
         raise StoreError(f"cannot write {folder}: {one_line(error, 120)}; free some space or mend its rights") from error
+    finally:
+        tokenizer.chat_template = own

@@ -176,6 +176,7 @@ def load_pair(
     attention: str | None = None,
     compiled: bool = False,
     loaded_reference: LoadedModel | None = None,
+    trust_remote_code: bool = False,
 ) -> ModelPair:
     """Load and compare. An adapter and its own base share one set of weights.
 
@@ -185,7 +186,7 @@ def load_pair(
     Raises InputError for other tokenizers, identical weights, or a model that lacks columns.
     """
     if reference is not None:
-        other = tokenizer_fingerprint(load_tokenizer(reference))
+        other = tokenizer_fingerprint(load_tokenizer(reference, trust_remote_code))
         if other != tokenizer_id:
             raise InputError(
                 f"{model} and {reference} have different tokenizers ({tokenizer_id[:8]}, {other[:8]}): their probabilities "
@@ -193,14 +194,14 @@ def load_pair(
             )
     second: LoadedModel | None = None
     if loaded_reference is not None:
-        policy, second = load_model(model, dtype, device, attention), loaded_reference
+        policy, second = load_model(model, dtype, device, attention, trust_remote_code), loaded_reference
     elif reference is not None and is_adapter_of(model, reference):
-        policy, second = load_with_base(model, reference, dtype, device, attention)
+        policy, second = load_with_base(model, reference, dtype, device, attention, trust_remote_code)
     elif reference is not None and is_adapter_of(reference, model):
-        second, policy = load_with_base(reference, model, dtype, device, attention)
+        second, policy = load_with_base(reference, model, dtype, device, attention, trust_remote_code)
     else:
-        policy = load_model(model, dtype, device, attention)
-        second = load_model(reference, dtype, device, attention) if reference is not None else None
+        policy = load_model(model, dtype, device, attention, trust_remote_code)
+        second = load_model(reference, dtype, device, attention, trust_remote_code) if reference is not None else None
     if second is not None and second.description.fingerprint == policy.description.fingerprint:
         raise InputError(f"{model} and {reference} have the same weights, so every KL would be 0; {ADVICE}")
     pair = ModelPair(policy, second, vocabulary, device)

@@ -48,8 +48,9 @@ class ReferencePass:
         probe: Tensor,
         score_all: bool,
         budget: int,
+        trust_remote_code: bool = False,
     ):
-        self.loaded: LoadedModel = load_model(source, dtype, device, attention)
+        self.loaded: LoadedModel = load_model(source, dtype, device, attention, trust_remote_code)
         self._pair = ModelPair(self.loaded, None, vocabulary, device)
         if compiled:
             self.loaded.model.get_decoder().compile(dynamic=True)

@@ -72,6 +72,9 @@ def compute(
     workers: int | None = None,
     ray_address: str | None = None,
     patience: float = PATIENCE,
+    template: str = "own",
+    special_text: str = "as-is",
+    trust_remote_code: bool = False,
 ) -> tuple[Store, str]:
     """Tokenize a dataset into a store, where that is not done yet, and score it. Returns the store and the scoring's name.
 
@@ -92,6 +95,9 @@ def compute(
     engine:       local (this process, or those that torchrun or srun started), or ray: ``workers`` actors of the cluster
                   at ``ray_address`` (None: one that is running, else one on this machine)
     patience:     seconds that a worker other than the first waits for the next part of tokens
+    template:     own (the tokenizer's), training (what trl ships in its place) or the path of a Jinja file
+    special_text: special tokens that rows write out are those tokens (as-is), or their characters (plain)
+    trust_remote_code: run code that the models bring with them; it is never asked on the terminal
 
     Under torchrun or srun the parts are shared among the processes; the last one out writes the manifest. A run that was
     killed goes on where it stopped when it is called again the same way. Raises InputError for what the caller must mend,
@@ -120,15 +126,20 @@ def compute(
         raise InputError(f"the store {store} would lie within the dataset {dataset} and be read as rows; choose another place")
     corpus = plan_corpus(
         open_source(dataset, split),
-        load_tokenizer(model),
+        load_tokenizer(model, trust_remote_code),
         model,
         columns=dict(columns or {}),
         chat=chat,
         max_length=max_length,
         part_tokens=PART_TOKENS if part_tokens is None else part_tokens,
+        template=template,
+        special_text=special_text,
+        trust_remote_code=trust_remote_code,
     )
     separate = reference_pass == "separate"
-    request = Request(model, reference, dtype, device, attention, compiled, topk, score_all, batch_tokens, separate)
+    request = Request(
+        model, reference, dtype, device, attention, compiled, topk, score_all, batch_tokens, separate, trust_remote_code
+    )
 
     @contextmanager
     def parts(longest: int | None) -> Iterator[Iterable[tuple[int, int]]]:
@@ -275,6 +286,7 @@ def _finish(store: Store, name: str, facts: Facts, settings: dict[str, Any]) -> 
         padding=sum(p["padded"] for p in progress) / sum(p["tokens"] for p in progress) - 1.0,
         reduction=facts.reduction,
         batch_tokens=min(p["batch_tokens"] for p in progress),
+        trust_remote_code=facts.request.trust_remote_code,
     ).write(folder)
 
 

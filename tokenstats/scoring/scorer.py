@@ -41,6 +41,7 @@ class Request:
     batch_tokens: int
     separate: bool = False
     """The reference first, its hidden states on disk, then the scored model: never both bodies in memory."""
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Scorer:
         request, device = self._request, self._device
         if first is not None:
             first.release()
-        tokenizer = load_tokenizer(request.model)
+        tokenizer = load_tokenizer(request.model, request.trust_remote_code)
         self._pair = load_pair(
             request.model,
             request.reference,
@@ -122,6 +123,7 @@ class Scorer:
             attention=request.attention,
             compiled=request.compiled,
             loaded_reference=first.loaded if first else None,
+            trust_remote_code=request.trust_remote_code,
         )
         head, notes = self._pair.check(probe_ids(tokenizer, self._pair.vocabulary), reference_too=first is None)
         if request.topk > self._pair.vocabulary:
@@ -164,8 +166,9 @@ def _load_reference_pass(request: Request, device: torch.device) -> ReferencePas
     assert request.reference is not None
     if request.reference == request.model:
         raise InputError(f"model and reference are the same weights, {request.model}, so every KL would be 0; {ADVICE}")
-    tokenizer = load_tokenizer(request.model)
-    if tokenizer_fingerprint(load_tokenizer(request.reference)) != tokenizer_fingerprint(tokenizer):
+    tokenizer = load_tokenizer(request.model, request.trust_remote_code)
+    other = load_tokenizer(request.reference, request.trust_remote_code)
+    if tokenizer_fingerprint(other) != tokenizer_fingerprint(tokenizer):
         raise InputError(
             f"{request.model} and {request.reference} have different tokenizers; take a reference with the same one"
         )
@@ -180,4 +183,5 @@ def _load_reference_pass(request: Request, device: torch.device) -> ReferencePas
         probe_ids(tokenizer, size),
         request.score_all,
         request.batch_tokens,
+        request.trust_remote_code,
     )

@@ -67,7 +67,10 @@ class _Manifest(_Record):
 
 
 class Dataset(_Record):
-    """Where the rows came from and what became of them."""
+    """Where the rows came from and what became of them.
+
+    dropped: rows left out, by reason; noted: rows that are in, with something that their reader should know
+    """
 
     source: str
     fingerprint: str
@@ -77,6 +80,8 @@ class Dataset(_Record):
     dropped: dict[str, int]
     first_dropped: dict[str, int]
     truncated: int
+    noted: dict[str, int] = {}
+    first_noted: dict[str, int] = {}
 
 
 class Tokenizer(_Record):
@@ -88,14 +93,21 @@ class Tokenizer(_Record):
     bos_id: int | None
     end_of_turn_ids: tuple[int, ...]
     special_ids: tuple[int, ...]
+    trust_remote_code: bool = False
 
 
 class Template(_Record):
-    """How rows became text, and how targets were found in it."""
+    """How rows became text, and how targets were found in it.
+
+    source:       own (the tokenizer's), training (what trl ships in its place) or the path of a Jinja file
+    special_text: special tokens that rows write out are those tokens (as-is) or their characters (plain)
+    """
 
     fingerprint: str
     targets: str
     max_length: int | None
+    source: str = "own"
+    special_text: str = "as-is"
 
 
 class StoreManifest(_Manifest):
@@ -142,6 +154,7 @@ class ScoringManifest(_Manifest):
     padding: float
     reduction: str | None = None
     batch_tokens: int | None = None
+    trust_remote_code: bool = False
 
 
 class Clause(_Record):

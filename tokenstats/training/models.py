@@ -42,7 +42,9 @@ def load_trainable(
     on_adapter = folder is not None and is_adapter(folder)
     if options.is_lora:
         _check_lora(source, on_adapter)
-    loaded = load_model(source, "bfloat16" if autocast and options.is_lora else "float32", device)
+    loaded = load_model(
+        source, "bfloat16" if autocast and options.is_lora else "float32", device, None, options.trust_remote_code
+    )
     model: PreTrainedModel = loaded.model
     if on_adapter:
         model = model.merge_and_unload()
@@ -58,10 +60,10 @@ def load_trainable(
     return TrainableModel(model, split, loaded.description, "bfloat16" if autocast else "float32")
 
 
-def load_store_tokenizer(store: Store) -> PreTrainedTokenizerFast:
+def load_store_tokenizer(store: Store, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer that wrote the store, and the chat template that the model learns."""
     try:
-        return AutoTokenizer.from_pretrained(store.tokenizer_folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(store.tokenizer_folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises many kinds here
         raise StoreError(
             f"{store.tokenizer_folder} holds no readable tokenizer ({one_line(error, 100)}); "

@@ -40,6 +40,7 @@ class TrainOptions:
                     on a CPU, bfloat16 on a GPU that has it
     device:         auto, cpu or cuda
     gradient_checkpointing: compute activations twice rather than keep them
+    trust_remote_code: run code that the model brings with it; it is never asked on the terminal
     """
 
     epochs: float = 3.0
@@ -67,6 +68,7 @@ class TrainOptions:
     dtype: str = "auto"
     device: str = "auto"
     gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "lora_alpha"):

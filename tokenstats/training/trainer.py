@@ -90,7 +90,7 @@ def train(
     chosen = choose_mask(opened, mask)
     checkpoint = _check_out(out, resume)
     _check_report_to(options.report_to)
-    _check_tokenizer(opened, model)
+    _check_tokenizer(opened, model, options.trust_remote_code)
     arguments = _arguments(options, out)
     data = load_training_data(opened, chosen, options.eval_share, options.eval_seed)
     loaded = load_trainable(model, options, arguments.device, arguments.bf16, opened, data)
@@ -110,7 +110,7 @@ def train(
         _check_same_run(out, record)
     if not options.is_lora:
         loaded.model.config.tokenstats = record
-    tokenizer = load_store_tokenizer(opened)
+    tokenizer = load_store_tokenizer(opened, options.trust_remote_code)
     trainer = _trainer(loaded, arguments, options, data, tokenizer, out, record, resumed=checkpoint is not None)
     _run(trainer, checkpoint, options)
     history = _history(trainer.state.log_history)
@@ -145,8 +145,9 @@ def _check_report_to(report_to: str) -> None:
         raise InputError(f"report_to got {one_line(unknown[0], 60)!r}; expected what is installed here: {', '.join(usable)}")
 
 
-def _check_tokenizer(store: Store, model: str) -> None:
-    found, expected = tokenizer_fingerprint(load_tokenizer(model)), store.manifest.tokenizer.fingerprint
+def _check_tokenizer(store: Store, model: str, trust_remote_code: bool) -> None:
+    tokenizer = load_tokenizer(model, trust_remote_code)
+    found, expected = tokenizer_fingerprint(tokenizer), store.manifest.tokenizer.fingerprint
     if found != expected:
         raise InputError(
             f"{model} has another tokenizer ({found[:8]}) than {store.path} was written with ({expected[:8]}): its ids mean "
