@@ -62,7 +62,7 @@ def compute(
         workers=workers,
         ray_address=ray_address,
     )
-    if scoring not in built.scorings():
+    if not built.has(f"stats/{scoring}"):
         if as_json:
             print_json({"store": str(store), "scoring": scoring, "complete": False})
         else:
