@@ -63,6 +63,8 @@ def build_mask(
             totals = _write_parts(draft, rule, source, resolved, settings)
             manifest = _manifest(store, rule, settings, scorings, resolved, totals, draft)
             manifest.write(draft)
+            if not replace and store.has(family):  # another run was faster
+                return _same_mask(store, name, rule, settings, scorings.get(None))
             put_in_place(draft, store.path / family)
     except OSError as error:
         raise StoreError(f"cannot write {store.path / family}: {error.strerror or error}; mend its rights") from error

@@ -5,6 +5,8 @@ import hashlib
 import json
 import platform
 import re
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import version
@@ -105,6 +107,9 @@ def compute(
         raise InputError(f"reference_pass got {one_line(reference_pass, 40)!r}; expected one of: {', '.join(PASSES)}")
     if engine not in ENGINES:
         raise InputError(f"engine got {one_line(engine, 40)!r}; expected one of: {', '.join(ENGINES)}")
+    for option, given in (("--workers", workers), ("--ray-address", ray_address)):
+        if engine != "ray" and given is not None:
+            raise InputError(f"{option} got {one_line(given, 60)} with engine {engine}; it is for --engine ray alone: add that")
     store, worker = Path(store), Worker.from_environment() if engine == "local" else Worker()
     folder = Path(dataset).expanduser()
     if folder.is_dir() and store.resolve().is_relative_to(folder.resolve()):
@@ -149,7 +154,13 @@ def _after_reference_pass(request: Request, corpus: "Corpus", store: Path, name:
 def _crew(request: Request, workers: int | None, address: str | None) -> "Crew":
     from tokenstats.scoring.ray_engine import Crew
 
-    return Crew(request, workers, address)
+    here = threading.current_thread() is threading.main_thread()
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        return Crew(request, workers, address)
+    finally:
+        if here and on_terminate is not None:
+            signal.signal(signal.SIGTERM, on_terminate)  # ray.init puts its own there, which ends with another status
 
 
 def score_parts(
