@@ -8,11 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import write_jsonl
 from inspect_fixtures import edit_manifest, store_with_masks
 
 from tokenstats import Rule, Store, build_mask, compare_masks
 from tokenstats.errors import StoreError
 from tokenstats.inspect import audit, plain_sequence, report
+from tokenstats.scoring import compute
 from tokenstats.store.parts import part_path
 from tokenstats.training import export, train
 from tokenstats.training.options import TrainOptions
@@ -185,6 +187,15 @@ def test_other_values_in_the_same_shape_are_a_problem_of_the_audit(own, family):
     rewrite(other_values)(part_path(own.path / family, PART))
     assert verdict() == ("problem", f"changed after they were made: {family}/part-0000{PART}.parquet; make them again")
     assert own.changed_parts(family) == [part_path(own.path / family, PART)]
+
+
+def test_tokens_that_were_changed_are_not_scored(tmp_path, chats, base):
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
+    store, _ = compute(data, model=base, store=tmp_path / "store", name="one")
+    rewrite(other_values)(part_path(store.path / TOKENS, 0))
+    with pytest.raises(StoreError, match=r"tokens/part-00000\.parquet was changed after it was made"):
+        compute(data, model=base, store=tmp_path / "store", name="two")
+    assert Store(store.path).scorings() == ["one"]
 
 
 @pytest.mark.parametrize("command", ["export", "train"])

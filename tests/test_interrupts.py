@@ -48,7 +48,7 @@ def ends_well(process: subprocess.Popen[str], number: signal.Signals) -> str:
     process.send_signal(number)
     began = time.monotonic()
     out, err = process.communicate(timeout=120)
-    assert time.monotonic() - began < 25, "something was waited for until patience ran out"
+    assert time.monotonic() - began < 29, "something was waited for until patience ran out"
     assert process.returncode == STATUS[number], err
     assert out == ""
     *others, line = err.splitlines()  # a library may have warned before
@@ -173,8 +173,9 @@ def ends_well_by_terminate(process: subprocess.Popen[str]) -> int:
     return process.returncode
 
 
-def test_a_cluster_does_not_hold_up_the_end(arguments, tmp_path):
+def test_a_cluster_does_not_hold_up_the_end(arguments, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="needs the ray extra")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else actors get next to nothing of a machine that runs other tests too
     store = tmp_path / "store"
     process = start(*arguments, "--store", store, "--engine", "ray", "--workers", 1, "--device", "cpu")
     until(process, lambda: len(list(store.glob("stats/warmup/part-*.parquet"))) > 1)

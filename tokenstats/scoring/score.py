@@ -176,6 +176,7 @@ def score_parts(
     what = f"scoring {name!r} in {store} is there already and"
     finished = set(finished_parts(folder, settings, what, mine=worker.takes, check=not (folder / MANIFEST).exists()))
     progress = Progress(name, folder, worker)
+    tokens_of = Store(store) if (store / MANIFEST).exists() else None  # else they are being written just now
 
     def missing() -> Iterator[int]:
         for index, tokens in parts:
@@ -183,6 +184,8 @@ def score_parts(
                 _check_rows(store, folder, index)
             progress.found(index, tokens, index in finished)
             if worker.takes(index) and index not in finished:
+                if tokens_of is not None:
+                    tokens_of.part(TOKENS, index, ["seq_id"])  # refuses what was changed since
                 yield index
 
     try:
