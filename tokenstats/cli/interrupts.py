@@ -38,6 +38,8 @@ def interruptible() -> Iterator[Callable[[str], None]]:
             drafts.abandon()  # before anything else: threads that are writing need not be waited for
         if not received:
             received.append(number)
+            # raised inside a library's callback it is dropped and printed; the next write, or _at_the_latest, ends the run then
+            sys.unraisablehook = lambda dropped: None
             _at_the_latest(128 + number)
         raise KeyboardInterrupt
 
