@@ -73,7 +73,10 @@ def choose_store() -> Store:
     if found and found != [folder]:
         names = {str(path.relative_to(folder)): path for path in found}
         folder = names[st.sidebar.selectbox(f"{len(found)} stores there", list(names), key="which_store")]
-    return Store(folder)
+    store = Store(folder)
+    for kind in ("stats", "masks"):
+        store.check_all_listed(kind)  # else one that lost its manifest would be left out of the lists without a word
+    return store
 
 
 def choose_scoring(store: Store) -> str | None:

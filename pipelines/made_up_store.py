@@ -8,7 +8,7 @@ two log-probabilities are skewed, related to each other, and full of ties; all o
 """
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tokenstats.schema import ROLES, SCHEMA_VERSION, TOKENS_SCHEMA, stats_schema
 from tokenstats.store import Store
 from tokenstats.store.manifests import Dataset, Model, Part, ScoringManifest, StoreManifest, Template, Tokenizer
-from tokenstats.store.parts import write_part
+from tokenstats.store.parts import digest_of, part_path, write_part
 
 END_OF_TURN, SPECIAL = 2, (0, 1, 2)
 VOCABULARY = 50_000
@@ -41,17 +41,18 @@ class FlatPart:
 
 def write_store(path: Path, parts: Iterable[FlatPart], scoring: str = "warm", vocabulary: int = VOCABULARY) -> Store:
     """Write a finished store of one scoring, part by part; statistics that a part does not name are 0."""
-    listed: list[Part] = []
+    listed: dict[str, list[Part]] = {"tokens": [], "stats": []}
     rows = targets = 0
     for index, part in enumerate(parts):
         count = len(part.offsets) - 1
         names = pa.array([f"{i:09d}-{'0' * 16}" for i in range(rows, rows + count)])
         write_part(path / "tokens", index, _tokens(part, names, rows), {"made": "up"})
         write_part(path / "stats" / scoring, index, _statistics(part, names), {"made": "up"})
-        listed.append(Part(rows=count, tokens=len(part.ids), digest=""))
+        for family, folder in (("tokens", path / "tokens"), ("stats", path / "stats" / scoring)):
+            listed[family].append(Part(rows=count, tokens=len(part.ids), digest=digest_of(part_path(folder, index))))
         rows += count
         targets += int(np.count_nonzero(part.is_target))
-    _write_manifests(path, scoring, tuple(listed), targets, vocabulary)
+    _write_manifests(path, scoring, listed, targets, vocabulary)
     return Store(path)
 
 
@@ -77,11 +78,12 @@ def _statistics(part: FlatPart, names: pa.Array) -> pa.Table:
     return pa.table([names, *lists], schema=schema)
 
 
-def _write_manifests(path: Path, scoring: str, parts: tuple[Part, ...], targets: int, vocabulary: int) -> None:
-    shared = {"schema_version": SCHEMA_VERSION, "created": "", "parts": parts}
-    rows, tokens = sum(p.rows for p in parts), sum(p.tokens for p in parts)
+def _write_manifests(path: Path, scoring: str, parts: Mapping[str, Sequence[Part]], targets: int, vocabulary: int) -> None:
+    shared = {"schema_version": SCHEMA_VERSION, "created": ""}
+    rows, tokens = sum(p.rows for p in parts["tokens"]), sum(p.tokens for p in parts["tokens"])
     StoreManifest(
         **shared,
+        parts=tuple(parts["tokens"]),
         fingerprint="f" * 32,
         dataset=Dataset(
             source="made up", fingerprint="", shape="text", columns={}, rows=rows, dropped={}, first_dropped={}, truncated=0
@@ -98,6 +100,7 @@ def _write_manifests(path: Path, scoring: str, parts: tuple[Part, ...], targets:
     model = Model(source="made up", fingerprint="", revision=None, architecture="", parameters=0)
     ScoringManifest(
         **shared,
+        parts=tuple(parts["stats"]),
         fingerprint="e" * 32,
         store_fingerprint="f" * 32,
         model=model,

@@ -166,16 +166,20 @@ def copy_of_store(folder: Path) -> Store:
 
 
 def edit_manifest(folder: Path, **changes: object) -> None:
-    """Overwrite fields of a manifest; ``tokenizer={...}`` changes only the named ones inside."""
+    """Overwrite fields of a manifest, as an earlier version might have written them: without a checksum.
+
+    ``tokenizer={...}`` changes only the named ones inside.
+    """
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
+    manifest.pop("checksum", None)
     for key, value in changes.items():
         manifest[key] = {**manifest[key], **value} if isinstance(value, dict) else value
     path.write_text(json.dumps(manifest))
 
 
 def edit_rows(store: Store, part: int, edit: Callable[[list[dict]], None]) -> None:
-    """Change the rows of a tokens part in place."""
+    """Change the rows of a tokens part in place: its digest tells."""
     table = store.part("tokens", part)
     rows = table.to_pylist()
     edit(rows)

@@ -263,7 +263,7 @@ def test_an_unknown_end_of_turn_token_is_a_problem(own):
 def test_kl_of_zero_everywhere_is_a_problem(own):
     assert finding(audit(own), "kl").verdict == "ok"
     edit_manifest(own.path / "stats" / "warm", means={"kl": 0.0})
-    assert finding(audit(own), "kl").verdict == "problem"
+    assert finding(audit(Store(own.path)), "kl").verdict == "problem"
 
 
 def test_a_model_that_knows_the_text_is_not_called_guessing(own):
@@ -274,8 +274,9 @@ def test_a_model_that_knows_the_text_is_not_called_guessing(own):
 def test_a_mask_of_other_statistics_is_noticed(own):
     assert finding(audit(own, "eksft"), "mask_is_current").verdict == "ok"
     edit_manifest(own.path / "stats" / "warm", fingerprint="0" * 32)
-    assert finding(audit(own, "eksft"), "mask_is_current").verdict == "warning"
-    assert finding(audit(own, "random"), "mask_is_current").verdict == "ok"  # it read no statistics
+    now = Store(own.path)
+    assert finding(audit(now, "eksft"), "mask_is_current").verdict == "warning"
+    assert finding(audit(now, "random"), "mask_is_current").verdict == "ok"  # it read no statistics
 
 
 def test_end_of_turn_tokens_that_are_never_learned_are_a_problem(own):

@@ -200,3 +200,11 @@ def test_a_real_process_ends_with_status_2_and_no_traceback(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: no dataset at no\N{REPLACEMENT CHARACTER}[31mfile.jsonl")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("option", "value"), [("--workers", 4), ("--ray-address", "auto")])
+def test_options_of_a_cluster_are_refused_without_one(cli, data, tmp_path, warmup, option, value):
+    status, out, err = cli("compute", data, "--model", warmup, "--store", tmp_path / "store", option, value)
+    assert (status, out) == (2, "")
+    assert f"{option} got {value} with engine local; it is for --engine ray alone" in err
+    assert not (tmp_path / "store").exists()

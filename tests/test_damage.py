@@ -8,11 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import write_jsonl
 from inspect_fixtures import edit_manifest, store_with_masks
 
 from tokenstats import Rule, Store, build_mask, compare_masks
 from tokenstats.errors import StoreError
 from tokenstats.inspect import audit, plain_sequence, report
+from tokenstats.scoring import compute
 from tokenstats.store.parts import part_path
 from tokenstats.training import export, train
 from tokenstats.training.options import TrainOptions
@@ -120,12 +122,23 @@ def own(tmp_path, whole) -> Store:
     return Store(tmp_path / "store")
 
 
+@pytest.fixture(params=["with digests", "without digests"])
+def of_any_age(request, own) -> Store:
+    """A store of today, and one as an earlier version may have left it: no digests, no checksums."""
+    if request.param == "without digests":
+        for path in own.path.rglob("manifest.json"):
+            parts = json.loads(path.read_text())["parts"]
+            edit_manifest(path.parent, parts=[{**part, "digest": ""} for part in parts])
+    return Store(own.path)
+
+
 READS = [(command, family) for command, (families, _) in COMMANDS.items() for family in sorted(families)]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(("command", "family"), READS)
-def test_a_damaged_part_is_refused_by_name(own, tmp_path, command, family, damage):
+def test_a_damaged_part_is_refused_by_name(of_any_age, tmp_path, command, family, damage):
+    own = of_any_age
     path = part_path(own.path / family, PART)
     DAMAGES[damage](path)
     with pytest.raises(StoreError, match=r"part-0000\d\.parquet") as refused:
@@ -150,9 +163,7 @@ def test_another_schema_version_is_refused_whatever_else_it_holds(own, family):
 @pytest.mark.parametrize("family", [STATS, MASK])
 def test_a_manifest_of_other_parts_is_refused(own, family):
     path = own.path / family / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["parts"].pop()
-    path.write_text(json.dumps(manifest))
+    edit_manifest(path.parent, parts=json.loads(path.read_text())["parts"][:-1])
     with pytest.raises(StoreError, match=rf"{family}/manifest\.json lists other parts than the store's tokens"):
         audit(own, "eksft")
 
@@ -178,6 +189,15 @@ def test_other_values_in_the_same_shape_are_a_problem_of_the_audit(own, family):
     assert own.changed_parts(family) == [part_path(own.path / family, PART)]
 
 
+def test_tokens_that_were_changed_are_not_scored(tmp_path, chats, base):
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
+    store, _ = compute(data, model=base, store=tmp_path / "store", name="one")
+    rewrite(other_values)(part_path(store.path / TOKENS, 0))
+    with pytest.raises(StoreError, match=r"tokens/part-00000\.parquet was changed after it was made"):
+        compute(data, model=base, store=tmp_path / "store", name="two")
+    assert Store(store.path).scorings() == ["one"]
+
+
 @pytest.mark.parametrize("command", ["export", "train"])
 @pytest.mark.parametrize("family", [TOKENS, MASK])
 def test_nothing_leaves_a_store_whose_values_were_changed(own, tmp_path, command, family):
@@ -189,9 +209,30 @@ def test_nothing_leaves_a_store_whose_values_were_changed(own, tmp_path, command
     assert not (tmp_path / "out").exists()
 
 
-def test_swapped_tokens_are_noticed_where_nothing_else_is_read(own):
+def test_a_part_is_proven_against_the_lengths_of_the_tokens_whoever_asks_first(of_any_age):
+    """As a fresh store is asked for a mask alone: what is read of the tokens then must tell their lengths, too."""
+    path = part_path(of_any_age.path / MASK, 0)
+    rewrite(shorter_lists)(path)
+    fresh = Store(of_any_age.path)
+    with pytest.raises(StoreError, match=r"part-00000\.parquet"):
+        fresh.part(MASK, 0)
+    fresh.part(TOKENS, 0, ["seq_id"])  # the rows' names alone
+    with pytest.raises(StoreError, match=r"part-00000\.parquet"):
+        fresh.part(MASK, 0, ["keep"])
+
+
+def test_no_control_follows_a_damaged_mask(of_any_age):
+    for index in range(of_any_age.part_count):
+        rewrite(shorter_lists)(part_path(of_any_age.path / MASK, index))
+    control = Rule(drop="random(0.5, seed=1)", budget="same as eksft")
+    with pytest.raises(StoreError, match=r"eksft/part-0000\d\.parquet"):
+        build_mask(Store(of_any_age.path), control, "control")
+
+
+def test_swapped_tokens_are_noticed_where_nothing_else_is_read(of_any_age):
+    own = of_any_age
     swap(part_path(own.path / TOKENS, PART))
     shutil.rmtree(own.path / "stats")
     shutil.rmtree(own.path / "masks")
-    with pytest.raises(StoreError, match=r"part-00001\.parquet holds \d+ \w+, its manifest counts \d+"):
+    with pytest.raises(StoreError, match=r"part-00001\.parquet (was changed|holds \d+ \w+, its manifest counts \d+)"):
         plain_sequence(own, first_row(own))

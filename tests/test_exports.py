@@ -99,8 +99,8 @@ def test_a_killed_export_leaves_nothing_that_looks_finished(
         with pytest.raises(KeyboardInterrupt):
             export(store, mask="some", to=to)
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / ".exporting-out").mkdir()  # what is left after a kill -9
-    (tmp_path / ".exporting-out" / "00007.parquet").write_bytes(b"half")
+    (tmp_path / ".writing-out-0123abcd").mkdir()  # what is left after a kill -9
+    (tmp_path / ".writing-out-0123abcd" / "00007.parquet").write_bytes(b"half")
     export(store, mask="some", to=to)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert sorted(p.name for p in to.iterdir()) == ["README.md", "data", "tokenstats.json"]

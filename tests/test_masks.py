@@ -334,36 +334,6 @@ def test_infinite_values_are_ordered_and_never_become_thresholds(store):
         assert all(not row["keep"][t] for t, v in zip(learnable(row), values, strict=True) if v <= least)
 
 
-def test_replacing_a_mask_never_loses_both(store, monkeypatch):
-    import os
-
-    class Killed(BaseException):
-        pass
-
-    old = build_mask(store, Rule(drop="entropy > 2"), "precious", replace=True)
-    real = os.replace
-
-    def dies_at(nth):
-        calls = []
-
-        def replace(source, target):
-            if store.path / "masks" in target.parents and target.parent.name == "masks":
-                calls.append(1)
-                if len(calls) == nth:
-                    raise Killed
-            real(source, target)
-
-        return replace
-
-    for nth in (1, 2):
-        monkeypatch.setattr(os, "replace", dies_at(nth))
-        with pytest.raises(Killed):
-            build_mask(store, Rule(drop="entropy > 3"), "precious", replace=True)
-        monkeypatch.setattr(os, "replace", real)
-        assert not any(name.startswith(".") for name in store.masks())
-        assert build_mask(store, Rule(drop="entropy > 2"), "precious").fingerprint == old.fingerprint
-
-
 def test_a_mask_cannot_be_called_none(store):
     with pytest.raises(InputError, match="that means plain SFT"):
         build_mask(store, Rule(drop="entropy > 2"), "none")

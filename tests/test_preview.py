@@ -9,7 +9,7 @@ from inspect_fixtures import copy_of_store, store_with_masks
 from tokenstats import Rule, Store, build_mask
 from tokenstats.errors import InputError, RuleError
 from tokenstats.inspect import open_preview
-from tokenstats.inspect.preview import locate, save_mask, threshold_rule
+from tokenstats.inspect.preview import save_mask, threshold_rule
 from tokenstats.inspect.sequences import read_sequence
 
 RULES = [
@@ -83,11 +83,11 @@ def test_the_whole_store_is_no_sample(seen):
 
 
 def test_rows_are_found_in_their_parts(seen):
-    places = [locate(seen, n) for n in range(seen.manifest.sequences)]
+    places = [seen.locate(n) for n in range(seen.manifest.sequences)]
     assert places == [(part, row) for part, listed in enumerate(seen.manifest.parts) for row in range(listed.rows)]
     for wrong in (-1, seen.manifest.sequences):
         with pytest.raises(InputError, match="0 to 34"):
-            locate(seen, wrong)
+            seen.locate(wrong)
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,20 @@
 import io
 import re
 
+import numpy as np
 import pytest
-from inspect_fixtures import HOSTILE_ROWS, LONG_ROW, MARKS, SMILE, make_store, store_with_masks
+from inspect_fixtures import HOSTILE_ROWS, LONG_ROW, MARKS, SMILE, edit_manifest, make_store, store_with_masks
 from rich.console import Console
 from rich.segment import Segment
+from synthetic import random_store
+from test_compare import add_scoring
 
-from tokenstats import Store
+from tokenstats import Rule, Store, build_mask
 from tokenstats.errors import InputError, StoreError
-from tokenstats.inspect import plain_sequence, render_sequence
+from tokenstats.inspect import open_preview, plain_sequence, render_sequence
 from tokenstats.inspect.sequences import read_sequence
 from tokenstats.inspect.spans import Decoder
+from tokenstats.inspect.terminal import origin
 
 DROPPED = re.compile(r"\[\[([0-9+]*):(.*?)\]\]", re.DOTALL)
 ROWS = range(35)
@@ -196,3 +200,51 @@ def test_a_mask_or_scoring_that_is_not_there(seen):
         render_sequence(seen, 0, "ekfst")
     with pytest.raises(StoreError, match="no scoring 'wram'"):
         plain_sequence(seen, 0, scoring="wram")
+
+
+PROTECTIONS = [
+    "top(entropy, 0.3)",
+    "bottom(kl, 25)",
+    "percent_rank(entropy) >= 0.8 or top(kl, 3, per=role)",
+    "top(entropy, 0.2, per=sequence) and not random(0.5, seed=2)",
+    "is_end_of_turn",
+    "",
+]
+
+
+@pytest.mark.parametrize("protect", PROTECTIONS)
+def test_what_is_marked_as_protected_is_what_the_mask_spared(tmp_path, protect):
+    """Values are full of ties, and a rule that drops all the others shows what was spared: all that is kept."""
+    store = random_store(tmp_path / "store", sequences=80, seed=9, rows_per_part=9)
+    manifest = build_mask(store, Rule(drop="entropy >= 0", protect=protect), "all-else")
+    marked = 0
+    for number in range(80):
+        view = read_sequence(store, number, mask="all-else")
+        assert view.protected.tolist() == view.keep.tolist()
+        marked += int(view.protected.sum())
+    assert marked == manifest.protected == manifest.kept
+    preview = open_preview(store, "warm", Rule(drop="entropy >= 0", protect=protect).columns)
+    outcome = preview.judge(Rule(drop="entropy >= 0", protect=protect))
+    for number in (0, 40, 79):
+        assert preview.view(outcome, number).protected.tolist() == read_sequence(store, number, mask="all-else").keep.tolist()
+
+
+def test_bare_names_of_a_protection_mean_the_scoring_that_the_mask_was_made_with(tmp_path):
+    store = random_store(tmp_path / "store", sequences=40, seed=9, rows_per_part=9)
+    add_scoring(store, "later", np.negative)
+    rule = Rule(drop="entropy < 100 and later.kl < 100", protect="top(entropy, 0.3)")
+    build_mask(store, rule, "both", scoring="warm")
+    for number in range(40):
+        view = read_sequence(store, number, mask="both")
+        assert view.scoring == "warm"
+        assert view.protected.tolist() == view.keep.tolist()
+
+
+def test_where_the_statistics_are_others_now_it_is_said_that_protection_is_not_known(tmp_path):
+    store = random_store(tmp_path / "store", sequences=20, seed=9, rows_per_part=9)
+    build_mask(store, Rule(drop="entropy >= 0", protect="top(entropy, 0.3)"), "mine")
+    edit_manifest(store.path / "stats" / "warm", fingerprint="0" * 32)
+    view = read_sequence(Store(store.path), 1, mask="mine")
+    assert not view.protected.any()
+    assert view.caveat == "which tokens are protected is not known: scoring warm is not the one that the mask was made from"
+    assert origin(view).endswith(view.caveat)

@@ -108,9 +108,10 @@ def test_a_mask_that_keeps_what_is_no_target_is_refused(store: Store, model: str
     add_mask(store, "broken", every_third_dropped)
     table = store.part("masks/broken", 0)
     keep = [[True] * len(k) for k in table["keep"].to_pylist()]
-    remake_part(store, "masks/broken", 0, table.set_column(1, table.schema.field("keep"), pa.chunked_array([pa.array(keep)])))
+    broken = table.set_column(1, table.schema.field("keep"), pa.chunked_array([pa.array(keep)]))
+    remade = remake_part(store, "masks/broken", 0, broken)
     with pytest.raises(StoreError, match="no targets of its rows"):
-        train(store, model=model, mask="broken", out=tmp_path / "out", options=QUICK)
+        train(remade, model=model, mask="broken", out=tmp_path / "out", options=QUICK)
     assert list(tmp_path.iterdir()) == []
 
 

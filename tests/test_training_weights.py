@@ -188,7 +188,7 @@ def test_weights_that_are_none_are_refused_by_part(tmp_path: Path, change: objec
         values = pa.array([change(row) for row in table["weight"].to_pylist()], pa.list_(pa.float32()))  # type: ignore[operator]
         position = table.schema.get_field_index("weight")
         broken = table.set_column(position, table.schema.field("weight"), pa.chunked_array([values]))
-    remake_part(store, "masks/uneven", 1, broken)
+    store = remake_part(store, "masks/uneven", 1, broken)
     with pytest.raises(StoreError, match=f"(part 1|part-00001.parquet).*{message}"):
         load_training_data(store, choose_mask(store, "uneven"))
 

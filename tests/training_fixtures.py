@@ -189,6 +189,7 @@ def remake_part(store: Store, family: str, index: int, table: pa.Table) -> Store
     write_part(folder, index, table, {})
     path = (store.path if family == "tokens" else folder) / "manifest.json"
     manifest = json.loads(path.read_text())
+    del manifest["checksum"]
     manifest["parts"][index]["digest"] = digest_of(part_path(folder, index))
     path.write_text(json.dumps(manifest))
     return Store(store.path)

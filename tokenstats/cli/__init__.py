@@ -1,7 +1,7 @@
 """The command line: parsing and printing only. Each command is a thin face over one function.
 
 Exit status 0 only when the whole job was done; 2 for a mistake that the caller can mend, with one line that says which;
-1 where an audit fails the gate that --fail-on puts up.
+1 where an audit fails the gate that --fail-on puts up; 130 where Ctrl-C ended it, 143 where SIGTERM did.
 """
 
 import sys
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tokenstats.cli.interrupts import Interrupted, interruptible, told
 from tokenstats.cli.learning import export, train
 from tokenstats.cli.looking import app, audit, report, show
 from tokenstats.cli.masks import compare, mask, sweep
@@ -23,23 +24,34 @@ cli = typer.Typer(
     help="Score a fine-tuning dataset once, see its tokens, and decide which of them to learn from.",
 )
 for command in (compute, mask, sweep, compare, show, audit, report, app, train, export):
-    cli.command()(command)
+    cli.command()(told(command))
 
 
 def main() -> None:
     """Entry point: errors of the user become one line and status 2."""
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    with interruptible() as end:
+        try:
+            _run()
+        except Interrupted as stop:
+            end(str(stop))
+        except KeyboardInterrupt:
+            end("nothing was begun; run the same command again")
+
+
+def _run() -> None:
     try:
-        cli(standalone_mode=False)
+        status = cli(standalone_mode=False)
+        if isinstance(status, int):  # how typer returns typer.Exit here, and Ctrl-C before a command began
+            if status == 130:
+                raise KeyboardInterrupt
+            sys.exit(status)
     except TokenstatsError as error:
         _stop(one_line(error, 2000))
     except (typer.Exit, SystemExit) as stop:
         sys.exit(getattr(stop, "exit_code", getattr(stop, "code", 0)))
     except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away, as in 'tokenstats show STORE | head'

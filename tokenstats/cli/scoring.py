@@ -72,7 +72,7 @@ def compute(
         special_text=special_text,
         trust_remote_code=trust_remote_code,
     )
-    if scoring not in built.scorings():
+    if not built.has(f"stats/{scoring}"):
         if as_json:
             print_json({"store": str(store), "scoring": scoring, "complete": False})
         else:

@@ -159,7 +159,7 @@ def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> 
     manifest = store.mask(mask)[1] if mask is not None else None
     scoring = choose_scoring(store, manifest, scoring)
     decoder = Decoder(store)
-    found = tally(store, mask, scoring, decoder)
+    found = tally(store.unproven(), mask, scoring, decoder)  # all that was changed is told below, not the first of it alone
     changed = [path for family in _families(store, mask, manifest, scoring) for path in store.changed_parts(family)]
     data, counts = store.manifest.dataset, found.by_place
     findings = [*judge_store(store, found, changed), *(judge_mask(store, manifest, found) if manifest else ())]

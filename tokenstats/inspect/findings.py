@@ -9,6 +9,7 @@ from tokenstats.inspect.tally import END_OF_TURN, Tally
 from tokenstats.schema import BY_COMPARISON, BY_TRAINING_TEMPLATE
 from tokenstats.store import Store
 from tokenstats.store.manifests import ScoringManifest
+from tokenstats.store.store import STATS
 
 OK, NOTE, WARNING, PROBLEM = VERDICTS = ("ok", "note", "warning", "problem")
 """From nothing to say to stop and mend it. A note is worth knowing, and may be meant."""
@@ -91,6 +92,7 @@ def judge_store(store: Store, facts: Tally, changed: list[Path]) -> Iterator[Fin
     """Checks of the tokens and of every scoring. ``changed``: parts whose digests are not those of their manifests."""
     yield from _of_tokenization(store, facts, changed)
     yield from _of_sequences(store, facts)
+    store.check_all_listed(STATS)
     for name in store.scorings():
         yield from _of_scoring(name, store.scoring(name)[1])
 

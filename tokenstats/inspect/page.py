@@ -131,10 +131,11 @@ def _head(view: SequenceView) -> str:
     row = f", dataset row {view.row:,}" if view.row != view.number else ""
     cut = "<span>truncated</span>" if view.truncated else ""
     share = f" ({view.dropped / view.targets:.1%})" if view.targets else ""
+    caveat = f"<span>{escape(view.caveat)}</span>" if view.caveat else ""
     return (
         f'<div class="ts-head"><span><b>row {view.number:,}</b>{row}</span>{cut}<span>{len(view):,} tokens</span>'
         f"<span>{view.targets:,} targets</span><span><b>{view.kept:,}</b> learned</span>"
-        f"<span><b>{view.dropped:,}</b> dropped{share}</span></div>"
+        f"<span><b>{view.dropped:,}</b> dropped{share}</span>{caveat}</div>"
     )
 
 

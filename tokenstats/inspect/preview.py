@@ -132,7 +132,7 @@ class Preview:
         return sorted({float(f"{x:.3g}") for x in np.quantile(values, shares) if x > 0})
 
     def _verdict_on(self, outcome: Outcome, number: int) -> tuple[Verdict, int]:
-        part, row = locate(self.store, number)
+        part, row = self.store.locate(number)
         for verdict in outcome.verdicts:
             if verdict.population.part == part and row < len(verdict.population.rows):
                 return verdict, row
@@ -159,16 +159,6 @@ def open_preview(store: Store, scoring: str | None, columns: Iterable[Column] = 
         populations.append(population)
     tokens = sum(int(p.offsets[-1]) for p in populations)
     return Preview(store, scoring, wanted, scorings, tuple(populations), tokens)
-
-
-def locate(store: Store, number: int) -> tuple[int, int]:
-    """Part, and row in it, of a sequence counted from 0 over the store."""
-    row = number
-    for part, listed in enumerate(store.manifest.parts):
-        if 0 <= row < listed.rows:
-            return part, row
-        row -= listed.rows
-    raise InputError(f"row {number} is not in the store: it holds rows 0 to {store.manifest.sequences - 1}")
 
 
 def threshold_rule(

@@ -4,9 +4,7 @@ report(Store("runs/gsm8k"), "runs/gsm8k-report")  # returns runs/gsm8k-report/in
 """
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import combinations
@@ -27,7 +25,9 @@ from tokenstats.inspect.spans import Decoder
 from tokenstats.masking.compare import compare_masks
 from tokenstats.masking.rule import rule_text
 from tokenstats.store import Store
+from tokenstats.store.drafts import draft_of, put_in_place
 from tokenstats.store.manifests import now
+from tokenstats.store.store import MASKS
 
 MARKER = ".tokenstats-report"
 """A file that lists what a report is made of: a folder with it may be replaced by a newer report."""
@@ -41,26 +41,23 @@ def report(store: Store, to: str | Path, scoring: str | None = None, masks: Sequ
     scoring: whose statistics; None: those that the masks read, or the store's only scoring
     masks:   names of masks; None: all of the store's
 
-    The folder appears whole or not at all. A former report there is replaced; raises InputError for a folder that holds
-    anything else, StoreError for a mask or scoring that is not there.
+    The folder appears whole or not at all. A former report there is replaced, in one step where the system can. Raises
+    InputError for a folder that holds anything else, StoreError for a mask or scoring that is not there.
     """
     to = Path(to).resolve()
     _check_place(to)
+    if masks is None:
+        store.check_all_listed(MASKS)
     names = store.masks() if masks is None else [store.mask(name)[0] for name in dict.fromkeys(masks)]
     scoring = _scoring_for(store, names, scoring)
-    draft = to.parent / f".writing-{to.name}-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
     try:
-        (draft / "img").mkdir(parents=True)
-        _write(store, draft, scoring, names)
-        _check_place(to)
-        if to.exists():
-            shutil.rmtree(to)
-        os.replace(draft, to)
+        with draft_of(to) as draft:
+            (draft / "img").mkdir()
+            _write(store, draft, scoring, names)
+            _check_place(to)
+            put_in_place(draft, to)
     except OSError as error:
         raise InputError(f"cannot write the report to {to}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return to / "index.html"
 
 

@@ -1,22 +1,19 @@
 """One sequence of a store with all that is known of it: text, targets, decisions, statistics."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from tokenstats.errors import RuleError, StoreError
+from tokenstats.errors import StoreError
+from tokenstats.inspect.protection import NotKnown, protected_targets
 from tokenstats.inspect.spans import Decoder, visible
-from tokenstats.masking.evaluate import evaluate
-from tokenstats.masking.population import Column, Population, physical_columns, resolve_scorings
-from tokenstats.masking.resolved import Resolved, Scale, Threshold
 from tokenstats.masking.rule import Rule
 from tokenstats.schema import MAX_CLAUSES, ROLES, STATISTICS, TOPK_COLUMNS
 from tokenstats.store import Store
-from tokenstats.store.manifests import MaskManifest, ScoringManifest, Tokenizer
+from tokenstats.store.manifests import MANIFEST, MaskManifest, ScoringManifest
+from tokenstats.store.store import STATS
 
 _TOKENS = ("seq_id", "input_ids", "is_target", "role", "row", "truncated")
 
@@ -74,7 +71,7 @@ class SequenceView:
 
     number:     of the sequence in the store, from 0; row: of the dataset
     is_target, keep, protected: boolean [T]; reason: uint16 [T], bit i is set where clause i dropped the token
-    protected:  targets that the rule may never drop
+    protected:  targets that the rule may never drop; caveat: why none are marked, where that is not known
     clauses:    text of the rule's clauses
     statistics: of the scoring, one list of T values each, None where not scored
     """
@@ -93,6 +90,7 @@ class SequenceView:
     mask: str | None = None
     scoring: str | None = None
     statistics: dict[str, list[Any]] = field(default_factory=dict)
+    caveat: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -168,17 +166,33 @@ def read_sequence(store: Store, number: int, *, mask: str | None = None, scoring
         return plain
     decisions = found[f"masks/{mask}"]
     keep, reason = np.asarray(decisions["keep"], bool), np.asarray(decisions["reason"], np.uint16)
-    protected = _protected(store, plain, manifest)
-    return replace(plain.decided(keep, reason, protected, [c.text for c in manifest.clauses]), mask=mask)
+    protected, caveat = np.zeros(len(plain), bool), None
+    try:
+        protected[protected_targets(store, manifest, number)] = True
+    except NotKnown as why:
+        caveat = f"which tokens are protected is not known: {why}"
+    view = plain.decided(keep, reason, protected, [c.text for c in manifest.clauses])
+    return replace(view, mask=mask, caveat=caveat)
 
 
 def choose_scoring(store: Store, mask: MaskManifest | None, scoring: str | None) -> str | None:
-    """The scoring asked for; else the one that the mask read; else the only one; else None."""
-    known = store.scorings()
+    """The scoring asked for; else the one that the mask's bare names mean, or one that it read; else the only one; else None.
+
+    Raises StoreError where one has its parts, but no manifest: whether it is the one cannot be told.
+    """
     if scoring is not None:
         return store.scoring(scoring)[0]
-    read = [name for name in (mask.scorings if mask else {}) if name in known]
-    return read[0] if read else known[0] if len(known) == 1 else None
+    read = [name for name in (mask.scorings if mask else {}) if not name.startswith("masks/")]
+    if mask is not None and mask.scoring is not None:
+        read.insert(0, mask.scoring)
+    for name in read:
+        if store.has(f"{STATS}/{name}"):
+            return name
+        if (store.path / STATS / name).is_dir():
+            raise StoreError(f"{store.path / STATS / name} has no {MANIFEST}: run the command that made it again")
+    store.check_all_listed(STATS)
+    known = store.scorings()
+    return known[0] if len(known) == 1 else None
 
 
 def statistic_columns(scoring: ScoringManifest) -> list[str]:
@@ -190,40 +204,3 @@ def statistic_columns(scoring: ScoringManifest) -> list[str]:
 def rule_of(manifest: MaskManifest) -> Rule:
     """The rule that a mask was made with."""
     return Rule.from_dict(manifest.rule)
-
-
-def population_of(view: SequenceView, tokenizer: Tokenizer, statistics: dict[Column, np.ndarray]) -> Population:
-    """The targets of one sequence as the population that rules are evaluated over."""
-    return Population(
-        part=0,
-        seq_ids=pa.chunked_array([[view.seq_id]]),
-        rows=np.array([view.row]),
-        ids=view.ids,
-        roles=view.role,
-        offsets=np.array([0, len(view)]),
-        place=np.flatnonzero(view.is_target),
-        statistics=statistics,
-        tokenizer=tokenizer,
-    )
-
-
-def _protected(store: Store, view: SequenceView, manifest: MaskManifest) -> np.ndarray:
-    """Boolean [T]: targets that the mask's rule protects. None are marked where what the rule read is gone."""
-    protected, out = rule_of(manifest).protected, np.zeros(len(view), bool)
-    if protected is None:
-        return out
-    try:
-        scorings = resolve_scorings(store, protected.columns, choose_scoring(store, manifest, None))
-        statistics = {}
-        for prefix, name in physical_columns(protected.columns):
-            values = store.sequence(view.number, {f"stats/{scorings[prefix]}": [name]})[f"stats/{scorings[prefix]}"][name]
-            statistics[prefix, name] = np.array([values[i] for i in np.flatnonzero(view.is_target)], np.float32)
-    except (RuleError, StoreError):
-        return out
-    population = population_of(view, store.manifest.tokenizer, statistics)
-    # what takes no token has no threshold in the manifest, and neither has percent_rank
-    resolved: dict[str, Resolved] = defaultdict(lambda: Threshold(None))
-    resolved |= {text: Threshold(value) for text, value in manifest.thresholds.items()}
-    resolved |= {text: Scale(*scale) for text, scale in manifest.scales.items()}
-    out[population.place] = evaluate(protected.tree, population, resolved)
-    return out

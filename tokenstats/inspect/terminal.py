@@ -72,7 +72,7 @@ def headline(view: SequenceView) -> str:
 def origin(view: SequenceView) -> str:
     """One line: which mask and which scoring are shown."""
     mask = f"mask {view.mask}" if view.mask else "no mask: every target is learned"
-    return mask + (f", statistics of {view.scoring}" if view.scoring else "")
+    return mask + (f", statistics of {view.scoring}" if view.scoring else "") + (f"; {view.caveat}" if view.caveat else "")
 
 
 @dataclass

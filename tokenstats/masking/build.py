@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from copy import copy
@@ -25,8 +23,10 @@ from tokenstats.masking.sums import ExactSum
 from tokenstats.masking.thresholds import resolve_thresholds
 from tokenstats.schema import MAX_CLAUSES, SCHEMA_VERSION, mask_schema
 from tokenstats.store import Store, check_name
-from tokenstats.store.manifests import MANIFEST, Clause, MaskManifest, Part, now
+from tokenstats.store.drafts import draft_of, put_in_place
+from tokenstats.store.manifests import Clause, MaskManifest, Part, now
 from tokenstats.store.parts import digest_of, part_path, write_part
+from tokenstats.store.store import MASKS
 
 
 def build_mask(
@@ -41,7 +41,7 @@ def build_mask(
     """Decide for every target token of a store, and keep the answer as ``masks/<name>``.
 
     scoring: which scoring the rule's bare column names mean; not needed where the store has one
-    replace: put the new mask in the place of another of the same name
+    replace: put the new mask in the place of another of the same name. Whoever reads meanwhile sees the one or the other
     workers: threads, each with one part in memory; by default one a processor, up to 8. The mask is the same with any number
 
     A mask that is there already, of the same rule and scorings, is left as it is. Raises RuleError where the rule
@@ -52,39 +52,38 @@ def build_mask(
         raise InputError("a mask cannot be called 'none': that means plain SFT, without a mask; choose another name")
     scorings = resolve_scorings(store, rule.columns, scoring)
     settings = _settings(store, rule, scorings)
-    folder = store.path / "masks" / name
-    draft, former = folder.parent / f".making-{name}", folder.parent / f".former-{name}"
-    if former.exists() and not folder.exists():
-        os.replace(former, folder)  # killed between taking the old mask away and putting the new one there
-    if (folder / MANIFEST).exists() and not replace:
-        found = MaskManifest.read(folder)
-        if (found.store_fingerprint, found.rule_fingerprint, found.scorings) == (
-            store.fingerprint,
-            rule.fingerprint,
-            settings["scorings"],
-        ):
-            return found
+    family = f"{MASKS}/{name}"
+    if store.has(family) and not replace:
+        return _same_mask(store, name, rule, settings, scorings.get(None))
+    source = OnDisk(store, scorings, worker_count(workers), f"mask {name}")
+    resolved = resolve_thresholds([rule], source)
+    # built beside its place and moved there at the end: a killed run leaves no half-made mask
+    try:
+        with draft_of(store.path / family) as draft:
+            totals = _write_parts(draft, rule, source, resolved, settings)
+            manifest = _manifest(store, rule, settings, scorings, resolved, totals, draft)
+            manifest.write(draft)
+            if not replace and store.has(family):  # another run was faster
+                return _same_mask(store, name, rule, settings, scorings.get(None))
+            put_in_place(draft, store.path / family)
+    except OSError as error:
+        raise StoreError(f"cannot write {store.path / family}: {error.strerror or error}; mend its rights") from error
+    finally:
+        store.forget(family)
+    return manifest
+
+
+def _same_mask(store: Store, name: str, rule: Rule, settings: dict[str, Any], scoring: str | None) -> MaskManifest:
+    """The mask of that name, where it is of this rule and these scorings, and whole."""
+    found = MaskManifest.read(store.path / MASKS / name)
+    there = found.store_fingerprint, found.rule_fingerprint, found.scorings, found.scoring or scoring
+    if there != (store.fingerprint, rule.fingerprint, settings["scorings"], scoring):
         raise StoreError(
             f"mask {name!r} is there already, of another rule or scoring ({one_line(rule_text(found.rule), 80)}); "
             "choose another name, or replace it with --replace"
         )
-    source = OnDisk(store, scorings, worker_count(workers), f"mask {name}")
-    resolved = resolve_thresholds([rule], source)
-    # built beside its place and moved there at the end: a killed run leaves no half-made mask
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        totals = _write_parts(draft, rule, source, resolved, settings)
-        manifest = _manifest(store, rule, settings, resolved, totals, draft)
-        manifest.write(draft)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    shutil.rmtree(former, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, former)
-    os.replace(draft, folder)
-    shutil.rmtree(former, ignore_errors=True)
-    return manifest
+    store.verify(f"{MASKS}/{name}")
+    return found
 
 
 @dataclass
@@ -156,7 +155,7 @@ def budget_of(rule: Rule, store: Store, population: Population) -> np.ndarray | 
     """[R] how many tokens of each row the mask named by the rule's budget drops; None: the rule has no budget."""
     if rule.budget_mask is None:
         return None
-    keep = copy(store).part(f"masks/{store.mask(rule.budget_mask)[0]}", population.part, ["keep"])["keep"]
+    keep = copy(store).part(f"{MASKS}/{rule.budget_mask}", population.part, ["keep"])["keep"]
     kept = keep.combine_chunks().flatten().to_numpy(zero_copy_only=False)[population.place]
     return count_in_groups(~kept, population.sequence_starts)
 
@@ -170,7 +169,13 @@ def _settings(store: Store, rule: Rule, scorings: dict[str | None, str]) -> dict
 
 
 def _manifest(
-    store: Store, rule: Rule, settings: dict[str, Any], resolved: dict[str, Resolved], totals: Totals, folder: Path
+    store: Store,
+    rule: Rule,
+    settings: dict[str, Any],
+    scorings: Mapping[str | None, str],
+    resolved: dict[str, Resolved],
+    totals: Totals,
+    folder: Path,
 ) -> MaskManifest:
     parts = tuple(
         Part(rows=p.rows, tokens=p.tokens, digest=digest_of(part_path(folder, i))) for i, p in enumerate(store.manifest.parts)
@@ -183,6 +188,7 @@ def _manifest(
         rule=rule.to_dict(),
         rule_fingerprint=rule.fingerprint,
         scorings=settings["scorings"],
+        scoring=scorings.get(None),
         thresholds=thresholds_of(resolved),
         scales=scales_of(resolved),
         clauses=tuple(Clause(text=text, dropped=int(totals.reasons[i])) for i, text in enumerate(rule.reasons)),

@@ -137,8 +137,8 @@ class Rule:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Rule":
-        """The rule that :meth:`to_dict` wrote, such as a mask's manifest holds."""
-        return cls(**fields)
+        """The rule that :meth:`to_dict` wrote, such as a mask's manifest holds. Raises RuleError for fields that are none."""
+        return cls(**_checked(fields, "the rule of a mask", (*_KEYS, "preset")))
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Rule":
@@ -181,15 +181,20 @@ def _read_toml(text: str, where: str) -> dict[str, Any]:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of too many digits is a plain ValueError
         raise RuleError(f"{where} is not TOML: {one_line(error, 120)}") from None
-    for key, value in table.items():
-        if key not in _KEYS:
+    return _checked(table, where, _KEYS)
+
+
+def _checked(fields: Mapping[str, Any], where: str, known: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of a rule, names and types checked. Raises RuleError."""
+    for key, value in fields.items():
+        if key not in known:
             raise RuleError(
-                f"{where} has an unknown key {one_line(key, 40)!r}{nearest(key, list(_KEYS))}; expected: {', '.join(_KEYS)}"
+                f"{where} has an unknown key {one_line(key, 40)!r}{nearest(key, list(known))}; expected: {', '.join(known)}"
             )
         wanted, name = (int, "whole number") if key == "min_kept" else (str, "string")
         if type(value) is not wanted:
             raise RuleError(f"{where}: {key} is a {type(value).__name__}; expected a {name}")
-    return table
+    return dict(fields)
 
 
 def rule_text(rule: Mapping[str, Any]) -> str:

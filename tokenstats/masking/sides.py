@@ -14,6 +14,7 @@ from tokenstats.masking.rule import Rule, preset_names
 from tokenstats.masking.sources import OnDisk, worker_count
 from tokenstats.masking.thresholds import resolve_thresholds
 from tokenstats.store import Store
+from tokenstats.store.store import MASKS
 
 MASK, RULE_OF_MASK, PRESET, FILE, RULE = "mask", "rule of the mask", "preset", "file", "rule"
 
@@ -67,6 +68,8 @@ def open_side(store: Store, what: str | Rule, scoring: str | None) -> Side:
         store.scoring(scoring)
     if isinstance(what, Rule):
         return _judged(store, "rule", RULE, what, scoring)
+    if what not in store.masks():
+        store.check_all_listed(MASKS)  # else a preset would stand in for a mask of its name that lost its manifest
     if what in store.masks():
         manifest = store.mask(what)[1]
         rule = Rule.from_dict(manifest.rule)

@@ -15,6 +15,7 @@ from tokenstats.errors import InputError
 from tokenstats.masking.nodes import Column
 from tokenstats.masking.population import Population, read_population
 from tokenstats.store import Store
+from tokenstats.store.drafts import is_abandoned
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -74,15 +75,14 @@ def in_order(work: Callable[[Item], Answer], items: Iterable[Item], workers: int
     if workers == 1:
         yield from map(work, items)
         return
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[Answer]] = deque()
-        try:
-            for item in items:
-                ahead.append(pool.submit(work, item))
-                if len(ahead) > workers:
-                    yield ahead.popleft().result()
-            while ahead:
+    pool = ThreadPoolExecutor(workers)
+    ahead: deque[Future[Answer]] = deque()
+    try:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > workers:
                 yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:  # where the process is about to end, what is at work is not waited for
+        pool.shutdown(wait=not is_abandoned(), cancel_futures=True)

@@ -18,6 +18,7 @@ from tokenstats.masking.resolved import Resolved, Scale, Threshold, key_of
 from tokenstats.masking.rule import Rule
 from tokenstats.masking.sources import Source
 from tokenstats.masking.sums import ExactSum
+from tokenstats.masking.syntax import Expression
 from tokenstats.schema import ROLES
 
 _OVER_THE_DATASET = ("dataset", "role")
@@ -35,7 +36,12 @@ class _Question(NamedTuple):
 
 
 def resolve_thresholds(rules: Iterable[Rule], source: Source) -> dict[str, Resolved]:
-    """Resolve every dataset-wide selection of some rules, together. Keyed by the selection's text.
+    """Resolve every dataset-wide selection of some rules, as :func:`resolve_selections` does."""
+    return resolve_selections([expression for rule in rules for expression in rule.expressions], source)
+
+
+def resolve_selections(expressions: Iterable[Expression], source: Source) -> dict[str, Resolved]:
+    """Resolve every dataset-wide selection of some expressions, together. Keyed by the selection's text.
 
     However many there are, the source is read as often as for the one that asks for most: twice, and as often
     again where one selection stands inside another. (Of values that agree in their upper bits by the million: up to
@@ -44,7 +50,7 @@ def resolve_thresholds(rules: Iterable[Rule], source: Source) -> dict[str, Resol
     scale would not be finite.
     """
     found: dict[str, Resolved] = {}
-    for calls in _levels(rules):
+    for calls in _levels(expressions):
         questions: dict[_Question, dict[str, ast.Call]] = {}
         for text, call in calls.items():
             for role in [None] if options_of(call)[0] == "dataset" else range(len(ROLES)):
@@ -60,11 +66,11 @@ def resolve_thresholds(rules: Iterable[Rule], source: Source) -> dict[str, Resol
     return found
 
 
-def _levels(rules: Iterable[Rule]) -> list[dict[str, ast.Call]]:
+def _levels(expressions: Iterable[Expression]) -> list[dict[str, ast.Call]]:
     """Dataset-wide selections by text: first those with no other inside, then those that only need these, and so on."""
     levels: list[dict[str, ast.Call]] = []
     depths: dict[str, int] = {}
-    for call in (c for rule in rules for expression in rule.expressions for c in selections_in(expression.tree)):
+    for call in (c for expression in expressions for c in selections_in(expression.tree)):
         inner = [depths[text_of(c)] for argument in call.args for c in selections_in(argument)]
         over_all = options_of(call)[0] in _OVER_THE_DATASET
         depth = depths[text_of(call)] = max(inner, default=0) + over_all

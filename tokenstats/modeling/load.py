@@ -157,8 +157,8 @@ def _load_adapter(model: PreTrainedModel, folder: Path | None, source: str) -> P
         )
     if config.is_prompt_learning and config.task_type != "CAUSAL_LM":
         raise InputError(
-            f"{source} is an adapter of kind {_kind_of(config)} for the task {config.task_type}: peft would leave out its prompts "
-            "and run the bare base model; expected task_type CAUSAL_LM in its adapter_config.json"
+            f"{source} is an adapter of kind {_kind_of(config)} for the task {config.task_type}: peft would leave its prompts "
+            "out and run the bare base model; expected task_type CAUSAL_LM in its adapter_config.json"
         )
     try:
         return PeftModel.from_pretrained(model, str(folder))

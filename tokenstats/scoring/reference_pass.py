@@ -146,3 +146,6 @@ def _save(path: Path, states: Tensor, metadata: dict[str, str]) -> None:
         temporary.unlink(missing_ok=True)
         size = states.numel() * states.element_size() / 2**30
         raise StoreError(f"cannot write {path} ({size:.1f} GiB): {one_line(error, 120)}; free some space") from error
+    except BaseException:  # interrupted
+        temporary.unlink(missing_ok=True)
+        raise

@@ -6,7 +6,9 @@ import json
 import platform
 import re
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
@@ -120,6 +122,9 @@ def compute(
         raise InputError("reference_pass separate got no reference; expected --reference")
     if engine not in ENGINES:
         raise InputError(f"engine got {one_line(engine, 40)!r}; expected one of: {', '.join(ENGINES)}")
+    for option, given in (("--workers", workers), ("--ray-address", ray_address)):
+        if engine != "ray" and given is not None:
+            raise InputError(f"{option} got {one_line(given, 60)} with engine {engine}; it is for --engine ray alone: add that")
     store, worker = Path(store), Worker.from_environment() if engine == "local" else Worker()
     folder = Path(dataset).expanduser()
     if folder.is_dir() and store.resolve().is_relative_to(folder.resolve()):
@@ -169,7 +174,13 @@ def _engine(engine: str, request: Request, worker: Worker, workers: int | None, 
         return LocalEngine(request, worker)
     from tokenstats.scoring.ray_engine import RayEngine
 
-    return RayEngine(request, workers, address)
+    here = threading.current_thread() is threading.main_thread()
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        return RayEngine(request, workers, address)
+    finally:
+        if here and on_terminate is not None:
+            signal.signal(signal.SIGTERM, on_terminate)  # ray.init puts its own there, which ends with another status
 
 
 def _say_room(store: Path, bytes_per_token: int) -> None:
@@ -215,6 +226,7 @@ def score_parts(
     what = f"scoring {name!r} in {store} is there already and"
     finished = set(finished_parts(folder, settings, what, mine=worker.takes, check=not (folder / MANIFEST).exists()))
     progress = Progress(f"scoring {name}", partial(part_path, folder), worker)
+    tokens_of = Store(store) if (store / MANIFEST).exists() else None  # else they are being written just now
 
     def missing() -> Iterator[int]:
         for index, tokens in parts:
@@ -222,6 +234,8 @@ def score_parts(
                 _check_rows(store, folder, index)
             progress.found(index, tokens, index in finished)
             if worker.takes(index) and index not in finished:
+                if tokens_of is not None:
+                    tokens_of.part(TOKENS, index, ["seq_id"])  # refuses what was changed since
                 yield index
 
     with closing(progress):

@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tokenstats.errors import InputError, StoreError
+from tokenstats.store.drafts import is_abandoned
 from tokenstats.store.manifests import MANIFEST, StoreManifest
 from tokenstats.store.parts import part_path, part_progress
 
@@ -77,7 +78,8 @@ class Ahead:
                 yield value
         finally:  # the reader went away: so does the thread, once the part at hand is written
             self._stopped = True
-            self._thread.join()
+            if not is_abandoned():  # where the process is about to end, it is not waited for
+                self._thread.join()
 
 
 def parts_of_another(folder: Path, patience: float) -> Generator[tuple[int, int], None, None]:

@@ -1,12 +1,15 @@
-"""Is a part what its manifest and the schema say? What can be told without reading more than was asked for.
+"""Is a part what its manifest and the schema say?
 
-Rows, columns, types and the lengths of all lists are held against the manifest and against each other: a part that was
-cut short, swapped with another or written by another tool is refused by name. Other values in the same shape are not
-seen here: the digests of :meth:`~tokenstats.store.Store.changed_parts` see them, at the price of reading every byte.
+First its bytes: nothing in a file is believed before its digest is that of the manifest (:class:`Proofs`). Then its rows,
+columns, types and the lengths of all lists, against the manifest and against each other: a digest that was taken of a part that
+is wrong in itself, or that an earlier version did not take. A part that was changed, cut short, swapped with another or written
+by another tool is refused by name.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,8 +17,39 @@ import pyarrow.compute as pc
 from tokenstats.errors import StoreError
 from tokenstats.schema import TOKENS_SCHEMA, mask_schema, stats_schema
 from tokenstats.store.manifests import Part
+from tokenstats.store.parts import digest_of_open, open_part
 
 _AGAIN = "delete it and run the command that made it again"
+
+
+class ChangedFile(StoreError):
+    """A file's bytes are not those that its manifest recorded."""
+
+
+class Proofs:
+    """Which files hold the bytes that were recorded of them. None is read for it twice, unless it was touched since."""
+
+    def __init__(self) -> None:
+        self._proven: dict[Path, tuple[str, tuple[int, ...]]] = {}
+
+    def of(self, digest: str) -> Callable[[Path, BinaryIO], None]:
+        """What raises ChangedFile where an open file has not this digest. "": an earlier version took none."""
+
+        def prove(path: Path, file: BinaryIO) -> None:
+            found = os.fstat(file.fileno())
+            proof = digest, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            if digest and self._proven.get(path) != proof:
+                if digest_of_open(file) != digest:
+                    raise ChangedFile(f"{path} was changed after it was made: its digest differs; make it again")
+                file.seek(0)
+                self._proven[path] = proof
+
+        return prove
+
+    def check(self, path: Path, digest: str) -> None:
+        """Raise StoreError where a file is missing or has not this digest."""
+        with open_part(path) as file:
+            self.of(digest)(path, file)
 
 
 def check_columns(table: pa.Table, path: Path, family: str, columns: Sequence[str] | None) -> None:

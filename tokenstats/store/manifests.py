@@ -1,16 +1,32 @@
-"""What the manifests say: typed, read strictly, written last."""
+"""What the manifests say: typed, read strictly, written last.
 
+A manifest carries a checksum of itself. One that was edited, or lost a byte, is refused: every count and fingerprint that a
+reader goes by is the one that was written. Manifests of earlier versions have none; they are read as they are, and what can be
+told from their numbers alone is all that protects them.
+"""
+
+import hashlib
+import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tokenstats.errors import StoreError
-from tokenstats.schema import SCHEMA_VERSION
-from tokenstats.store.parts import write_json
+from tokenstats.errors import StoreError, one_line
+from tokenstats.schema import MAX_CLAUSES, SCHEMA_VERSION
+from tokenstats.store.drafts import places_of
+from tokenstats.store.parts import MissingFile, digest_of, write_json
 
 MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer"
+_CHECKSUM = "checksum"
+
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+"""How many of something: what JSON can say exactly, and more than any disk holds."""
+Vocabulary = Annotated[int, Field(ge=0, le=1 << 24)]
+"""Entries of a vocabulary: tables of that size are made when a store is looked at."""
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
 def now() -> str:
@@ -22,17 +38,11 @@ class _Record(BaseModel):
 
 
 class Part(_Record):
-    """One part file: how many rows and tokens it holds, and the digest of its bytes."""
+    """One part file: how many rows and tokens it holds, and the digest of its bytes ("": was not taken)."""
 
-    rows: int
-    tokens: int
+    rows: Count
+    tokens: Count
     digest: str
-
-
-class _Versioned(BaseModel):
-    """What every version of a manifest has."""
-
-    schema_version: int
 
 
 class _Manifest(_Record):
@@ -42,28 +52,58 @@ class _Manifest(_Record):
     fingerprint: str
 
     def write(self, folder: Path) -> None:
-        write_json(folder / MANIFEST, self.model_dump_json(indent=2))
+        fields = json.loads(self.model_dump_json())
+        write_json(folder / MANIFEST, json.dumps({**fields, _CHECKSUM: _checksum(fields)}, indent=2, ensure_ascii=False))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        path = folder / MANIFEST
+        """The manifest of a folder, or of the one that it is just replacing. Raises StoreError for one that is not whole."""
+        for place in places_of(folder):
+            try:
+                return cls._read(place / MANIFEST)
+            except MissingFile:
+                continue
+        raise MissingFile(f"{folder / MANIFEST} is missing: the run that makes it has not ended; run it again to finish")
+
+    @classmethod
+    def _read(cls, path: Path) -> Self:
         try:
             text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(f"{path} is missing: the run that makes it has not ended; run it again to finish") from None
+            raise MissingFile(f"{path} is missing") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise StoreError(f"{path} cannot be read: {error}") from error
+            raise StoreError(f"{path} cannot be read: {one_line(error, 120)}; run the command that made it again") from error
         try:
-            version = _Versioned.model_validate_json(text).schema_version  # first: another version has other fields
-            if version != SCHEMA_VERSION:
+            fields = json.loads(text)
+            if not isinstance(fields, dict):
+                raise ValueError(f"expected a JSON object, got {type(fields).__name__}")
+            version = fields.get("schema_version")
+            if type(version) is int and version != SCHEMA_VERSION:  # first: another version has other fields
                 raise StoreError(f"{path} has schema version {version}, this tokenstats reads {SCHEMA_VERSION}")
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "text"
+            checksum = fields.pop(_CHECKSUM, None)  # None: written by an earlier version
+            if checksum is not None and checksum != _checksum(fields):
+                raise StoreError(
+                    f"{path} was changed after it was written: its checksum differs; put the file back as it was, or delete it "
+                    "and run the command that made it again"
+                )
+            return cls.model_validate_json(json.dumps(fields), strict=True)
+        except (ValueError, RecursionError) as error:
             raise StoreError(
-                f"{path} is not a manifest of tokenstats ({where}: {first['msg']}); delete it and run the command that made it"
+                f"{path} is not a manifest of tokenstats ({_what_is_wrong(error)}); delete it and run the command that made it"
             ) from None
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    """BLAKE2b of the fields as canonical JSON: sorted names, no spaces."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _what_is_wrong(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return one_line(error, 120)
+    first = error.errors()[0]
+    return one_line(f"{'.'.join(map(str, first['loc'])) or 'text'}: {first['msg']}", 200)
 
 
 class Dataset(_Record):
@@ -76,12 +116,20 @@ class Dataset(_Record):
     fingerprint: str
     shape: str
     columns: dict[str, str]
-    rows: int
-    dropped: dict[str, int]
-    first_dropped: dict[str, int]
-    truncated: int
-    noted: dict[str, int] = {}
-    first_noted: dict[str, int] = {}
+    rows: Count
+    dropped: dict[str, Count]
+    first_dropped: dict[str, Count]
+    truncated: Count
+    noted: dict[str, Count] = {}
+    first_noted: dict[str, Count] = {}
+
+    @model_validator(mode="after")
+    def _same_reasons(self) -> Self:
+        if self.dropped.keys() != self.first_dropped.keys():
+            raise ValueError("dropped and first_dropped name other reasons")
+        if self.noted.keys() != self.first_noted.keys():
+            raise ValueError("noted and first_noted name other things")
+        return self
 
 
 class Tokenizer(_Record):
@@ -89,10 +137,10 @@ class Tokenizer(_Record):
 
     source: str
     fingerprint: str
-    size: int
-    bos_id: int | None
-    end_of_turn_ids: tuple[int, ...]
-    special_ids: tuple[int, ...]
+    size: Vocabulary
+    bos_id: TokenId | None
+    end_of_turn_ids: tuple[TokenId, ...]
+    special_ids: tuple[TokenId, ...]
     trust_remote_code: bool = False
 
 
@@ -105,21 +153,33 @@ class Template(_Record):
 
     fingerprint: str
     targets: str
-    max_length: int | None
+    max_length: Count | None
     source: str = "own"
     special_text: str = "as-is"
 
 
 class StoreManifest(_Manifest):
-    """``STORE/manifest.json``: the tokens family."""
+    """``STORE/manifest.json``: the tokens family. ``tokenizer_files``: digests of what lies in ``STORE/tokenizer``."""
 
     dataset: Dataset
     tokenizer: Tokenizer
     template: Template
-    part_tokens: int
-    sequences: int
-    tokens: int
-    targets: int
+    part_tokens: Count
+    sequences: Count
+    tokens: Count
+    targets: Count
+    tokenizer_files: dict[str, str] = {}
+
+    def write(self, folder: Path) -> None:
+        files = sorted(path for path in (folder / TOKENIZER).glob("*") if path.is_file())
+        _Manifest.write(self.model_copy(update={"tokenizer_files": {p.name: digest_of(p) for p in files}}), folder)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        counted = sum(p.rows for p in self.parts), sum(p.tokens for p in self.parts)
+        if (self.sequences, self.tokens) != counted or self.targets > self.tokens:
+            raise ValueError(f"it counts {self.sequences} sequences and {self.tokens} tokens, its parts {counted}")
+        return self
 
 
 class Model(_Record):
@@ -129,7 +189,7 @@ class Model(_Record):
     fingerprint: str
     revision: str | None
     architecture: str
-    parameters: int
+    parameters: Count
 
 
 class ScoringManifest(_Manifest):
@@ -143,17 +203,17 @@ class ScoringManifest(_Manifest):
     reference: Model | None
     dtype: str
     device: str
-    vocabulary: int
-    topk: int
+    vocabulary: Vocabulary
+    topk: Count
     score_all: bool
     head: dict[str, str]
     notes: tuple[str, ...] = ()
     versions: dict[str, str]
-    scored: int
+    scored: Count
     means: dict[str, float]
     padding: float
     reduction: str | None = None
-    batch_tokens: int | None = None
+    batch_tokens: Count | None = None
     trust_remote_code: bool = False
 
 
@@ -161,12 +221,14 @@ class Clause(_Record):
     """One branch of a rule: its text and how many target tokens it dropped."""
 
     text: str
-    dropped: int
+    dropped: Count
 
 
 class MaskManifest(_Manifest):
     """``masks/<mask>/manifest.json``.
 
+    scorings:          name and fingerprint of all that was read: scorings, and of a budget ``masks/<mask>``
+    scoring:           the one of them that the rule's bare names mean; None where it has none, and before that was recorded
     weighted:          the parts have a column ``weight``; ``weight_total`` is its sum
     thresholds:        the number behind each dataset-wide selection; scales: (centre, width) of each zscore and minmax
     clauses:           a rule that only weighs has none; ``min_kept`` that drops rows is the last one
@@ -178,14 +240,21 @@ class MaskManifest(_Manifest):
     rule: dict[str, str | int]
     rule_fingerprint: str
     scorings: dict[str, str]
+    scoring: str | None = None
     thresholds: dict[str, float]
     scales: dict[str, tuple[float, float]] = {}
-    clauses: tuple[Clause, ...]
-    targets: int
-    kept: int
-    protected: int
-    rows_with_nothing_kept: int
-    rows_with_too_few: int = 0
-    shortfall: int = 0
+    clauses: Annotated[tuple[Clause, ...], Field(max_length=MAX_CLAUSES)]
+    targets: Count
+    kept: Count
+    protected: Count
+    rows_with_nothing_kept: Count
+    rows_with_too_few: Count = 0
+    shortfall: Count = 0
     weighted: bool = False
     weight_total: float | None = None
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.kept > self.targets:
+            raise ValueError(f"it keeps {self.kept} of {self.targets} targets")
+        return self

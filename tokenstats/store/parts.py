@@ -5,25 +5,23 @@ kept in the file's metadata, so that a later run knows whether it may go on besi
 bytes are an error that names the part, never a wrong number.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 import sys
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenstats.errors import StoreError, one_line
+from tokenstats.store.drafts import TEMPORARY, whole_file
 
 _SETTINGS, _PROGRESS = b"tokenstats.settings", b"tokenstats.progress"
 _VALUES_PER_ROW_GROUP = 1_000_000
-_TEMPORARY = ".writing-"
 
 Settings = Mapping[str, Any]
 """What a run was asked for, as JSON: parts of other settings are never mixed."""
@@ -38,9 +36,8 @@ def is_part(path: Path) -> bool:
     return re.fullmatch(r"(\.writing-[0-9a-f]{8}-)?part-\d{5,}\.parquet", path.name) is not None
 
 
-def _temporary(target: Path) -> Path:
-    """A name of its own for every attempt: two workers never write to one file, and a rename decides."""
-    return target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex[:8]}-{target.name}")
+class MissingFile(StoreError):
+    """A part or manifest is not there."""
 
 
 def write_part(folder: Path, index: int, table: pa.Table, settings: Settings, progress: Settings | None = None) -> None:
@@ -48,45 +45,39 @@ def write_part(folder: Path, index: int, table: pa.Table, settings: Settings, pr
     table = table.replace_schema_metadata(
         {_SETTINGS: _to_json(settings).encode(), _PROGRESS: _to_json(progress or {}).encode()}
     )
-    target = part_path(folder, index)
-    temporary = _temporary(target)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            pq.write_table(table, file, row_group_size=_rows_per_group(table), **_encoding(table.schema))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        _flush_folder(folder)
-    except OSError as error:
-        _discard(temporary)
-        raise StoreError(f"cannot write {target}: {error.strerror or error}; free some space or mend its rights") from error
+    with whole_file(part_path(folder, index)) as file:
+        pq.write_table(table, file, row_group_size=_rows_per_group(table), **_encoding(table.schema))
 
 
 def write_json(path: Path, content: str) -> None:
     """Write a manifest, atomically."""
-    temporary = _temporary(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(content + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        _discard(temporary)
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; free some space or mend its rights") from error
+    with whole_file(path) as file:
+        file.write((content + "\n").encode())
 
 
-def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a part, or some of its columns. Raises StoreError, naming it, where it is missing or damaged."""
-    try:
+def read_part(
+    path: Path, columns: Sequence[str] | None = None, prove: Callable[[Path, BinaryIO], None] | None = None
+) -> pa.Table:
+    """Read a part, or some of its columns. Raises StoreError, naming it, where it is missing or damaged.
+
+    prove: called with the open file before it is read, to raise where it is not the right one
+    """
+    with open_part(path) as file:
+        if prove is not None:
+            prove(path, file)
         # who is in a hurry reads several parts at once: pyarrow's own threads gain nothing within one, and get in their way
-        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-            return file.read(columns=list(columns) if columns is not None else None, use_threads=False)
+        with pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet:
+            return parquet.read(columns=list(columns) if columns is not None else None, use_threads=False)
+
+
+@contextmanager
+def open_part(path: Path) -> Iterator[BinaryIO]:
+    """A file of a store, opened for reading. What cannot be found or read in the block is a StoreError that names it."""
+    try:
+        with open(path, "rb") as file:
+            yield file
     except FileNotFoundError:
-        raise _missing(path) from None
+        raise MissingFile(f"{path} is missing; run the command that made it again") from None
     except (OSError, pa.ArrowException, KeyError) as error:
         raise StoreError(
             f"{path} cannot be read ({one_line(error, 120)}); delete it and run the command that made it again"
@@ -124,8 +115,8 @@ def finished_parts(
 
 def clear_leftovers(folder: Path, mine: Callable[[int], bool] = lambda _: True) -> None:
     """Remove what a killed run was writing in a folder: the parts that are ``mine``, and manifests where the first part is."""
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
-        if mine(_index_of(leftover) if is_part(leftover) else 0):
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        if leftover.is_file() and mine(_index_of(leftover) if is_part(leftover) else 0):
             leftover.unlink(missing_ok=True)
 
 
@@ -166,20 +157,16 @@ def describe_difference(found: Settings, wanted: Settings) -> str:
 
 def digest_of(path: Path) -> str:
     """BLAKE2b of a file's bytes, 16 bytes in hexadecimal. Raises StoreError where the file is missing."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except FileNotFoundError:
-        raise _missing(path) from None
+    with open_part(path) as file:
+        return digest_of_open(file)
 
 
-def _missing(path: Path) -> StoreError:
-    return StoreError(f"{path} is missing; run the command that made it again")
-
-
-def _discard(temporary: Path) -> None:
-    with contextlib.suppress(OSError):  # it may lie where nothing can lie
-        temporary.unlink(missing_ok=True)
+def digest_of_open(file: BinaryIO) -> str:
+    """The digest of all that follows in a file."""
+    digest = hashlib.blake2b(digest_size=16)
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _metadata(path: Path, key: bytes) -> dict[str, Any]:
@@ -192,14 +179,6 @@ def _metadata(path: Path, key: bytes) -> dict[str, Any]:
 
 def _to_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _rows_per_group(table: pa.Table) -> int:

@@ -9,20 +9,24 @@ for tables in store.aligned({"tokens": ["input_ids"], "stats/warm": ["entropy"]}
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
 from tokenstats.errors import InputError, StoreError, nearest, one_line
-from tokenstats.store.checks import check_columns, check_counts, check_lengths, row_lengths
-from tokenstats.store.manifests import MANIFEST, MaskManifest, Part, ScoringManifest, StoreManifest
-from tokenstats.store.parts import digest_of, part_path, read_part
+from tokenstats.store.checks import ChangedFile, Proofs, check_columns, check_counts, check_lengths, row_lengths
+from tokenstats.store.drafts import name_of, places_of
+from tokenstats.store.manifests import MANIFEST, TOKENIZER, MaskManifest, Part, ScoringManifest, StoreManifest
+from tokenstats.store.parts import MissingFile, digest_of, part_path, read_part
 
 if TYPE_CHECKING:
     import polars as pl
 
-TOKENS = "tokens"
+TOKENS, STATS, MASKS = "tokens", "stats", "masks"
+
+_Kind = TypeVar("_Kind", ScoringManifest, MaskManifest)  # a family's manifest
 
 
 def check_name(name: str, what: str) -> str:
@@ -36,7 +40,11 @@ def check_name(name: str, what: str) -> str:
 
 
 class Store:
-    """A finished store. Raises StoreError where ``path`` is none."""
+    """A finished store. Raises StoreError where ``path`` is none.
+
+    It shows each scoring and mask as it was when it was first asked for: of one that is replaced meanwhile, reading on is an
+    error, never a mixture. Every part is held against the digest of its manifest before anything in it is believed.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -45,6 +53,8 @@ class Store:
         if not (self.path / MANIFEST).exists() and not (self.path / TOKENS).is_dir():
             raise StoreError(f"{self.path} is not a store: it has no {MANIFEST}; make one with 'tokenstats compute'")
         self.manifest = StoreManifest.read(self.path)
+        self._seen: dict[str, ScoringManifest | MaskManifest] = {}
+        self._proofs: Proofs | None = Proofs()
         # of the tokens part read last: its index, seq_ids and, where a list was read, the rows' lengths
         self._rows: tuple[int, pa.ChunkedArray, pa.ChunkedArray | None] | None = None
 
@@ -57,45 +67,75 @@ class Store:
 
     @property
     def tokenizer_folder(self) -> Path:
-        return self.path / "tokenizer"
+        return self.path / TOKENIZER
+
+    def check_tokenizer(self) -> None:
+        """Raise StoreError where a file of the tokenizer is not what it was when the store was made."""
+        for name, digest in self.manifest.tokenizer_files.items():
+            path = self.tokenizer_folder / Path(name).name
+            if digest_of(path) != digest:
+                raise ChangedFile(f"{path} was changed after the store was made: its digest differs; put it back as it was")
 
     def scorings(self) -> list[str]:
         """Names of the finished scorings."""
-        return _finished(self.path / "stats")
+        return _finished(self.path / STATS)
 
     def masks(self) -> list[str]:
         """Names of the finished masks."""
-        return _finished(self.path / "masks")
+        return _finished(self.path / MASKS)
+
+    def has(self, family: str) -> bool:
+        """Is ``stats/NAME`` or ``masks/NAME`` finished?"""
+        return any((place / MANIFEST).exists() for place in places_of(self.path / family))
 
     def scoring(self, name: str | None = None) -> tuple[str, ScoringManifest]:
         """The named scoring, or the only one. Raises StoreError where it is not there or the choice is not clear."""
-        name = self._choose(name, self.scorings(), "scoring", "--scoring")
-        manifest = ScoringManifest.read(self.path / "stats" / name)
-        self._check_owner(manifest, f"stats/{name}")
-        return name, manifest
+        name = self._choose(name, STATS, "scoring", "--scoring")
+        return name, self._looked_up(f"{STATS}/{name}", ScoringManifest)
 
     def mask(self, name: str | None = None) -> tuple[str, MaskManifest]:
         """The named mask, or the only one."""
-        name = self._choose(name, self.masks(), "mask", "--mask")
-        manifest = MaskManifest.read(self.path / "masks" / name)
-        self._check_owner(manifest, f"masks/{name}")
-        return name, manifest
+        name = self._choose(name, MASKS, "mask", "--mask")
+        return name, self._looked_up(f"{MASKS}/{name}", MaskManifest)
+
+    def check_all_listed(self, kind: str) -> None:
+        """Raise StoreError where a scoring (``stats``) or mask (``masks``) has all of its parts, but no manifest.
+
+        Whoever takes what is there, instead of what is named, would leave it out without a word. One with fewer parts is being
+        made, or its run was killed: it is not there yet.
+        """
+        for folder in sorted(p for p in (self.path / kind).glob("[!.]*") if p.is_dir() and not self.has(f"{kind}/{p.name}")):
+            if len(list(folder.glob("part-*.parquet"))) >= self.part_count:
+                raise StoreError(
+                    f"{folder} has all of its parts, but no {MANIFEST}: it was removed, or its run has not ended; "
+                    "run the command that made it again, or remove the folder"
+                )
+
+    def forget(self, family: str) -> None:
+        """Look at a scoring or mask anew: this process has replaced it."""
+        self._seen.pop(family, None)
 
     @property
     def part_count(self) -> int:
         return len(self.manifest.parts)
+
+    def unproven(self) -> "Store":
+        """The same store, read without its digests: for who holds them against the files itself, to say which differ."""
+        twin = copy(self)
+        twin._proofs = None
+        return twin
 
     def part(self, family: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """One part of a family (``tokens``, ``stats/NAME``, ``masks/NAME``), its rows proven to be the tokens' rows.
 
         Raises StoreError, naming the part, where it is missing, damaged, or not what the manifest says.
         """
-        path = part_path(self.path / family, index)
-        table = read_part(path, _with_seq_id(columns))
+        expected = self._parts_of(family)[index]
+        path, table = self._read(family, index, _with_seq_id(columns), expected)
         check_columns(table, path, family, _with_seq_id(columns))
         if family != TOKENS:
             self._check_rows(table, path, index)
-        check_counts(table, path, self.manifest.parts[index])
+        check_counts(table, path, expected)
         lengths = row_lengths(table)
         check_lengths(table, path, lengths)
         if family == TOKENS and (lengths is not None or self._rows is None or self._rows[0] != index):
@@ -109,54 +149,102 @@ class Store:
         for index in range(self.part_count) if parts is None else parts:
             yield {family: self.part(family, index, names) for family, names in columns.items()}
 
+    def locate(self, number: int) -> tuple[int, int]:
+        """Part, and row in it, of a sequence counted from 0 over the whole store. Raises InputError where there is none."""
+        row = number
+        for index, part in enumerate(self.manifest.parts if number >= 0 else ()):
+            if row < part.rows:
+                return index, row
+            row -= part.rows
+        raise InputError(f"row {number} is not in the store: it holds rows 0 to {self.manifest.sequences - 1}")
+
     def sequence(self, number: int, columns: Mapping[str, Sequence[str]]) -> dict[str, dict]:
         """One sequence, counted from 0 over the whole store, as plain Python values per family."""
-        if not 0 <= number < self.manifest.sequences:
-            raise InputError(f"row {number} is not in the store: it holds rows 0 to {self.manifest.sequences - 1}")
-        for index, part in enumerate(self.manifest.parts):
-            if number < part.rows:
-                tables = next(self.aligned(columns, [index]))
-                return {family: table.slice(number, 1).to_pylist()[0] for family, table in tables.items()}
-            number -= part.rows
-        raise StoreError(f"{self.path / MANIFEST} counts {self.manifest.sequences} rows, but its parts hold fewer")
+        index, row = self.locate(number)
+        tables = next(self.aligned(columns, [index]))
+        return {family: table.slice(row, 1).to_pylist()[0] for family, table in tables.items()}
 
     def changed_parts(self, family: str) -> list[Path]:
         """The parts of a family whose bytes are no longer those that its manifest recorded; reads every byte of them.
 
-        This sees what :meth:`part` cannot: other values in the same shape. A part without a recorded digest is not judged.
+        A part without a recorded digest is not judged: an earlier version made it.
         """
-        paths = [part_path(self.path / family, i) for i in range(self.part_count)]
-        recorded = zip(paths, self._parts_of(family), strict=True)
+        recorded = zip(self._paths_of(family), self._parts_of(family), strict=True)
         return [path for path, part in recorded if part.digest and digest_of(path) != part.digest]
 
     def verify(self, *families: str) -> None:
         """Raise StoreError, naming the part, where the bytes of one are not those that its manifest recorded."""
+        proofs = self._proofs or Proofs()
         for family in families:
-            for path in self.changed_parts(family):
-                raise StoreError(f"{path} was changed after it was made: its digest differs; make it again")
+            for path, part in zip(self._paths_of(family), self._parts_of(family), strict=True):
+                proofs.check(path, part.digest)
 
     def scan(self, family: str) -> "pl.LazyFrame":
-        """A polars LazyFrame over a family: the way out to any other tool."""
+        """A polars LazyFrame over a family: the way out to any other tool. Proves nothing: see :meth:`verify`."""
         import polars as pl
 
-        return pl.scan_parquet([part_path(self.path / family, i) for i in range(self.part_count)])
+        return pl.scan_parquet(self._paths_of(family))
 
-    def _choose(self, name: str | None, known: list[str], what: str, option: str) -> str:
-        if name is None and len(known) == 1:
-            return known[0]
-        if name is None and not known:
-            raise StoreError(f"{self.path} holds no {what} yet")
-        if name is None:
-            raise StoreError(f"{self.path} holds several {what}s ({', '.join(known)}): choose one with {option}")
-        if check_name(name, what) not in known:
+    def _choose(self, name: str | None, kind: str, what: str, option: str) -> str:
+        if name is not None and self.has(f"{kind}/{check_name(name, what)}"):
+            return name
+        self.check_all_listed(kind)
+        known = _finished(self.path / kind)
+        if name is not None:
             raise StoreError(f"no {what} {name!r} in {self.path}{nearest(name, known)}; it holds: {', '.join(known) or 'none'}")
-        return name
+        if not known:
+            raise StoreError(f"{self.path} holds no {what} yet")
+        if len(known) > 1:
+            raise StoreError(f"{self.path} holds several {what}s ({', '.join(known)}): choose one with {option}")
+        return known[0]
+
+    def _looked_up(self, family: str, kind: type[_Kind]) -> _Kind:
+        seen = self._manifest(family, kind)
+        self._check_not_replaced(family)
+        return seen
+
+    def _manifest(self, family: str, kind: type[_Kind]) -> _Kind:
+        if family not in self._seen:
+            found = kind.read(self.path / family)
+            self._check_owner(found, family)
+            self._seen[family] = found
+        seen = self._seen[family]
+        assert isinstance(seen, kind)
+        return seen
+
+    def _manifest_of(self, family: str) -> StoreManifest | ScoringManifest | MaskManifest:
+        if family == TOKENS:
+            return self.manifest
+        if family.startswith(f"{MASKS}/"):
+            return self._manifest(family, MaskManifest)
+        return self._manifest(family, ScoringManifest)
 
     def _parts_of(self, family: str) -> tuple[Part, ...]:
-        if family == TOKENS:
-            return self.manifest.parts
-        kind, _, name = family.partition("/")
-        return (self.scoring(name) if kind == "stats" else self.mask(name))[1].parts
+        return self._manifest_of(family).parts
+
+    def _paths_of(self, family: str) -> list[Path]:
+        place = next((p for p in places_of(self.path / family) if p.is_dir()), self.path / family)
+        return [part_path(place, index) for index in range(self.part_count)]
+
+    def _read(self, family: str, index: int, columns: list[str] | None, expected: Part) -> tuple[Path, pa.Table]:
+        prove = self._proofs.of(expected.digest) if self._proofs is not None else None
+        *others, last = (part_path(place, index) for place in places_of(self.path / family))
+        try:
+            for path in others:
+                try:
+                    return path, read_part(path, columns, prove)
+                except MissingFile:
+                    continue
+            return last, read_part(last, columns, prove)
+        except (MissingFile, ChangedFile):
+            self._check_not_replaced(family)
+            raise
+
+    def _check_not_replaced(self, family: str) -> None:
+        """Raise StoreError where a family is another one by now than the one that was seen first."""
+        seen = self._manifest_of(family)
+        if family != TOKENS and self.has(family) and type(seen).read(self.path / family) != seen:
+            raise StoreError(f"{self.path / family} was replaced while it was being read; run again, on a store opened anew")
 
     def _check_owner(self, manifest: ScoringManifest | MaskManifest, family: str) -> None:
         if manifest.store_fingerprint != self.fingerprint:
@@ -165,8 +253,9 @@ class Store:
             raise StoreError(f"{self.path / family / MANIFEST} lists other parts than the store's tokens; make it again")
 
     def _check_rows(self, table: pa.Table, path: Path, index: int) -> None:
-        if self._rows is None or self._rows[0] != index:
-            self.part(TOKENS, index, ["seq_id"])
+        has_lists = row_lengths(table) is not None
+        if self._rows is None or self._rows[0] != index or (has_lists and self._rows[2] is None):
+            self.part(TOKENS, index, ["seq_id", "is_target"] if has_lists else ["seq_id"])  # is_target: the smallest list
         assert self._rows is not None
         _, seq_ids, lengths = self._rows
         if not table["seq_id"].equals(seq_ids):
@@ -182,5 +271,5 @@ def _with_seq_id(columns: Sequence[str] | None) -> list[str] | None:
 
 
 def _finished(folder: Path) -> list[str]:
-    names = [p.parent.name for p in folder.glob(f"*/{MANIFEST}")] if folder.is_dir() else []
-    return sorted(name for name in names if not name.startswith("."))  # a dot: being made, or being replaced
+    names = {name_of(p.parent) for p in folder.glob(f"*/{MANIFEST}")} if folder.is_dir() else set()
+    return sorted(name for name in names if not name.startswith("."))  # a dot: being made

@@ -9,7 +9,6 @@ batch one more.
 """
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from tokenstats.errors import InputError, one_line
 from tokenstats.store import Store
+from tokenstats.store.drafts import draft_of
 from tokenstats.training import guides
 from tokenstats.training.card import dataset_card
 from tokenstats.training.files import ArrowStream, Files, describe_for_datasets, open_parquet
@@ -101,10 +101,7 @@ def export(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to} exists and is not empty; choose another folder")
     check_writable(to)
-    draft = to.parent / f".exporting-{to.name}"
-    shutil.rmtree(draft, ignore_errors=True)  # of an export that was killed
-    draft.mkdir(parents=True)
-    try:
+    with draft_of(to) as draft:
         writer = _Writer(draft, schema, rows_per_file, save_to_disk or guides.GUIDES[trainer].on_disk)
         parts = read_parts(opened, chosen, with_weights=not ignore_weights)
         for part in tqdm(parts, desc="exporting", total=opened.part_count, unit=" parts", disable=None):
@@ -116,12 +113,7 @@ def export(
         files = writer.close(record)
         write_record(draft, record)
         (draft / "README.md").write_text(dataset_card(opened, chosen, record, trainer, writer.longest), encoding="utf-8")
-        if to.exists():
-            to.rmdir()
-        os.replace(draft, to)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+        os.replace(draft, to)  # which is not there, or empty
     return ExportSummary(
         to=str(to),
         form=form,

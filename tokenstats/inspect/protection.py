@@ -1,0 +1,90 @@
+"""Which tokens the rule of a stored mask may never drop: decided anew, exactly as when the mask was made, ties included.
+
+A mask's parts say what was dropped, not what was spared. So the rule's ``protect`` is evaluated again, over the whole part that
+the sequence is in, against thresholds that are resolved again over the whole dataset where it has any.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+
+from tokenstats.errors import RuleError, StoreError
+from tokenstats.masking.evaluate import evaluate
+from tokenstats.masking.population import physical_columns, read_population, resolve_scorings
+from tokenstats.masking.resolved import Resolved
+from tokenstats.masking.rule import Rule
+from tokenstats.masking.sources import OnDisk, worker_count
+from tokenstats.masking.thresholds import resolve_selections
+from tokenstats.store import Store
+from tokenstats.store.manifests import MaskManifest
+
+
+class NotKnown(Exception):
+    """What was protected can no longer be told, and why."""
+
+
+def protected_targets(store: Store, mask: MaskManifest, number: int) -> np.ndarray:
+    """Places, within a sequence of the store, of the targets that the mask's rule protects, rising.
+
+    Raises NotKnown where a scoring that decides about it is gone, or no longer is what the mask was made from.
+    """
+    protected = Rule.from_dict(mask.rule).protected
+    if protected is None:
+        return np.zeros(0, np.int64)
+    scorings = _scorings(store, mask)
+    part, row = store.locate(number)
+    population = read_population(store, part, protected.columns, scorings)
+    resolved = _resolved(_Mask(store, mask, scorings))
+    own = slice(*population.sequence_starts[row : row + 2])
+    return population.position_in_sequence[own][evaluate(protected.tree, population, resolved)[own]]
+
+
+def _scorings(store: Store, mask: MaskManifest) -> dict[str | None, str]:
+    """Which scoring each prefix of the rule's ``protect`` meant when the mask was made."""
+    rule = Rule.from_dict(mask.rule)
+    assert rule.protected is not None
+    columns = rule.protected.columns
+    bare = any(prefix is None for prefix, _ in physical_columns(columns))
+    try:
+        scorings = resolve_scorings(store, columns, _bare_scoring(mask, rule) if bare else None)
+    except (RuleError, StoreError) as error:
+        raise NotKnown(str(error)) from None
+    for name in scorings.values():
+        if store.scoring(name)[1].fingerprint != mask.scorings.get(name):
+            raise NotKnown(f"scoring {name} is not the one that the mask was made from")
+    return scorings
+
+
+def _bare_scoring(mask: MaskManifest, rule: Rule) -> str:
+    """The scoring that bare names meant. Earlier versions did not record it: then it is what no prefix names."""
+    if mask.scoring is not None:
+        return mask.scoring
+    named = {prefix for prefix, _ in rule.columns}
+    left = [name for name in mask.scorings if name not in named and not name.startswith("masks/")]
+    if len(left) != 1:
+        raise NotKnown("an earlier version did not record which scoring the rule's bare names mean; make the mask again")
+    return left[0]
+
+
+class _Mask:
+    """What resolved thresholds depend on, as the key of a cache: a mask's fingerprint holds all of it."""
+
+    def __init__(self, store: Store, mask: MaskManifest, scorings: Mapping[str | None, str]):
+        self.store, self.mask, self.scorings = store, mask, scorings
+
+    def __hash__(self) -> int:
+        return hash(self.mask.fingerprint)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Mask) and self._key() == other._key()
+
+    def _key(self) -> tuple[str, str, str]:
+        return str(self.store.path.resolve()), self.store.fingerprint, self.mask.fingerprint
+
+
+@lru_cache(maxsize=8)  # a dataset-wide selection takes two readings of the dataset: once for all the rows that are looked at
+def _resolved(of: _Mask) -> dict[str, Resolved]:
+    protected = Rule.from_dict(of.mask.rule).protected
+    assert protected is not None
+    return resolve_selections([protected], OnDisk(of.store, of.scorings, worker_count(None), "protected tokens"))
