@@ -30,7 +30,7 @@ VARIANTS = {
 }
 
 
-def score_when_told(folder: Path, rows: int) -> None:
+def score_when_told(folder: Path, rows: int, alone: bool) -> None:
     """What a run is: warm up, say so, wait for a line, score, say what it took."""
     from tokenstats.scoring import compute
 
@@ -41,6 +41,8 @@ def score_when_told(folder: Path, rows: int) -> None:
     compute(folder / "few.jsonl", **models, store=folder / "few")
     print("ready", flush=True)
     sys.stdin.readline()
+    for thread in os.listdir("/proc/self/task") if alone else ():
+        os.sched_setscheduler(int(thread), os.SCHED_RR, os.sched_param(1))
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     compute(folder / "many.jsonl", **models, store=folder / "many", part_tokens=20_000)
     after = resource.getrusage(resource.RUSAGE_SELF)
@@ -48,11 +50,11 @@ def score_when_told(folder: Path, rows: int) -> None:
     print(json.dumps({"wall": time.perf_counter() - started, "cpu": cpu}))
 
 
-def at_once(count: int, environment: dict[str, str], rows: int) -> tuple[float, float]:
+def at_once(count: int, environment: dict[str, str], rows: int, alone: bool) -> tuple[float, float]:
     """Seconds until the last of the runs is done, and of CPU in one of them, in the mean."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_", "NUMBA_"))}
     with tempfile.TemporaryDirectory() as place:
-        command = [sys.executable, "-m", "pipelines.bench_load", "--rows", str(rows), "--inside"]
+        command = [sys.executable, "-m", "pipelines.bench_load", "--rows", str(rows), *["--alone"] * alone, "--inside"]
         runs = []
         for i in range(count):
             folder = Path(place, str(i))
@@ -89,17 +91,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--alone", action="store_true", help="above all else that runs, as if nothing did; for root")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
-        score_when_told(Path(args.inside), args.rows)
+        score_when_told(Path(args.inside), args.rows, args.alone)
         return
     print(f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {args.rows} rows")
     for count in map(int, args.runs.split(",")):
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in args.variants.split(",")}
         for _ in range(args.rounds):
             for name, taken in found.items():
-                taken.append(at_once(count, VARIANTS[name], args.rows))
+                taken.append(at_once(count, VARIANTS[name], args.rows, args.alone))
                 show(f"  {count} at once  {name}", *taken[-1])
         for name, taken in found.items():
             show(f"{count} at once  {name}, medians", *(statistics.median(one) for one in zip(*taken, strict=True)))
