@@ -9,6 +9,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several processes that wait for each other on one core take minutes
     os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 if not Path("/dev/nvidiactl").exists():  # read when triton is first imported, by whichever test module comes first

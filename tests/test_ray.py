@@ -110,6 +110,13 @@ def test_what_the_user_must_mend_comes_back_from_the_cluster_as_one_line(cluster
     assert not ray.is_initialized()
 
 
+def test_an_address_where_no_cluster_is_is_named(tmp_path: Path, chats, base):
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
+    with pytest.raises(InputError, match="no Ray cluster answers at nonsense"):
+        compute(data, model=base, store=tmp_path / "s", engine="ray", ray_address="nonsense")
+    assert not (tmp_path / "s").exists()
+
+
 def test_no_actor_outlives_a_run_that_failed(cluster, tmp_path: Path, chats, base, warmup, monkeypatch):
     """Not even where somebody keeps the error, as a notebook does: its traceback holds on to all that the run had."""
     nodes, _ = cluster

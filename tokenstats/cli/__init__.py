@@ -4,6 +4,7 @@ Exit status 0 only when the whole job was done; 2 for a mistake that the caller 
 1 where an audit fails the gate that --fail-on puts up; 130 where Ctrl-C ended it, 143 where SIGTERM did.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -29,6 +30,8 @@ for command in (compute, mask, sweep, compare, show, audit, report, app, train, 
 
 def main() -> None:
     """Entry point: errors of the user become one line and status 2."""
+    # before torch brings OpenMP, which reads it once: threads that spin while they wait starve each other on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     with interruptible() as end:

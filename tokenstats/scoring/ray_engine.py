@@ -63,6 +63,16 @@ class _PartScorer:
             return error
 
 
+def _connect(address: str | None) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # Ray raises many kinds here
+        place = "can be reached or started here" if address is None else f"answers at {one_line(address, 80)}"
+        raise InputError(
+            f"no Ray cluster {place} ({one_line(error, 150)}); expected the address of one that 'ray status' knows, or none"
+        ) from None
+
+
 class RayEngine:
     """``workers`` actors of a cluster (None: one for each GPU, or else for each CPU), each with the models of a request.
 
@@ -78,7 +88,7 @@ class RayEngine:
         self._begin = "load"  # what an actor that is new does first
         self._connected = not ray.is_initialized()  # by this run, and for it only
         if self._connected:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            _connect(address)
         try:
             gpus = int(ray.cluster_resources().get("GPU", 0)) if request.device != "cpu" else 0
             cpus = int(ray.cluster_resources().get("CPU", 1))
