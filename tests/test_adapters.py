@@ -106,7 +106,7 @@ def own_columns(adapter: Path, base: Path) -> dict[str, np.ndarray]:
 @pytest.fixture
 def one_tokenizer(monkeypatch) -> None:
     """These models have none; which tokenizer they share is another test's matter."""
-    monkeypatch.setattr("tokenstats.scoring.pair.load_tokenizer", lambda _: None)
+    monkeypatch.setattr("tokenstats.scoring.pair.load_tokenizer", lambda *_: None)
     monkeypatch.setattr("tokenstats.scoring.pair.tokenizer_fingerprint", lambda _: "")
 
 

@@ -88,11 +88,18 @@ def _scalings(config: Any) -> list[dict]:
 
 def width_classes(config: Any, lengths: np.ndarray) -> np.ndarray:
     """[R] a number for each row: rows of the same number are read with the same frequencies, padded to their longest."""
-    marks = [np.zeros(len(lengths), np.int64)]
+    classes = np.zeros(len(lengths), np.int64)
     for scaling in _scalings(config):
         kind, declared = scaling.get("rope_type", scaling.get("type")), _declared(config) or 0
         if kind == "longrope":
-            marks.append((lengths > (scaling.get("original_max_position_embeddings") or declared)).astype(np.int64))
+            classes = combine(classes, lengths > (scaling.get("original_max_position_embeddings") or declared))
         elif kind == "dynamic":
-            marks.append(np.where(lengths > declared, lengths, 0))
-    return np.unique(np.stack(marks), axis=1, return_inverse=True)[1].reshape(-1)
+            classes = combine(classes, np.where(lengths > declared, lengths, 0))
+    return classes
+
+
+def combine(classes: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """[R] numbers that are the same for two rows where both of theirs are; numbers are at least 0."""
+    _, known = np.unique(classes, return_inverse=True)
+    _, added = np.unique(more, return_inverse=True)
+    return known * (int(added.max(initial=0)) + 1) + added

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import reduce
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from tokenstats.alignment import outputs_that_predict
 from tokenstats.errors import InputError
 from tokenstats.modeling.head import SplitModel
 from tokenstats.modeling.load import LoadedModel, is_adapter_of, load_model, load_with_base, same_weights
-from tokenstats.modeling.positions import max_positions, trained_positions, width_classes
+from tokenstats.modeling.positions import combine, max_positions, trained_positions, width_classes
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tokenstats.scoring.model_checks import changed_words, check_causal, check_runs, moved_by_neighbours, noise, repeats
 from tokenstats.scoring.rows import row_statistics
@@ -61,8 +62,8 @@ class ModelPair:
             return np.arange(len(lengths))
         if self.sharing is Sharing.ALIKE:
             return lengths
-        each = [width_classes(m.model.config.get_text_config(), lengths) for m in self.loaded]
-        return np.unique(np.stack(each), axis=1, return_inverse=True)[1].reshape(-1)
+        each = (width_classes(m.model.config.get_text_config(), lengths) for m in self.loaded)
+        return reduce(combine, each)
 
     @torch.inference_mode()
     def check(self, input_ids: Tensor, reference_too: bool = True) -> tuple[dict[str, str], list[str]]:
