@@ -120,7 +120,10 @@ def stands_still_at(store: Store, family: str) -> Path:
 @both
 def test_what_was_there_stays_and_nothing_else_is(own, tmp_path, command, number):
     before = build_mask(own, Rule(drop="entropy > 1"), "mine")
-    pipe = stands_still_at(own, "tokens" if command == "export" else "stats/warm")
+    if command == "audit":  # it looks into parts before it reads them through, which a pipe does not let it
+        pipe = pipe_at(own.path / "stats" / "warm" / "manifest.json")
+    else:
+        pipe = stands_still_at(own, "tokens" if command == "export" else "stats/warm")
     options = {
         "mask": ["--drop", "entropy > 2", "--name", "new"],
         "mask --replace": ["--drop", "entropy > 2", "--name", "mine", "--replace"],
