@@ -155,3 +155,26 @@ def test_an_adapter_that_does_nothing_is_refused(base_model, tmp_path, one_token
     model.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="same logits"):
         score(tmp_path, base_model)
+
+
+@pytest.mark.parametrize("where", ["target_modules", "modules_to_save"])
+@pytest.mark.parametrize("adapter_is", ["model", "reference"])
+def test_an_adapter_on_the_head_of_a_half_precision_model_is_off_where_the_base_is_asked(
+    where, adapter_is, base_model, tmp_path, one_tokenizer, monkeypatch
+):
+    """Heads in half precision are raised to float32 in a copy, which must be of the head as that model has it."""
+    more = {where: [*MODULES, "lm_head"] if where == "target_modules" else ["lm_head"]}
+    adapter = make_adapter("LORA", base_model, tmp_path, **more)
+    sides = (adapter, base_model) if adapter_is == "model" else (base_model, adapter)
+
+    def columns() -> dict[str, np.ndarray]:
+        pair = load_pair(str(sides[0]), str(sides[1]), "bfloat16", CPU, VOCABULARY, "")
+        pair.check(torch.arange(5, 45)[None])
+        table, _ = score_part(as_tokens(sample_rows()), pair, topk=0, score_all=True, budget=Budget(100))
+        return {n: table[n].combine_chunks().flatten().drop_null().to_numpy() for n in ("logprob", "ref_logprob", "kl")}
+
+    together = columns()
+    monkeypatch.setattr("tokenstats.scoring.pair.is_adapter_of", lambda *_: False)
+    apart = columns()
+    for name, column in apart.items():
+        np.testing.assert_allclose(together[name], column, atol=2e-3, err_msg=name)

@@ -102,11 +102,11 @@ def test_what_is_forgotten_is_not_what_was_learned(tmp_path):
 
 def test_rows_share_batches_as_far_as_their_frequencies_are_the_same():
     lengths = np.array([10, 64, 65, 80, 80, 3])
-    dynamic = width_classes(rope_model("dynamic").config, lengths)
+    dynamic = width_classes(rope_model("dynamic"), lengths)
     assert dynamic[0] == dynamic[1] == dynamic[5]
     assert dynamic[3] == dynamic[4]
     assert len(set(dynamic[[0, 2, 3]])) == 3
-    longrope = width_classes(rope_model("longrope").config, lengths)
+    longrope = width_classes(rope_model("longrope"), lengths)
     assert len(set(longrope[[0, 1, 5]])) == len(set(longrope[2:5])) == 1
     assert longrope[0] != longrope[2]
 
@@ -285,7 +285,7 @@ def test_a_quantised_models_fingerprint_is_that_of_the_numbers_it_is_made_of():
     """Tensors of torchao are made of others, and cannot be looked at as bytes."""
     from torch.testing._internal.two_tensor import TwoTensor
 
-    from tokenstats.modeling.load import model_fingerprint, same_weights
+    from tokenstats.modeling.load import model_fingerprint
 
     def model(add: float) -> PreTrainedModel:
         made = tiny_model("llama")
@@ -295,5 +295,112 @@ def test_a_quantised_models_fingerprint_is_that_of_the_numbers_it_is_made_of():
 
     one, same, other = model(1.0), model(1.0), model(2.0)
     assert model_fingerprint(one) == model_fingerprint(same) != model_fingerprint(other)
-    assert same_weights(one, same)
-    assert not same_weights(one, other)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_virtual_tokens_of_an_adapter_count_into_the_width(kind, tmp_path):
+    peft = pytest.importorskip("peft", reason="needs the peft extra")
+    torch.manual_seed(0)
+    model = rope_model(kind)
+    model.save_pretrained(tmp_path / "base")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=20)
+    adapter = peft.get_peft_model(model, config)
+    adapter.save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(tmp_path / "base")}))
+    pair = ModelPair(load_model(str(tmp_path / "adapter"), "float32", CPU), None, VOCABULARY, CPU)
+    rows = random_rows([30, 43, 44, 45, 46, 60, 64, 70, 90])  # 44 and 20 are the 64 it was trained on
+    np.testing.assert_allclose(logprobs(pair, rows), np.concatenate([logprobs(pair, [row]) for row in rows]), atol=5e-5)
+
+
+def test_virtual_tokens_take_their_positions(tmp_path):
+    peft = pytest.importorskip("peft", reason="needs the peft extra")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=20)
+    assert max_positions(peft.get_peft_model(tiny_model("gpt2"), config)) == 236
+
+
+@pytest.mark.parametrize("kind", ["llama4_text", "llama", "gpt2", "cohere"])
+def test_only_the_head_stays_of_a_reference_that_was_released(kind):
+    """Some architectures are their own decoder: what is moved away must not be the head."""
+    from tokenstats.scoring.reference_pass import ReferencePass
+
+    first = ReferencePass.__new__(ReferencePass)
+    first.loaded = as_loaded(tiny_model(kind))
+    first._pair = ModelPair(first.loaded, None, VOCABULARY, CPU)
+    split = first._pair.split[0]
+    with torch.no_grad():
+        states = split.hidden(PROBE)[0]
+        before = split.logits(states)
+        first.release()
+        assert torch.equal(split.logits(states), before)
+    on_meta = [p.is_meta for p in first.loaded.model.parameters()]
+    assert sum(on_meta) >= len(on_meta) - 2
+
+
+@pytest.mark.parametrize("changed", ["a note in the configuration", "an adapter that does nothing"])
+def test_two_passes_too_refuse_models_that_answer_the_same(changed, base, chats, tmp_path):
+    policy = tmp_path / "policy"
+    if changed.startswith("a note"):
+        shutil.copytree(base, policy)
+        path = policy / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"a_note": "the same model"}))
+    else:
+        peft = pytest.importorskip("peft", reason="needs the peft extra")
+        bare = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        peft.get_peft_model(bare, peft.LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(policy)
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
+    with pytest.raises(InputError, match="same logits"):
+        compute(data, model=str(policy), reference=base, store=tmp_path / "s", reference_pass="separate")
+
+
+@pytest.mark.parametrize("kind", ["mamba", "mamba2", "nemotron_h"])
+@pytest.mark.filterwarnings("ignore")
+def test_half_precision_models_that_raise_their_logits_are_held_to_half_precision(kind):
+    loaded = as_loaded(tiny_model(kind).bfloat16())
+    pair = ModelPair(loaded, None, VOCABULARY, CPU)
+    ways, _ = pair.check(PROBE)
+    assert pair.sharing is not Sharing.NONE
+    assert set(ways.values()) == {"split"}
+
+
+def test_a_model_in_half_precision_that_looks_ahead_a_little_is_refused():
+    model = with_neighbours("none")
+    real = model.model.forward
+
+    def forward(input_ids: Tensor, **more: object):
+        out = real(input_ids=input_ids, **more)
+        out.last_hidden_state = out.last_hidden_state + 0.01 * out.last_hidden_state.mean(1, keepdim=True)
+        return out
+
+    model.model.forward = forward
+    pair = ModelPair(as_loaded(model.bfloat16()), None, VOCABULARY, CPU)
+    with pytest.raises(InputError, match="not causal"):
+        pair.check(PROBE)
+
+
+def test_a_probe_that_does_not_fit_in_memory_is_made_shorter(monkeypatch):
+    model = with_neighbours("none")
+    real = model.forward
+
+    def forward(input_ids: Tensor, **more: object):
+        if input_ids.numel() > 80:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(input_ids=input_ids, **more)
+
+    model.forward = forward
+    pair = ModelPair(as_loaded(model), None, VOCABULARY, CPU)
+    assert pair.check(PROBE[:, :60])[0]
+
+
+def test_a_dataset_whose_scoring_is_refused_is_not_tokenized_behind_its_back(base, chats, tmp_path):
+    import threading
+
+    from tokenstats.errors import StoreError
+
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:40])
+    compute(data, model=base, store=tmp_path / "s", part_tokens=200, name="it")
+    (tmp_path / "s" / "manifest.json").unlink()
+    before = threading.active_count()
+    with pytest.raises(StoreError, match="other settings"):
+        compute(data, model=base, store=tmp_path / "s", part_tokens=200, name="it", topk=3)
+    assert threading.active_count() <= before

@@ -234,6 +234,20 @@ def test_a_small_kl_is_a_number_and_no_noise(way, vocabulary, apart, nothing_don
     assert np.abs(whole_rows["kl"].double().numpy() - expected["kl"]).max() < 2e-6 * apart
 
 
+@pytest.mark.parametrize("far", [70.0, 100.0, 1e4])
+@pytest.mark.parametrize("share", [4e-3, 1e-5])
+def test_near_models_that_are_far_apart_in_one_word(way, far, share, nothing_done_again):
+    """The word has little of the mass, and much of the KL."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(0, 1, (4, 3000)).astype(np.float32)
+    r = z.copy()
+    z[:, 7] = np.log(share * np.exp(z).sum(-1))
+    r[:2, 7] = z[:2, 7] - np.float32(far)
+    r[2:, 7], z[2:, 7] = z[2:, 7], z[2:, 7] - np.float32(far)
+    y = np.array([5, 2900, 5, 2900])
+    assert_true(statistics(way, z, y, r), truth(z, y, r))
+
+
 def test_logits_that_are_no_numbers_stay_none(way):
     rng = np.random.default_rng(0)
     z, r = (rng.normal(0, 3, (5, 5000)).astype(np.float32) for _ in range(2))

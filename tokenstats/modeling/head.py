@@ -41,7 +41,8 @@ class SplitModel:
         self.is_linear = plain and self._head.weight.is_floating_point() and float32_head
         self._wide_head = self._head
         if self.is_split and float32_head and not self.is_linear and _is_half(self._head):
-            self._wide_head = deepcopy(self._head).float()
+            with within():  # the copy stays as the adapter is now, on or off
+                self._wide_head = deepcopy(self._head).float()
 
     @property
     def vocabulary(self) -> int:
@@ -52,6 +53,10 @@ class SplitModel:
     def in_columns(self) -> bool:
         """Can logits be had for some columns of the vocabulary alone?"""
         return self.is_split and self.is_linear
+
+    def head_tensors(self) -> list[Tensor]:
+        """What ``logits`` of hidden states is made from."""
+        return [*self._head.parameters(), *self._head.buffers()] if self._head is not None else []
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """[B, T] ids → [B, T, H], what the head would see (or, for a model that cannot be split, its logits [B, T, V])."""
@@ -115,7 +120,8 @@ class SplitModel:
             ours = self.logits(self.hidden(input_ids).flatten(0, 1)).view_as(truth)
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
             return False  # states or weights of another form than the halves know: the whole model's logits are there
-        allowed = _AGREES.get(truth.dtype, 1e-4) * truth.float().abs().max().clamp_min(1.0)
+        coarser = self.model.dtype if truth.dtype == torch.float32 else truth.dtype  # some raise their logits to float32
+        allowed = _AGREES.get(coarser, 1e-4) * truth.float().abs().max().clamp_min(1.0)
         return bool((ours - truth.float()).abs().max() <= allowed)
 
 

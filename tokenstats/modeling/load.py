@@ -31,6 +31,8 @@ class LoadedModel:
 
     model: PreTrainedModel
     description: Model
+    weights: str = ""
+    """Digest of the weights alone: models that differ in their configuration only have the same."""
     within: Callable[[], AbstractContextManager] = nullcontext
     """What every call of the model runs in: two that share their weights turn the adapter on and off."""
 
@@ -98,20 +100,22 @@ def load_with_base(
     plain = _described(_load_weights(base, dtype, device, attention, trust_remote_code).to(device).eval(), base)
     model = _load_adapter(plain.model, local_folder(adapter), adapter).to(device).eval()
     forget_widths(model)
-    return _described(model, adapter), LoadedModel(model, plain.description, model.disable_adapter)
+    return _described(model, adapter), LoadedModel(model, plain.description, plain.weights, model.disable_adapter)
 
 
 def _described(model: PreTrainedModel, source: str) -> LoadedModel:
     inner = getattr(model, "get_base_model", lambda: model)()
+    fingerprint, weights = model_fingerprint(model)
     return LoadedModel(
         model,
         Model(
             source=source,
-            fingerprint=model_fingerprint(model),
+            fingerprint=fingerprint,
             revision=getattr(model.config, "_commit_hash", None),
             architecture=type(inner).__name__,
             parameters=sum(p.numel() for p in model.parameters()),
         ),
+        weights,
     )
 
 
@@ -172,28 +176,23 @@ def _kind_of(config: Any) -> str:
     return str(getattr(config.peft_type, "value", config.peft_type))
 
 
-def model_fingerprint(model: PreTrainedModel) -> str:
-    """Digest of the configuration and of every tensor's name, type, shape, the sum of its bits, and 64 of its elements.
+def model_fingerprint(model: PreTrainedModel) -> tuple[str, str]:
+    """Digests of configuration and weights, and of the weights alone.
 
-    The sum is over integers, so it does not depend on the order of summation, the device or the number of threads.
+    Of every tensor: its name, type, shape, the sum of its bits, and 64 of its elements. The sum is over integers, so it does
+    not depend on the order of summation, the device or the number of threads.
     """
     config = {k: v for k, v in model.config.to_dict().items() if k not in _NOT_THE_MODEL and not k.startswith("_")}
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
+    weights = hashlib.blake2b(digest_size=16)
     for name, tensor in _plain_tensors(model.state_dict()):
         bits = tensor.detach().flatten()
         bits = bits.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[bits.element_size()])
         some = bits[:: max(1, bits.numel() // 64)].cpu().numpy().tobytes()
         total = int(bits.sum(dtype=torch.int64))
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {total} ".encode() + some)
-    return digest.hexdigest()
-
-
-def same_weights(one: PreTrainedModel, other: PreTrainedModel) -> bool:
-    """Do two models have the same tensors, element for element?"""
-    here, there = dict(_plain_tensors(one.state_dict())), dict(_plain_tensors(other.state_dict()))
-    return here.keys() == there.keys() and all(
-        torch.equal(tensor, there[name].to(tensor.device)) for name, tensor in here.items()
-    )
+        for each in (digest, weights):
+            each.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {total} ".encode() + some)
+    return digest.hexdigest(), weights.hexdigest()
 
 
 def _plain_tensors(tensors: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:

@@ -56,14 +56,22 @@ def max_positions(model: PreTrainedModel) -> int | None:
                 first = 0 if module.padding_idx is None else module.padding_idx + 1
             bounds.append(module.num_embeddings - first)
     known = [bound for bound in bounds if bound is not None]
-    return min(known) if known else None
+    return min(known) - virtual_tokens(model) if known else None
+
+
+def virtual_tokens(model: PreTrainedModel) -> int:
+    """Positions that an adapter's prompt or prefix takes before each row."""
+    configs = getattr(model, "peft_config", {}).values()
+    return max((getattr(config, "num_virtual_tokens", None) or 0 for config in configs), default=0)
 
 
 def trained_positions(model: PreTrainedModel) -> int:
     """Tokens up to which a model's positions mean what they did in pre-training; very many where nothing is said."""
     config = model.config.get_text_config()
     original = [s.get("original_max_position_embeddings") for s in _scalings(config)]
-    return min(bound for bound in (*original, _declared(config), max_positions(model), 1 << 20) if bound)
+    bounds = [*original, _declared(config), 1 << 20]
+    most = max_positions(model)
+    return min([bound - virtual_tokens(model) for bound in bounds if bound] + ([most] if most else []))
 
 
 def _declared(config: Any) -> int | None:
@@ -86,8 +94,9 @@ def _scalings(config: Any) -> list[dict]:
     return [scaling, *(s for s in scaling.values() if isinstance(s, dict))]
 
 
-def width_classes(config: Any, lengths: np.ndarray) -> np.ndarray:
+def width_classes(model: PreTrainedModel, lengths: np.ndarray) -> np.ndarray:
     """[R] a number for each row: rows of the same number are read with the same frequencies, padded to their longest."""
+    config, lengths = model.config.get_text_config(), lengths + virtual_tokens(model)
     classes = np.zeros(len(lengths), np.int64)
     for scaling in _scalings(config):
         kind, declared = scaling.get("rope_type", scaling.get("type")), _declared(config) or 0

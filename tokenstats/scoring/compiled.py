@@ -23,7 +23,6 @@ _RUN = 64  # terms that are summed in float32, the runs in float64
 _ZERO, _HALF, _ONE, _LOWEST = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(-87.0)
 _T3, _T4, _T5, _T6, _T7, _T8 = (np.float32(1.0 / math.factorial(n)) for n in range(3, 9))
 _BIAS, _MANTISSA = np.int32(127), np.int32(23)
-_FAR = 60.0  # nats; models that are as far apart have no small KL
 
 
 def add_block(sums: Sums, block: Tensor, first_column: int, rows: slice) -> None:
@@ -75,7 +74,7 @@ def _first_of(z: Any, value: Any) -> int:
 
 @njit(fastmath=_FAST)
 def _sums_of_two(a: Any, b: Any, top_a: Any, top_b: Any, at_target: Any) -> tuple:
-    """Of a block of one row, the five sums of both models; ``at_target``: d_y."""
+    """Of a block of one row, the sums of both models; ``at_target``: d_y. Where e^d_y overflows, ``curved`` is no number."""
     total_a = weighted_a = squares_a = apart_a = curved_a = np.float64(0.0)
     total_b = weighted_b = squares_b = apart_b = curved_b = np.float64(0.0)
     scale, inverse = np.float32(math.exp(at_target)), np.float32(math.exp(-at_target))
@@ -123,12 +122,8 @@ def _sums_of_one(a: Any, top: Any) -> tuple:
 
 @njit(fastmath={"nsz", "contract"})
 def _apart_at_target(target: Any, maximum: Any, i: int) -> Any:
-    """d_y of a row; 0 where a target's logit is -inf, and bounded: so far apart it is not used.
-
-    In float64 until the end: whatever is lost of d_y is lost of all δ alike.
-    """
-    d = (np.float64(target[0, i]) - maximum[0, i]) - (np.float64(target[1, i]) - maximum[1, i])
-    return np.float32(min(max(d, -_FAR), _FAR)) if np.isfinite(d) else _ZERO
+    """d_y of a row. In float64 until the end: whatever is lost of it is lost of all δ alike."""
+    return np.float32((np.float64(target[0, i]) - maximum[0, i]) - (np.float64(target[1, i]) - maximum[1, i]))
 
 
 @njit(fastmath=_FAST, boundscheck=False)

@@ -17,7 +17,11 @@ _TEXT = (
 )
 _SPREAD, _LONGEST = 24, 160
 _NOISE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""What rounding may move, as a share of the largest logit: other widths make other products of the same numbers."""
+"""What rounding may move between widths, as a share of the largest logit: other widths make other products."""
+_SAME_SHAPE = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+"""The same between calls of one shape, where only experts, who get other tokens then, make other products."""
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 Ask = Callable[[Tensor], Tensor]
 """[B, T] ids → [B, T, V] logits."""
@@ -32,49 +36,53 @@ def probe_ids(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> Tensor:
     return torch.tensor([ids if len(ids) > 1 else [0, vocabulary - 1]])
 
 
-def check_runs(ask: Ask, probe: Tensor, source: str) -> Tensor:
-    """The model's logits on the probe. Raises InputError where it gives none, or none for every token."""
-    try:
-        logits = ask(probe)
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # architectures and adapters raise what they like
-        raise InputError(
-            f"{source} cannot be run on token ids alone: {one_line(error, 150) or type(error).__name__}; take a causal "
-            "language model that needs nothing else, or merge its adapter first"
-        ) from None
-    if logits.dim() != 3 or logits.shape[:2] != probe.shape:
-        raise InputError(
-            f"{source} gives logits of shape {tuple(logits.shape)} for {probe.shape[1]} tokens; expected one row each"
-        )
-    return logits
+def asking(loaded: LoadedModel) -> Ask:
+    """The model as a function that raises InputError where it gives no logits for every token. A full memory passes through."""
+    kinds = [config.peft_type.value for config in getattr(loaded.model, "peft_config", {}).values()]
+    source = loaded.description.source + (f" (an adapter of kind {', '.join(kinds)})" if kinds else "")
+
+    def ask(ids: Tensor) -> Tensor:
+        try:
+            with loaded.within():
+                logits = loaded.model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # architectures and adapters raise what they like
+            raise InputError(
+                f"{source} cannot be run on token ids alone: {one_line(error, 150) or type(error).__name__}; take a causal "
+                "language model that needs nothing else, or merge its adapter first"
+            ) from None
+        if logits.dim() != 3 or logits.shape[:2] != ids.shape:
+            raise InputError(f"{source} gives logits of shape {tuple(logits.shape)} for {tuple(ids.shape)} tokens")
+        return logits
+
+    return ask
 
 
-def check_causal(ask: Ask, logits: Tensor, probe: Tensor, source: str) -> None:
+def check_causal(ask: Ask, logits: Tensor, probe: Tensor, allowed: float, source: str) -> None:
     """Earlier logits must not move when later tokens change: else every statistic would see its own answer."""
-    ids, half = probe[0], probe.shape[1] // 2
-    for first in (half, probe.shape[1] - 1):
-        changed = torch.cat([ids[:first], ids[:-1].roll(3)[first - 1 :]])[None]
-        if (apart := logit_gap(ask(changed)[:, :first], logits[:, :first])) > noise(logits):
+    ids = probe[0]
+    for first in (len(ids) // 2, len(ids) - 1):
+        changed = torch.cat([ids[:first], others_than(ids)[first:]])[None]
+        if (apart := logit_gap(ask(changed)[:, :first], logits[:, :first])) > allowed:
             raise InputError(
                 f"{source} is not causal: its predictions look at later tokens, and move by {apart:.2g} when these change; "
-                "take a causal language model"
+                "take a causal language model, and of one with 8-bit activations (LLM.int8), whose scales are taken over all "
+                "tokens, weights of another type"
             )
 
 
-def repeats(ask: Ask, logits: Tensor, probe: Tensor) -> float:
-    """By how much a model's logits move when it is asked the same again."""
-    return logit_gap(ask(probe), logits)
+def others_than(ids: Tensor) -> Tensor:
+    """As many ids, of the same range."""
+    return ids.max() - ids + ids.min()
 
 
 def moved_by_neighbours(ask: Ask, logits: Tensor, probe: Tensor) -> tuple[float, float]:
-    """By how much a row's logits move beside a longer row, filled up on the right, and beside one of its own length."""
-    length = probe.shape[1]
-    other = probe.flip(1)
-    longer = torch.cat([other, probe], 1)
-    padded = torch.cat([torch.nn.functional.pad(probe, (0, length)), longer])
-    alike = torch.cat([probe, other])
-    return logit_gap(ask(padded)[:1, :length], logits), logit_gap(ask(alike)[:1], logits)
+    """By how much a row's logits move when it is filled up beside a longer row, and when the row beside it is another."""
+    length, other = probe.shape[1], others_than(probe)
+    padded = torch.cat([torch.nn.functional.pad(probe, (0, length)), torch.cat([other, probe], 1)])
+    beside = [ask(torch.cat([probe, neighbour]))[:1] for neighbour in (probe, other)]
+    return logit_gap(ask(padded)[:1, :length], logits), logit_gap(*beside)
 
 
 def logit_gap(one: Tensor, other: Tensor) -> float:
@@ -83,19 +91,27 @@ def logit_gap(one: Tensor, other: Tensor) -> float:
     return float(gap.max())
 
 
-def noise(logits: Tensor) -> float:
-    """What rounding may move of these logits; masked words left out."""
+def noise(loaded: LoadedModel, logits: Tensor) -> tuple[float, float]:
+    """What rounding may move of these logits between widths, and between calls of one shape; masked words left out."""
     seen = logits.float().nan_to_num(0.0)
-    return _NOISE.get(logits.dtype, 1e-4) * float(seen.where(seen > -1e30, 0.0).abs().max().clamp_min(1.0))
+    largest = float(seen.where(seen > -1e30, 0.0).abs().max().clamp_min(1.0))
+    coarser = loaded.model.dtype if logits.dtype == torch.float32 else logits.dtype  # some raise their logits to float32
+    config = loaded.model.config.get_text_config()
+    table = _NOISE if any(isinstance(getattr(config, name, None), int) for name in _EXPERTS) else _SAME_SHAPE
+    return _NOISE.get(coarser, 1e-4) * largest, table.get(coarser, 1e-4) * largest
 
 
-def changed_words(policy: LoadedModel, reference: LoadedModel, vocabulary: int, most: int = 32) -> list[int]:
-    """Ids whose embeddings differ between two models: a probe without one of these would not tell them apart."""
-    tables = []
-    for loaded in (policy, reference):
-        with loaded.within():
-            layer = loaded.model.get_input_embeddings()
-            device = next(layer.parameters()).device
-            tables.append([layer(block) for block in torch.arange(vocabulary, device=device).split(8192)])
-    differ = [(a.to(b.device) != b).flatten(1).any(1) for a, b in zip(*tables, strict=True)]
-    return torch.cat(differ).nonzero()[:most, 0].tolist()
+def changed_words(policy: LoadedModel, reference: LoadedModel, words: int, most: int = 32) -> list[int]:
+    """Ids below ``words`` whose embeddings differ between two models: without one of these no probe would tell them apart."""
+    found: list[int] = []
+    for block in torch.arange(words).split(4096):
+        rows = []
+        for loaded in (policy, reference):
+            with loaded.within():
+                layer = loaded.model.get_input_embeddings()
+                rows.append(layer(block.to(next(layer.parameters()).device)))
+        differ = (rows[0].to(rows[1].device) != rows[1]).flatten(1).any(1)
+        found += block[differ.cpu()].tolist()
+        if len(found) >= most:
+            break
+    return found[:most]

@@ -11,8 +11,8 @@ Terms are float32. Runs of a hundred or so are summed in float32, the runs in fl
 is off by 5e-7 of itself, which a KL of 13 nats shows in its fifth decimal. When a later block raises the maximum, what is
 there already is brought to the new one: e' = e·exp(m - m'), x' = x + (m - m').
 
-``curved`` is what a small KL is taken from: all its terms are at least 0, where those of ``apart`` cancel and leave 2e-7 of
-noise. Both models differ by about as much at y as elsewhere where they hardly differ at all.
+``curved`` is what a small KL is taken from, where it is a number: all its terms are at least 0, where those of ``apart`` cancel
+and leave 2e-7 of noise. Models that hardly differ anywhere differ at y by about as much as elsewhere.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from torch import Tensor
 
 _ROWS_IN_CACHE = 128  # rows of a block that go through all its steps together: still in the cache at the last one
 _RUN = 128  # terms that are summed in float32
-_FAR = 60.0  # nats; where models are as far apart anywhere, their KL is not small and is not taken from ``curved``
+_FAR = 60.0  # nats; where models are farther apart anywhere, float32 has no exp of it, and ``curved`` is not used
 _NEAR = 0.5  # nats: a KL below is taken from ``curved``, where the normalisers are no farther apart
 
 
@@ -90,19 +90,19 @@ def _add_rows(sums: Sums, x: Tensor, e: Tensor, products: Tensor, first_column: 
     if len(x) == 2:
         d = torch.sub(x[0], x[1], out=x[0])
         sums.apart[:, rows] += _sum(torch.mul(e, d, out=products))
-        delta = d.sub_(_apart_at_target(sums.target[:, rows], new).float()[:, None]).clamp_(-_FAR, _FAR)
+        delta = d.sub_(_apart_at_target(sums.target[:, rows], new).float()[:, None])
+        far = torch.maximum(delta.amax(-1), -delta.amin(-1)) > _FAR
+        sums.curved[:, rows] += torch.where(far, torch.inf, 0.0)  # not to be used
+        delta.clamp_(-_FAR, _FAR)
         torch.expm1(torch.neg(delta, out=x[1]), out=products[0]).add_(delta)
         torch.expm1(delta, out=products[1]).sub_(delta)
         sums.curved[:, rows] += _sum(products.mul_(e))
 
 
 def _apart_at_target(target: Tensor, maximum: Tensor) -> Tensor:
-    """[N] d_y of two models' [2, N] logits, float64: whatever is lost of it is lost of all δ alike.
-
-    0 where a target's logit is -inf, which no small KL has.
-    """
+    """[N] d_y of two models' [2, N] logits, float64: whatever is lost of it is lost of all δ alike."""
     of_models = target.double() - maximum.double()
-    return (of_models[0] - of_models[1]).nan_to_num(0.0, 0.0, 0.0)
+    return of_models[0] - of_models[1]
 
 
 def _sum(terms: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ def _divergences(sums: Sums) -> tuple[Tensor, Tensor]:
     ratio = (sums.total[0] / sums.total[1]).log()
     u = _apart_at_target(sums.target, sums.maximum) - ratio
     kl, reverse_kl = apart[0] - ratio, ratio - apart[1]
-    near = (u.abs() < _NEAR) & (kl < _NEAR) & (reverse_kl < _NEAR)
+    near = sums.curved.isfinite().all(0) & (u.abs() < _NEAR) & (kl < _NEAR) & (reverse_kl < _NEAR)
     return (
         torch.where(near, curved[0] - (u.expm1() - u), kl),
         torch.where(near, curved[1] - ((-u).expm1() + u), reverse_kl),

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from tokenstats.alignment import outputs_that_predict
-from tokenstats.errors import InputError
+from tokenstats.errors import InputError, one_line
 from tokenstats.modeling.head import SplitModel
-from tokenstats.modeling.load import LoadedModel, is_adapter_of, load_model, load_with_base, same_weights
+from tokenstats.modeling.load import LoadedModel, is_adapter_of, load_model, load_with_base
 from tokenstats.modeling.positions import combine, max_positions, trained_positions, width_classes
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
-from tokenstats.scoring.model_checks import changed_words, check_causal, check_runs, moved_by_neighbours, noise, repeats
+from tokenstats.scoring.model_checks import asking, changed_words, check_causal, logit_gap, moved_by_neighbours, noise
 from tokenstats.scoring.rows import row_statistics
 
 ADVICE = "take a policy that has moved: a warm-up checkpoint, another checkpoint, an adapter"
+
+
+_SHORT = 16  # tokens of a probe where memory ran out over a longer one
 
 
 class Sharing(Enum):
@@ -62,87 +65,103 @@ class ModelPair:
             return np.arange(len(lengths))
         if self.sharing is Sharing.ALIKE:
             return lengths
-        each = (width_classes(m.model.config.get_text_config(), lengths) for m in self.loaded)
+        each = (width_classes(m.model, lengths) for m in self.loaded)
         return reduce(combine, each)
 
     @torch.inference_mode()
-    def check(self, input_ids: Tensor, reference_too: bool = True) -> tuple[dict[str, str], list[str]]:
-        """Try both models on [B, T] ids: how each one's head is run, and what a user should know of their numbers.
+    def check(self, input_ids: Tensor, reference_logits: Tensor | None = None) -> tuple[dict[str, str], list[str]]:
+        """Try both models on [1, T] ids: how each one's head is run, and what a user should know of their numbers.
+
+        reference_logits: [T, V] the reference's answer to these ids, where its pass came before; it is not run then
 
         Raises InputError for a model that cannot be scored, and for two that answer the same. Finds the columns that both
         give, and which rows may share a batch.
         """
-        input_ids = input_ids.to(self.device)
-        for loaded in self.loaded:  # twice the probe must be within what each was trained on
-            input_ids = input_ids[:, : max(2, trained_positions(loaded.model) // 2)]
-        trying = list(zip(self.loaded, self.split, strict=True))[: 2 if reference_too else 1]
+        input_ids = self._within_training(input_ids.to(self.device))
+        trying = list(zip(self.loaded, self.split, strict=True))[: 2 if reference_logits is None else 1]
         ways: dict[str, str] = {}
         notes: list[str] = []
-        answers: list[Tensor] = []
         for loaded, split in trying:
-            answer = self._check_one(loaded, split, input_ids, notes)
-            ways[loaded.description.source] = "split" if split.is_split else "whole: its own full logits"
-            answers.append(answer)
-        for (loaded, _), answer in zip(trying, answers, strict=True):
-            if answer.shape[-1] < self.vocabulary:
+            source = loaded.description.source
+            columns = self._check_one(loaded, split, input_ids, notes)
+            ways[source] = "split" if split.is_split else "whole: its own full logits"
+            if columns < self.vocabulary:
                 notes.append(
-                    f"{loaded.description.source} gives {answer.shape[-1]:,} logits a token, its tokenizer has "
-                    f"{self.vocabulary:,} ids: statistics are over the first {answer.shape[-1]:,}; none of the others may occur"
+                    f"{source} gives {columns:,} logits a token, its tokenizer has {self.vocabulary:,} ids: statistics are "
+                    f"over the first {columns:,}; none of the others may occur"
                 )
-                self.vocabulary = answer.shape[-1]
-        if len(trying) == 2:
-            self._check_different(input_ids, notes)
+                self.vocabulary = columns
+        if self.reference is not None:
+            self._check_different(input_ids, reference_logits, notes)
         return ways, notes
 
-    def _check_one(self, loaded: LoadedModel, split: SplitModel, input_ids: Tensor, notes: list[str]) -> Tensor:
-        source = loaded.description.source
+    def _within_training(self, input_ids: Tensor) -> Tensor:
+        """Twice the probe must be within what each model was trained on: beyond it positions may mean something else."""
+        return input_ids[:, : max(2, min(trained_positions(loaded.model) for loaded in self.loaded) // 2)]
 
-        def ask(ids: Tensor) -> Tensor:
-            with loaded.within():
-                return loaded.model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
+    def _check_one(self, loaded: LoadedModel, split: SplitModel, input_ids: Tensor, notes: list[str]) -> int:
+        """The columns of the model's logits."""
+        try:
+            logits = self._try(loaded, input_ids, notes)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            input_ids = input_ids[:, :_SHORT]
+            try:
+                logits = self._try(loaded, input_ids, notes)
+            except torch.OutOfMemoryError as error:
+                raise InputError(
+                    f"memory ran out over {2 * input_ids.shape[1]} tokens of {loaded.description.source} "
+                    f"({one_line(error, 100)}); take --reference-pass separate, --dtype bfloat16, or a device with more memory"
+                ) from None
+        split.check(input_ids)
+        return logits.shape[-1]
 
-        logits = check_runs(ask, input_ids, f"{source}{_adapter_of(loaded)}")
-        allowed = noise(logits)
-        if (moved := repeats(ask, logits, input_ids)) > allowed:
+    def _try(self, loaded: LoadedModel, input_ids: Tensor, notes: list[str]) -> Tensor:
+        source, ask = loaded.description.source, asking(loaded)
+        logits = ask(input_ids)
+        between_widths, same_shape = noise(loaded, logits)
+        if (moved := logit_gap(ask(input_ids), logits)) > same_shape:
             notes.append(
                 f"{source} gives other logits when it is asked the same again, by up to {moved:.2g}: its numbers hold for this "
                 "run only"
             )
-            allowed = max(allowed, 3 * moved)
-        else:
-            check_causal(ask, logits, input_ids, source)
-        beside_longer, beside_alike = moved_by_neighbours(ask, logits, input_ids)
-        if beside_alike > allowed:
+            return logits
+        check_causal(ask, logits, input_ids, same_shape, source)
+        by_padding, by_another = moved_by_neighbours(ask, logits, input_ids)
+        if by_another > same_shape:
             self.sharing = Sharing.NONE
             notes.append(
-                f"{source} answers otherwise for a row beside others, by up to {beside_alike:.2g} (quantised activations do): "
-                "every row is scored alone, which is slower"
+                f"{source} answers otherwise for a row beside others, by up to {by_another:.2g}: every row is scored alone, "
+                "which is slower"
             )
-        elif beside_longer > allowed and self.sharing is Sharing.ANY:
+        elif by_padding > between_widths and self.sharing is Sharing.ANY:
             self.sharing = Sharing.ALIKE
             notes.append(
-                f"{source} answers otherwise for a row that is padded, by up to {beside_longer:.2g}: only rows of one length "
+                f"{source} answers otherwise for a row that is padded, by up to {by_padding:.2g}: only rows of one length "
                 "share a batch, which is slower"
             )
-        split.check(input_ids)
         return logits
 
-    def _check_different(self, input_ids: Tensor, notes: list[str]) -> None:
+    def _check_different(self, input_ids: Tensor, reference_logits: Tensor | None, notes: list[str]) -> None:
         """Refuse two models that answer the same: every KL would be 0."""
-        if not self._same_logits(input_ids):
-            return
         policy, reference = self.loaded
-        words = changed_words(policy, reference, self.vocabulary)
-        if words and not self._same_logits(torch.tensor([[*words, *words]], device=self.device)):
+        own = self.probe_logits(self.split[0], input_ids)
+        other = self.probe_logits(self.split[1], input_ids) if reference_logits is None else reference_logits
+        if not torch.equal(own, other[: len(own), : self.vocabulary].to(own.device)):
             return
-        shared = policy.model is reference.model or any(hasattr(m.model, "peft_config") for m in self.loaded)
-        if shared or same_weights(policy.model, reference.model):
+        if reference_logits is None:
+            words = changed_words(policy, reference, min(self.words, self.vocabulary))
+            probe = self._within_training(torch.tensor([[*words, *words]], device=self.device))
+            if words and not torch.equal(*(self.probe_logits(split, probe) for split in self.split)):
+                return
+        if policy.weights == reference.weights or any(hasattr(m.model, "peft_config") for m in self.loaded):
             raise InputError(f"model and reference give the same logits, so every KL would be 0; {ADVICE}")
         notes.append("model and reference give the same logits on a probe, though their weights differ: is KL what you want?")
 
-    def _same_logits(self, input_ids: Tensor) -> bool:
-        one, other = (s.logits(s.hidden(input_ids).flatten(0, 1))[:, : self.vocabulary] for s in self.split)
-        return torch.equal(one, other)
+    @torch.inference_mode()
+    def probe_logits(self, split: SplitModel, input_ids: Tensor) -> Tensor:
+        """[T, V] of one of the models on [1, T] ids."""
+        return split.logits(split.hidden(self._within_training(input_ids)).flatten(0, 1))[:, : self.vocabulary]
 
     @torch.inference_mode()
     def score(self, input_ids: Tensor, chosen: Tensor, topk: int, reference_states: Tensor | None = None) -> dict[str, Tensor]:
@@ -160,11 +179,6 @@ class ModelPair:
     def states(self, split: SplitModel, input_ids: Tensor, chosen: Tensor) -> Tensor:
         """[n, H] of one of the models: what predicts the chosen tokens, whatever else is in the batch."""
         return outputs_that_predict(split.hidden(input_ids), chosen)
-
-
-def _adapter_of(loaded: LoadedModel) -> str:
-    kinds = [c.peft_type.value for c in getattr(loaded.model, "peft_config", {}).values()]
-    return f" (an adapter of kind {', '.join(kinds)})" if kinds else ""
 
 
 def load_pair(

@@ -58,6 +58,7 @@ class ReferencePass:
         ways, self.notes = self._pair.check(probe)
         if set(ways.values()) != {"split"}:
             raise InputError(f"{source} gives only full logits, too large to keep; score without --reference-pass separate")
+        self.probe_logits = self._logits_on(probe)
         one = self._states(probe[:, :2].to(device), torch.tensor([[False, True]], device=device))
         self._width, self._dtype = one.shape[1], one.dtype
         self.facts = ReferenceFacts(self._pair.max_positions, one.numel() * one.element_size())
@@ -96,8 +97,19 @@ class ReferencePass:
 
     def release(self) -> None:
         """Free the body; the head stays."""
-        self.loaded.model.get_decoder().to("meta")
+        model, (split,) = self.loaded.model, self._pair.split
+        kept = {id(tensor) for tensor in split.head_tensors()}
+        for module in model.modules():
+            for held in (module._parameters, module._buffers):
+                for name, tensor in held.items():
+                    if tensor is not None and id(tensor) not in kept:
+                        held[name] = empty_like(tensor)
         torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _logits_on(self, probe: Tensor) -> Tensor:
+        """[T, V] what the scored model's answers to the same probe are held against."""
+        return self._pair.probe_logits(self._pair.split[0], probe.to(self._pair.device)).cpu()
 
     @torch.inference_mode()
     def _states(self, batch: Tensor, chosen: Tensor) -> Tensor:
@@ -110,6 +122,12 @@ class ReferencePass:
             "tokens": digest_of(part_path(store / TOKENS, index)),
             "score_all": str(self._score_all),
         }
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    """The same without memory: a parameter stays one."""
+    bare = tensor.detach().to("meta")
+    return torch.nn.Parameter(bare, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else bare
 
 
 def states_path(folder: Path, index: int) -> Path:

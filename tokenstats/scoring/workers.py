@@ -55,7 +55,6 @@ class Ahead:
         self._queue: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, args=(source,), daemon=True)
-        self._thread.start()
 
     def _run(self, source: Iterator[Any]) -> None:
         try:
@@ -68,6 +67,7 @@ class Ahead:
             self._queue.put(("error", error))
 
     def __iter__(self) -> Generator[Any, None, None]:
+        self._thread.start()  # not before: a reader that never begins has nothing to stop
         try:
             while True:
                 kind, value = self._queue.get()
