@@ -74,7 +74,13 @@ OWN: dict[str, dict[str, Any]] = {kind: own for kinds_, own in _SHARED for kind 
     },
     "prophetnet": {"num_encoder_layers": 1, "num_decoder_layers": 2, "num_hidden_layers": None},
     "reformer": _DECODER
-    | {"num_hidden_layers": 2, "attn_layers": ["local", "lsh"], "axial_pos_embds": False, "num_buckets": 4},
+    | {
+        "num_hidden_layers": 2,
+        "attn_layers": ["local", "lsh"],
+        "axial_pos_embds": False,
+        "num_buckets": 4,
+        "max_position_embeddings": 1024,
+    },
     "roc_bert": _DECODER
     | {"shape_vocab_size": 50, "pronunciation_vocab_size": 50, "shape_embed_dim": 16, "pronunciation_embed_dim": 16},
     "xlm": {"causal": True, "emb_dim": 64},

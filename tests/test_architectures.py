@@ -16,7 +16,8 @@ HEADS = (
 )
 POSITIONS = "bloom mpt falcon gpt2 gpt_neo gptj codegen gpt_neox opt bart biogpt xglm roberta bert xlm ctrl openai-gpt smollm3"
 ATTENTION = (
-    "mistral phi phi3 qwen2 qwen3 llama llama4_text olmo2 olmo3 starcoder2 stablelm glm4 exaone4 nemotron deepseek_v3 diffllama"
+    "mistral phi phi3 qwen2 qwen3 llama llama4_text olmo2 olmo3 starcoder2 stablelm glm4 exaone4 nemotron deepseek_v3 "
+    "deepseek_v4 diffllama"
 )
 EXPERTS = "mixtral qwen2_moe qwen3_moe gpt_oss olmoe ernie4_5_moe dbrx jetmoe deepseek_v2 glm4_moe minimax hunyuan_v1_moe"
 STATE = "mamba mamba2 falcon_mamba jamba bamba lfm2 qwen3_next rwkv xlstm zamba2 nemotron_h"

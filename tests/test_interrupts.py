@@ -162,7 +162,7 @@ def test_training_says_which_checkpoint_to_go_on_from(own, tmp_path, number):
 
 def test_a_signal_that_the_caller_ignores_is_ignored(own, tmp_path):
     """As a shell does for jobs in the background."""
-    pipe = stands_still_at(own, "stats/warm")
+    pipe = pipe_at(own.path / "stats" / "warm" / "manifest.json")
     script = 'trap "" INT; exec "$0" -m tokenstats audit "$1"'
     process = subprocess.Popen(["sh", "-c", script, sys.executable, str(own.path)], stderr=subprocess.PIPE, text=True)
     with open(pipe, "wb"):

@@ -67,8 +67,8 @@ def check_causal(ask: Ask, logits: Tensor, probe: Tensor, allowed: float, source
         if (apart := logit_gap(ask(changed)[:, :first], logits[:, :first])) > allowed:
             raise InputError(
                 f"{source} is not causal: its predictions look at later tokens, and move by {apart:.2g} when these change; "
-                "take a causal language model, and of one with 8-bit activations (LLM.int8), whose scales are taken over all "
-                "tokens, weights of another type"
+                "take a causal language model (8-bit activations, as of LLM.int8, depend on all tokens too: take weights of "
+                "another type)"
             )
 
 

@@ -96,8 +96,11 @@ class ModelPair:
         return ways, notes
 
     def _within_training(self, input_ids: Tensor) -> Tensor:
-        """Twice the probe must be within what each model was trained on: beyond it positions may mean something else."""
-        return input_ids[:, : max(2, min(trained_positions(loaded.model) for loaded in self.loaded) // 2)]
+        """Twice the probe must be within what each model was trained on: beyond it positions may mean something else.
+
+        An odd number: models that look at stretches of tokens treat an unfinished one otherwise.
+        """
+        return input_ids[:, : max(2, min(trained_positions(loaded.model) for loaded in self.loaded) // 2 - 1)]
 
     def _check_one(self, loaded: LoadedModel, split: SplitModel, input_ids: Tensor, notes: list[str]) -> int:
         """The columns of the model's logits."""

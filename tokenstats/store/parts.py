@@ -152,7 +152,8 @@ def part_progress(path: Path) -> dict[str, Any]:
 def describe_difference(found: Settings, wanted: Settings) -> str:
     """``name: there X, asked for Y`` for each setting that differs."""
     names = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-    return "; ".join(f"{k}: there {one_line(found.get(k), 80)}, asked for {one_line(wanted.get(k), 80)}" for k in names)
+    there = {k: one_line(found[k], 80) if k in found else "nothing (an earlier version made it)" for k in names}
+    return "; ".join(f"{k}: there {there[k]}, asked for {one_line(wanted.get(k), 80)}" for k in names)
 
 
 def digest_of(path: Path) -> str:
