@@ -404,3 +404,15 @@ def test_a_dataset_whose_scoring_is_refused_is_not_tokenized_behind_its_back(bas
     with pytest.raises(StoreError, match="other settings"):
         compute(data, model=base, store=tmp_path / "s", part_tokens=200, name="it", topk=3)
     assert threading.active_count() <= before
+
+
+def test_a_full_memory_is_no_reason_to_take_a_head_for_one_that_cannot_be_split(monkeypatch):
+    split = ModelPair(as_loaded(with_neighbours("none")), None, VOCABULARY, CPU).split[0]
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(split, "logits", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        split.check(PROBE)
+    assert split.is_split

@@ -118,6 +118,8 @@ class SplitModel:
     def _agrees(self, input_ids: Tensor, truth: Tensor) -> bool:
         try:
             ours = self.logits(self.hidden(input_ids).flatten(0, 1)).view_as(truth)
+        except torch.OutOfMemoryError:
+            raise  # says nothing of the halves
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
             return False  # states or weights of another form than the halves know: the whole model's logits are there
         coarser = self.model.dtype if truth.dtype == torch.float32 else truth.dtype  # some raise their logits to float32

@@ -106,17 +106,18 @@ class ModelPair:
         """The columns of the model's logits."""
         try:
             logits = self._try(loaded, input_ids, notes)
+            split.check(input_ids)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             input_ids = input_ids[:, :_SHORT]
             try:
                 logits = self._try(loaded, input_ids, notes)
+                split.check(input_ids)
             except torch.OutOfMemoryError as error:
                 raise InputError(
                     f"memory ran out over {2 * input_ids.shape[1]} tokens of {loaded.description.source} "
                     f"({one_line(error, 100)}); take --reference-pass separate, --dtype bfloat16, or a device with more memory"
                 ) from None
-        split.check(input_ids)
         return logits.shape[-1]
 
     def _try(self, loaded: LoadedModel, input_ids: Tensor, notes: list[str]) -> Tensor:
