@@ -118,7 +118,7 @@ def scored(folder: Path, rows: list[np.ndarray], budget: int, found: Measured) -
     cpu = torch.device("cpu")
     policy, reference = (load_model(str(folder / name), "float32", cpu) for name in ("policy", "reference"))
     pair = ModelPair(policy, reference, VOCABULARY, cpu)
-    ways, notes = pair.check(torch.from_numpy(rows[0][None]).long())
+    ways, notes = pair.check(torch.from_numpy(max(rows, key=len)[None]).long())
     found.notes = [note.replace(str(folder / "policy"), "it") for note in notes if str(folder / "reference") not in note]
     found.way = next(iter(ways.values())).partition(":")[0]
     table, _ = score_part(as_tokens(rows), pair, topk=0, score_all=True, budget=Budget(budget))

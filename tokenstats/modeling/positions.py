@@ -76,7 +76,7 @@ def trained_positions(model: PreTrainedModel) -> int:
 
 def _declared(config: Any) -> int | None:
     try:
-        declared = getattr(config, "max_position_embeddings", None)
+        declared = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))  # the latter is MPT's
     except Exception:  # a number that differs by layer
         return None
     return declared if isinstance(declared, int) and declared > 0 else None  # XLNet says -1

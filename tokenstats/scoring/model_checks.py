@@ -77,10 +77,14 @@ def others_than(ids: Tensor) -> Tensor:
     return ids.max() - ids + ids.min()
 
 
-def moved_by_neighbours(ask: Ask, logits: Tensor, probe: Tensor) -> tuple[float, float]:
-    """By how much a row's logits move when it is filled up beside a longer row, and when the row beside it is another."""
+def moved_by_neighbours(ask: Ask, logits: Tensor, probe: Tensor, widest: int) -> tuple[float, float]:
+    """By how much a row's logits move when it is filled up beside a longer row, and when the row beside it is another.
+
+    widest: tokens that the longer row may have; it has twice those of the probe where it may
+    """
     length, other = probe.shape[1], others_than(probe)
-    padded = torch.cat([torch.nn.functional.pad(probe, (0, length)), torch.cat([other, probe], 1)])
+    longer = torch.cat([other, probe], 1)[:, : max(widest, length)]
+    padded = torch.cat([torch.nn.functional.pad(probe, (0, longer.shape[1] - length)), longer])
     beside = [ask(torch.cat([probe, neighbour]))[:1] for neighbour in (probe, other)]
     return logit_gap(ask(padded)[:1, :length], logits), logit_gap(*beside)
 

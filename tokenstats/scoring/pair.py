@@ -96,11 +96,12 @@ class ModelPair:
         return ways, notes
 
     def _within_training(self, input_ids: Tensor) -> Tensor:
-        """Twice the probe must be within what each model was trained on: beyond it positions may mean something else.
+        """Three fifths of what each model was trained on: beyond all of it positions may mean something else."""
+        return input_ids[:, : max(2, self._trained_positions * 3 // 5)]
 
-        An odd number: models that look at stretches of tokens treat an unfinished one otherwise.
-        """
-        return input_ids[:, : max(2, min(trained_positions(loaded.model) for loaded in self.loaded) // 2 - 1)]
+    @property
+    def _trained_positions(self) -> int:
+        return min(trained_positions(loaded.model) for loaded in self.loaded)
 
     def _check_one(self, loaded: LoadedModel, split: SplitModel, input_ids: Tensor, notes: list[str]) -> int:
         """The columns of the model's logits."""
@@ -131,7 +132,7 @@ class ModelPair:
             )
             return logits
         check_causal(ask, logits, input_ids, same_shape, source)
-        by_padding, by_another = moved_by_neighbours(ask, logits, input_ids)
+        by_padding, by_another = moved_by_neighbours(ask, logits, input_ids, self._trained_positions * 9 // 10)
         if by_another > same_shape:
             self.sharing = Sharing.NONE
             notes.append(
