@@ -200,7 +200,9 @@ def test_states_of_another_shape_than_the_halves_know_are_scored_whole():
     np.testing.assert_allclose(logprobs(pair, rows), own_logprobs(model, rows), atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("roberta", 255), ("opt", 256), ("gpt2", 256), ("xlnet", None), ("bart", 256), ("mpt", 256)])
+@pytest.mark.parametrize(
+    ("kind", "most"), [("roberta", 255), ("opt", 256), ("gpt2", 256), ("xlnet", None), ("bart", 256), ("mpt", 256)]
+)
 def test_the_tokens_that_a_model_reads_are_counted_from_its_tables(kind, most):
     """RoBERTa's positions begin behind that of the padding; XLNet says -1 and means any number; MPT has a name of its own."""
     model = tiny_model(kind)
