@@ -13,17 +13,17 @@ from pathlib import Path
 import streamlit as st
 
 from tokenstats.errors import TokenstatsError
-from tokenstats.inspect import figures, tables
-from tokenstats.inspect.audits import Audit, audit
-from tokenstats.inspect.cuts import cuts
-from tokenstats.inspect.launch import find_stores
-from tokenstats.inspect.page import HEAT, as_markdown, style, token_view
+from tokenstats.inspect.audit.audit import Audit, audit
 from tokenstats.inspect.preview import MOST_TOKENS, Outcome, Preview, open_preview, save_mask, threshold_rule
-from tokenstats.inspect.report_page import facts
-from tokenstats.inspect.sequences import read_sequence, rule_of
-from tokenstats.inspect.spans import Decoder
+from tokenstats.inspect.render import figures, html_tables
+from tokenstats.inspect.render.html_report import facts
+from tokenstats.inspect.render.html_tokens import HEAT, as_markdown, style, token_view
+from tokenstats.inspect.threshold_lines import cuts
+from tokenstats.inspect.tokens.detokenize import Decoder
+from tokenstats.inspect.tokens.sequence import read_sequence, rule_of
 from tokenstats.masking.rule import PROTECT, Rule, preset_names
 from tokenstats.store import Store
+from tokenstats.store.find_stores import find_stores
 
 NEW = "a new rule"
 PLAIN = "plain SFT"
@@ -101,10 +101,10 @@ def tokens_page(store: Store, scoring: str | None) -> None:
         mask = None if shown == PLAIN else shown
         preview = load_preview(store, scoring, None)
         found = load_audit(store, mask, scoring)
-        show_numbers(tables.audit_numbers(found))
+        show_numbers(html_tables.audit_numbers(found))
         show_tokens(store, preview, None, mask)
         if mask is not None:
-            st.html(tables.shares_table("clause", found.by_clause, numbered=True))
+            st.html(html_tables.shares_table("clause", found.by_clause, numbered=True))
 
 
 def choose_rule(store: Store, scoring: str | None) -> Rule:
@@ -187,7 +187,7 @@ def offer_to_save(store: Store, scoring: str | None, rule: Rule) -> None:
 
 
 def show_outcome(preview: Preview, outcome: Outcome) -> None:
-    show_numbers(tables.outcome_numbers(outcome))
+    show_numbers(html_tables.outcome_numbers(outcome))
     if preview.is_sample:
         st.warning(
             f"A sample: {preview.tokens:,} of the store's {preview.store.manifest.tokens:,} tokens, as at most {MOST_TOKENS:,} "
@@ -245,16 +245,16 @@ def picture(key: tuple[str, ...], fingerprint: str, chosen: str, _preview: Previ
 def overview_page(store: Store, scoring: str | None) -> None:
     mask = st.sidebar.selectbox("Mask", [PLAIN, *store.masks()], key="audited")
     found = load_audit(store, None if mask == PLAIN else mask, scoring)
-    show_numbers(tables.audit_numbers(found))
+    show_numbers(html_tables.audit_numbers(found))
     st.html(facts(store.manifest, scoring, store.scoring(scoring)[1] if scoring is not None else None))
-    st.html(tables.findings_table([(f.name.replace("_", " "), f) for f in found.findings]))
+    st.html(html_tables.findings_table([(f.name.replace("_", " "), f) for f in found.findings]))
     if found.mask is not None:
         left, right = st.columns(2)
-        left.html(tables.shares_table("clause", found.by_clause, numbered=True))
-        left.html(tables.shares_table("tenth of the reply", found.by_position))
-        left.html(tables.shares_table("class of token", found.by_class))
-        right.html(tables.means_table(found) if found.means else "<span></span>")
-        right.html(tables.dropped_table(found))
+        left.html(html_tables.shares_table("clause", found.by_clause, numbered=True))
+        left.html(html_tables.shares_table("tenth of the reply", found.by_position))
+        left.html(html_tables.shares_table("class of token", found.by_class))
+        right.html(html_tables.means_table(found) if found.means else "<span></span>")
+        right.html(html_tables.dropped_table(found))
         with st.expander("The rule"):
             st.code(rule_of(store.mask(found.mask)[1]).to_toml(), language="toml")
 
@@ -283,7 +283,7 @@ def load_outcome(preview: Preview, rule: Rule) -> Outcome:
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _outcome(key: tuple[str, ...], fingerprint: str, _preview: Preview, _rule: Rule) -> Outcome:
-    return _preview.judge(_rule)
+    return _preview.decide(_rule)
 
 
 def load_audit(store: Store, mask: str | None, scoring: str | None) -> Audit:

@@ -32,7 +32,7 @@ VARIANTS = {
 
 def score_when_told(folder: Path, rows: int, alone: bool) -> None:
     """What a run is: warm up, say so, wait for a line, score, say what it took."""
-    from tokenstats.scoring import compute
+    from tokenstats.computing import compute
 
     lines = (DATA / "sft.jsonl").read_text().splitlines(keepends=True)
     for name, count in (("few", 8), ("many", rows)):

@@ -34,7 +34,7 @@ from tokenstats.alignment import outputs_that_predict
 from tokenstats.modeling.load import LoadedModel
 from tokenstats.scoring.batches import pad, plan_batches
 from tokenstats.scoring.pair import ModelPair
-from tokenstats.scoring.rows import reduction, row_statistics
+from tokenstats.scoring.reductions.rows import reduction, row_statistics
 from tokenstats.store.manifests import Model
 
 HEADS = {  # hidden, vocabulary, rows

@@ -31,8 +31,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipelines.evaluate import evaluate, load_chats
 from tokenstats import Rule, Store, build_mask, compare_masks
-from tokenstats.inspect import report
-from tokenstats.scoring import compute
+from tokenstats.computing import compute
+from tokenstats.inspect.report import report
 from tokenstats.training import TrainOptions, train
 
 DATA = Path(__file__).resolve().parent.parent / "data"

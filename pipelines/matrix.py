@@ -29,7 +29,7 @@ from tokenstats.errors import TokenstatsError, one_line
 from tokenstats.modeling.load import load_model
 from tokenstats.schema import TOKENS_SCHEMA
 from tokenstats.scoring.pair import ModelPair
-from tokenstats.scoring.part import Budget, score_part
+from tokenstats.scoring.score_part import Budget, score_part
 
 LENGTHS = (150, 2, 97, 33, 150, 64, 5, 120, 17, 80, 48, 111, 3)
 _FLOATS = ("logprob", "entropy", "sum_p2", "top1_logprob", "ref_logprob", "ref_entropy", "kl", "reverse_kl")

@@ -44,7 +44,7 @@ def write_jsonl(path: Path, rows: list) -> Path:
 @pytest.fixture(scope="session")
 def scored(tmp_path_factory: pytest.TempPathFactory, base: str, warmup: str, chats: list[dict]):
     """A store of 60 chats in several parts, scored by the warm-up against the base. Tests do not write to it."""
-    from tokenstats.scoring import compute
+    from tokenstats.computing import compute
 
     folder = tmp_path_factory.mktemp("scored")
     store, _ = compute(

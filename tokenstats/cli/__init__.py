@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
+from tokenstats.cli.compute import compute
+from tokenstats.cli.inspect import app, audit, report, show
 from tokenstats.cli.interrupts import Interrupted, interruptible, told
-from tokenstats.cli.learning import export, train
-from tokenstats.cli.looking import app, audit, report, show
-from tokenstats.cli.masks import compare, mask, sweep
-from tokenstats.cli.scoring import compute
+from tokenstats.cli.mask import compare, mask, sweep
+from tokenstats.cli.train_export import export, train
 from tokenstats.errors import TokenstatsError, one_line
 
 cli = typer.Typer(

@@ -1,7 +1,7 @@
 """Try a rule before it is stored: its effect on tokens held in memory, at the speed of a slider.
 
     preview = open_preview(store, "warm")
-    outcome = preview.judge(Rule(drop="entropy > 2"))
+    outcome = preview.decide(Rule(drop="entropy > 2"))
     outcome.share_dropped, preview.view(outcome, 17)
 
 On a store that fits, the outcome is exactly what :func:`~tokenstats.masking.build_mask` writes; on a larger one it is
@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from tokenstats.errors import InputError
-from tokenstats.inspect.distributions import Distributions, empty_distributions
-from tokenstats.inspect.sequences import SequenceView, read_sequence
+from tokenstats.inspect.histograms import Distributions, empty_distributions
+from tokenstats.inspect.tokens.sequence import SequenceView, read_sequence
 from tokenstats.masking.build import build_mask
-from tokenstats.masking.evaluate import evaluate
-from tokenstats.masking.judge import Verdict, judge
-from tokenstats.masking.population import Column, Population, read_populations, resolve_scorings
-from tokenstats.masking.resolved import Resolved, thresholds_of
+from tokenstats.masking.engine.aggregates import resolve_thresholds
+from tokenstats.masking.engine.decisions import Decisions, decide
+from tokenstats.masking.engine.evaluate import evaluate
+from tokenstats.masking.engine.part_reader import InMemory
+from tokenstats.masking.engine.resolved import Resolved, thresholds_of
+from tokenstats.masking.engine.targets import Column, Targets, iter_targets, resolve_scorings
 from tokenstats.masking.rule import Rule
-from tokenstats.masking.sources import InMemory
-from tokenstats.masking.thresholds import resolve_thresholds
 from tokenstats.store import Store
 from tokenstats.store.manifests import MaskManifest
 
@@ -38,7 +38,7 @@ class Outcome:
 
     rule: Rule
     thresholds: Mapping[str, Resolved]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Decisions, ...]
     targets: int
     dropped: int
     protected: int
@@ -65,9 +65,9 @@ class Preview:
     scoring: str | None
     columns: frozenset[Column]
     scorings: Mapping[str | None, str]
-    populations: tuple[Population, ...]
+    populations: tuple[Targets, ...]
     tokens: int
-    _elsewhere: dict[int, Population] = field(default_factory=dict)  # the part outside the sample looked at last
+    _elsewhere: dict[int, Targets] = field(default_factory=dict)  # the part outside the sample looked at last
 
     @property
     def is_sample(self) -> bool:
@@ -77,14 +77,14 @@ class Preview:
     def targets(self) -> int:
         return sum(map(len, self.populations))
 
-    def judge(self, rule: Rule) -> Outcome:
+    def decide(self, rule: Rule) -> Outcome:
         """Apply a rule. Raises RuleError as building the mask would, InputError for a rule with a budget."""
         if rule.budget_mask is not None:
             raise InputError(
                 "a rule with a budget follows another mask: it cannot be tried, only built, with 'tokenstats mask'"
             )
         thresholds = resolve_thresholds([rule], InMemory(self.populations))
-        verdicts = tuple(judge(rule, population, thresholds) for population in self.populations)
+        verdicts = tuple(decide(rule, population, thresholds) for population in self.populations)
         ends = [v.population.column((None, "is_end_of_turn")) for v in verdicts]
         by_reason = [sum(int(np.count_nonzero(v.reason & (1 << bit))) for v in verdicts) for bit in range(len(rule.reasons))]
         return Outcome(
@@ -131,16 +131,16 @@ class Preview:
         values = np.concatenate([p.column((None, column)) for p in self.populations]) if self.targets else np.zeros(1)
         return sorted({float(f"{x:.3g}") for x in np.quantile(values, shares) if x > 0})
 
-    def _verdict_on(self, outcome: Outcome, number: int) -> tuple[Verdict, int]:
+    def _verdict_on(self, outcome: Outcome, number: int) -> tuple[Decisions, int]:
         part, row = self.store.locate(number)
         for verdict in outcome.verdicts:
             if verdict.population.part == part and row < len(verdict.population.rows):
                 return verdict, row
         population = self._elsewhere.get(part)
         if population is None:
-            population = next(iter(read_populations(self.store, self.columns, self.scorings, [part])))
+            population = next(iter(iter_targets(self.store, self.columns, self.scorings, [part])))
             self._elsewhere = {part: population}
-        return judge(outcome.rule, population, outcome.thresholds), row
+        return decide(outcome.rule, population, outcome.thresholds), row
 
 
 def open_preview(store: Store, scoring: str | None, columns: Iterable[Column] = (), most_tokens: int = MOST_TOKENS) -> Preview:
@@ -154,7 +154,7 @@ def open_preview(store: Store, scoring: str | None, columns: Iterable[Column] = 
     populations = []
     room = most_tokens
     for part in _spread(store, most_tokens):
-        population = _first_rows(next(iter(read_populations(store, wanted, scorings, [part]))), room)
+        population = _first_rows(next(iter(iter_targets(store, wanted, scorings, [part]))), room)
         room -= int(population.offsets[-1])
         populations.append(population)
     tokens = sum(int(p.offsets[-1]) for p in populations)
@@ -202,7 +202,7 @@ def _spread(store: Store, most_tokens: int) -> list[int]:
     return [i * count // take for i in range(take)]
 
 
-def _first_rows(population: Population, room: int) -> Population:
+def _first_rows(population: Targets, room: int) -> Targets:
     """The first rows that hold no more than ``room`` tokens, and at least one row."""
     rows = max(1, int(np.searchsorted(population.offsets, max(0, room), side="right")) - 1)
     if rows >= len(population.rows):

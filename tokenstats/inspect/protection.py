@@ -10,12 +10,12 @@ from functools import lru_cache
 import numpy as np
 
 from tokenstats.errors import RuleError, StoreError
-from tokenstats.masking.evaluate import evaluate
-from tokenstats.masking.population import physical_columns, read_population, resolve_scorings
-from tokenstats.masking.resolved import Resolved
+from tokenstats.masking.engine.aggregates import resolve_selections
+from tokenstats.masking.engine.evaluate import evaluate
+from tokenstats.masking.engine.part_reader import OnDisk, worker_count
+from tokenstats.masking.engine.resolved import Resolved
+from tokenstats.masking.engine.targets import physical_columns, read_targets, resolve_scorings
 from tokenstats.masking.rule import Rule
-from tokenstats.masking.sources import OnDisk, worker_count
-from tokenstats.masking.thresholds import resolve_selections
 from tokenstats.store import Store
 from tokenstats.store.manifests import MaskManifest
 
@@ -34,7 +34,7 @@ def protected_targets(store: Store, mask: MaskManifest, number: int) -> np.ndarr
         return np.zeros(0, np.int64)
     scorings = _scorings(store, mask)
     part, row = store.locate(number)
-    population = read_population(store, part, protected.columns, scorings)
+    population = read_targets(store, part, protected.columns, scorings)
     resolved = _resolved(_Mask(store, mask, scorings))
     own = slice(*population.sequence_starts[row : row + 2])
     return population.position_in_sequence[own][evaluate(protected.tree, population, resolved)[own]]

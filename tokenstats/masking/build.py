@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from tokenstats.errors import InputError, StoreError, one_line
-from tokenstats.masking.judge import Verdict, judge
-from tokenstats.masking.population import Population, resolve_scorings
-from tokenstats.masking.resolved import Resolved, scales_of, thresholds_of
+from tokenstats.masking.engine.aggregates import resolve_thresholds
+from tokenstats.masking.engine.decisions import Decisions, decide
+from tokenstats.masking.engine.exact_sum import ExactSum
+from tokenstats.masking.engine.group_ops import count_in_groups
+from tokenstats.masking.engine.part_reader import OnDisk, worker_count
+from tokenstats.masking.engine.resolved import Resolved, scales_of, thresholds_of
+from tokenstats.masking.engine.targets import Targets, resolve_scorings
 from tokenstats.masking.rule import Rule, rule_text
-from tokenstats.masking.selections import count_in_groups
-from tokenstats.masking.sources import OnDisk, worker_count
-from tokenstats.masking.sums import ExactSum
-from tokenstats.masking.thresholds import resolve_thresholds
 from tokenstats.schema import MAX_CLAUSES, SCHEMA_VERSION, mask_schema
 from tokenstats.store import Store, check_name
 from tokenstats.store.drafts import draft_of, put_in_place
@@ -100,7 +100,7 @@ class Totals:
     shortfall: int = 0
 
     @classmethod
-    def of(cls, verdict: Verdict) -> "Totals":
+    def of(cls, verdict: Decisions) -> "Totals":
         return cls(
             reasons=verdict.by_reason,
             weight=ExactSum(verdict.weight),
@@ -123,7 +123,7 @@ class Totals:
         self.shortfall += part.shortfall
 
 
-def mask_part(verdict: Verdict) -> pa.Table:
+def mask_part(verdict: Decisions) -> pa.Table:
     """One part of a mask: a verdict on the targets, spread over all tokens; False and 0 where a token is no target."""
     population = verdict.population
     offsets = pa.array(population.offsets, pa.int32())
@@ -139,8 +139,8 @@ def mask_part(verdict: Verdict) -> pa.Table:
 def _write_parts(
     folder: Path, rule: Rule, source: OnDisk, resolved: Mapping[str, Resolved], settings: dict[str, Any]
 ) -> Totals:
-    def judge_and_write(population: Population) -> Totals:
-        verdict = judge(rule, population, resolved, budget_of(rule, source.store, population))
+    def judge_and_write(population: Targets) -> Totals:
+        verdict = decide(rule, population, resolved, budget_of(rule, source.store, population))
         write_part(folder, population.part, mask_part(verdict), settings)
         return Totals.of(verdict)
 
@@ -151,7 +151,7 @@ def _write_parts(
     return totals
 
 
-def budget_of(rule: Rule, store: Store, population: Population) -> np.ndarray | None:
+def budget_of(rule: Rule, store: Store, population: Targets) -> np.ndarray | None:
     """[R] how many tokens of each row the mask named by the rule's budget drops; None: the rule has no budget."""
     if rule.budget_mask is None:
         return None

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tokenstats.masking.drift import Drift, Moments
-from tokenstats.masking.population import Population, read_populations
+from tokenstats.masking.engine.exact_sum import ExactSum
+from tokenstats.masking.engine.targets import Targets, iter_targets
+from tokenstats.masking.operands import Operand, open_operand
 from tokenstats.masking.rule import Rule, rule_text
-from tokenstats.masking.sides import Side, open_side
-from tokenstats.masking.sums import ExactSum
 from tokenstats.schema import MAX_CLAUSES
 from tokenstats.store import Store
 
@@ -97,18 +97,18 @@ def compare_masks(
 
     Raises InputError for a name that is neither mask nor preset, and what building a rule's mask would raise.
     """
-    one, two = open_side(store, a, scoring), open_side(store, b, scoring_b or scoring)
+    one, two = open_operand(store, a, scoring), open_operand(store, b, scoring_b or scoring)
     pair = _moved(store, one, two)
     statistics = {(name, column) for name in pair[:2] for column in pair[2]}
     counts, moments = _Counts(store.manifest.tokenizer.size), {column: Moments() for column in pair[2]}
-    for population in read_populations(store, one.columns | two.columns | statistics, {s: s for s in store.scorings()}):
+    for population in iter_targets(store, one.columns | two.columns | statistics, {s: s for s in store.scorings()}):
         counts.add(population, one.decide(population), two.decide(population))
         for column, sums in moments.items():
             sums.add(*(population.statistics[name, column] for name in pair[:2]))
     return counts.comparison(one, two, tuple(sums.drift(c, *pair[:2]) for c, sums in moments.items()), most)
 
 
-def _moved(store: Store, one: Side, two: Side) -> tuple[str, str, tuple[str, ...]]:
+def _moved(store: Store, one: Operand, two: Operand) -> tuple[str, str, tuple[str, ...]]:
     """The two scorings whose drift is of interest and the statistics that both have; none where they are the same."""
     if len(one.scorings) != 1 or len(two.scorings) != 1 or one.scorings == two.scorings:
         return "", "", ()
@@ -133,7 +133,7 @@ class _Counts:
     def __post_init__(self) -> None:
         self.only = np.zeros((2, self.vocabulary), np.int64)
 
-    def add(self, population: Population, of_a: tuple[np.ndarray, np.ndarray], of_b: tuple[np.ndarray, np.ndarray]) -> None:
+    def add(self, population: Targets, of_a: tuple[np.ndarray, np.ndarray], of_b: tuple[np.ndarray, np.ndarray]) -> None:
         """Count a part: (dropped, reason) of each side."""
         (a, reason_a), (b, reason_b) = of_a, of_b
         self.table += [[np.sum(a & b), np.sum(a & ~b)], [np.sum(b & ~a), np.sum(~a & ~b)]]
@@ -149,14 +149,14 @@ class _Counts:
         for side, difference in enumerate((a & ~b, b & ~a)):
             self.only[side] += np.bincount(ids[difference], minlength=self.vocabulary)
 
-    def _add_rows(self, population: Population, a: np.ndarray, b: np.ndarray) -> None:
+    def _add_rows(self, population: Targets, a: np.ndarray, b: np.ndarray) -> None:
         starts = population.sequence_starts
         both, either, of_a, of_b = (np.diff(np.concatenate([[0], np.cumsum(x)])[starts]) for x in (a & b, a | b, a, b))
         some = either > 0
         self.rows += np.bincount(_BINS * both[some] // either[some], minlength=_BINS + 1)
         self.both_by_chance.add(of_a[some] * of_b[some] / np.diff(starts)[some])
 
-    def comparison(self, one: Side, two: Side, drift: tuple[Drift, ...], most: int) -> Comparison:
+    def comparison(self, one: Operand, two: Operand, drift: tuple[Drift, ...], most: int) -> Comparison:
         (both, only_a), (only_b, neither) = self.table.tolist()
         a, b, targets = both + only_a, both + only_b, int(self.table.sum())
         return Comparison(
@@ -179,7 +179,7 @@ class _Counts:
             drift=drift,
         )
 
-    def _compared(self, side: Side, index: int, dropped: int) -> Compared:
+    def _compared(self, side: Operand, index: int, dropped: int) -> Compared:
         clauses = zip(side.reasons, self.clauses[index].tolist(), strict=False)
         return Compared(
             name=side.name,

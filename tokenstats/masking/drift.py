@@ -6,7 +6,7 @@ from math import sqrt
 
 import numpy as np
 
-from tokenstats.masking.sums import ExactSum
+from tokenstats.masking.engine.exact_sum import ExactSum
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenstats.errors import InputError, RuleError, nearest, one_line
-from tokenstats.masking.grammar import NUMBER, TOKEN_COLUMNS
-from tokenstats.masking.nodes import Column
-from tokenstats.masking.syntax import Expression, parse
+from tokenstats.masking.language.builtins import NUMBER, TOKEN_COLUMNS
+from tokenstats.masking.language.parser import Expression, parse
+from tokenstats.masking.language.unparse import Column
 from tokenstats.schema import MAX_CLAUSES
 
 PROTECT = "is_end_of_turn"

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from tokenstats.masking.build import budget_of
-from tokenstats.masking.judge import Verdict, judge
-from tokenstats.masking.nodes import Column, selections_in, text_of
-from tokenstats.masking.population import Population, resolve_scorings
-from tokenstats.masking.resolved import key_of, thresholds_of
-from tokenstats.masking.sources import OnDisk, worker_count
-from tokenstats.masking.thresholds import resolve_thresholds
+from tokenstats.masking.engine.aggregates import resolve_thresholds
+from tokenstats.masking.engine.decisions import Decisions, decide
+from tokenstats.masking.engine.part_reader import OnDisk, worker_count
+from tokenstats.masking.engine.resolved import key_of, thresholds_of
+from tokenstats.masking.engine.targets import Targets, resolve_scorings
+from tokenstats.masking.language.unparse import Column, selections_in, text_of
 from tokenstats.masking.variants import Variant, variants
 from tokenstats.schema import MAX_CLAUSES, ROLES
 from tokenstats.store import Store
@@ -84,12 +84,12 @@ def sweep(
     source = OnDisk(store, resolve_scorings(store, columns, scoring), worker_count(workers), "sweep")
     resolved = resolve_thresholds(rules, source)
 
-    def judge_all(population: Population) -> tuple[int, int, list[_Counts]]:
+    def judge_all(population: Targets) -> tuple[int, int, list[_Counts]]:
         ends = population.column(_ENDS)
         first: np.ndarray | None = None
         counts = []
         for rule in rules:
-            verdict = judge(rule, population, resolved, budget_of(rule, store, population))
+            verdict = decide(rule, population, resolved, budget_of(rule, store, population))
             first = verdict.dropped if first is None else first
             counts.append(_Counts.of(verdict, first, ends))
         return len(population), int(np.count_nonzero(ends)), counts
@@ -118,7 +118,7 @@ class _Counts:
     rows_with_nothing_kept: int = 0
 
     @classmethod
-    def of(cls, verdict: Verdict, first: np.ndarray, ends: np.ndarray) -> "_Counts":
+    def of(cls, verdict: Decisions, first: np.ndarray, ends: np.ndarray) -> "_Counts":
         dropped, reason = verdict.dropped, verdict.reason
         return cls(
             by_reason=verdict.by_reason,

@@ -16,8 +16,8 @@ from decimal import Decimal
 from typing import Any
 
 from tokenstats.errors import RuleError, one_line
-from tokenstats.masking.checker import Checker
-from tokenstats.masking.grammar import COLUMNS, OPTIONS, SCOPES, SCORINGS, SHARED, WORDS
+from tokenstats.masking.language.builtins import COLUMNS, OPTIONS, SCOPES, SCORINGS, SHARED, WORDS
+from tokenstats.masking.language.typecheck import Checker
 from tokenstats.masking.rule import Rule, rule_text
 
 SHARE = "f"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokenstats.scoring.reference_pass import ReferenceFacts, remove_states
-from tokenstats.scoring.scorer import Facts, Request, Scorer
+from tokenstats.scoring.reference_pass import ReferenceInfo, remove_states
+from tokenstats.scoring.scorer import ModelInfo, Request, Scorer
 from tokenstats.scoring.workers import Progress, Worker
 from tokenstats.store.parts import write_part
 
@@ -20,14 +20,14 @@ class LocalEngine:
         self._scorer = Scorer(request, worker.local)
         self._threads = ThreadPoolExecutor(1)
 
-    def load_reference(self) -> ReferenceFacts:
+    def load_reference(self) -> ReferenceInfo:
         return self._scorer.load_reference()
 
     def keep_states(self, store: Path, name: str, parts: Iterator[int], progress: Progress) -> None:
         for index in parts:
             self._scorer.keep_states(store, name, index, progress.advance)
 
-    def load(self) -> Facts:
+    def load(self) -> ModelInfo:
         return self._scorer.load()
 
     def score(self, store: Path, name: str, parts: Iterator[int], settings: dict[str, Any], progress: Progress) -> set[int]:

@@ -15,7 +15,7 @@ from tokenstats.modeling.load import LoadedModel, is_adapter_of, load_model, loa
 from tokenstats.modeling.positions import combine, max_positions, trained_positions, width_classes
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tokenstats.scoring.model_checks import asking, changed_words, check_causal, logit_gap, moved_by_neighbours, noise
-from tokenstats.scoring.rows import row_statistics
+from tokenstats.scoring.reductions.rows import row_statistics
 
 ADVICE = "take a policy that has moved: a warm-up checkpoint, another checkpoint, an adapter"
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from tokenstats.errors import InputError, StoreError, TokenstatsError, one_line
 from tokenstats.scoring.local_engine import write_scored
-from tokenstats.scoring.reference_pass import ReferenceFacts
-from tokenstats.scoring.scorer import Facts, Request, Scorer
+from tokenstats.scoring.reference_pass import ReferenceInfo
+from tokenstats.scoring.scorer import ModelInfo, Request, Scorer
 from tokenstats.scoring.workers import Progress
 from tokenstats.store.parts import part_path
 
@@ -38,13 +38,13 @@ class _PartScorer:
     def ping(self) -> None:
         """Actors answer in turn: an answer to this, and none to what was asked before, means that the latter was lost."""
 
-    def load_reference(self) -> ReferenceFacts | TokenstatsError:
+    def load_reference(self) -> ReferenceInfo | TokenstatsError:
         return self._answer(lambda scorer: scorer.load_reference())
 
     def keep_states(self, store: Path, name: str, index: int) -> tuple[int, int] | TokenstatsError:
         return self._answer(lambda scorer: scorer.keep_states(store, name, index))
 
-    def load(self) -> Facts | TokenstatsError:
+    def load(self) -> ModelInfo | TokenstatsError:
         return self._answer(lambda scorer: scorer.load())
 
     def score(self, store: Path, name: str, index: int, settings: dict[str, Any]) -> tuple[int, int] | TokenstatsError:
@@ -100,10 +100,10 @@ class RayEngine:
         # no restarts by Ray: who scores which part is decided here, where what is on disk is known
         self._remote = ray.remote(max_restarts=0, **({"num_gpus": 1} if gpus else {"num_cpus": 1}))(_PartScorer)
 
-    def load_reference(self) -> ReferenceFacts:
+    def load_reference(self) -> ReferenceInfo:
         return self._load("load_reference")
 
-    def load(self) -> Facts:
+    def load(self) -> ModelInfo:
         return self._load("load")
 
     def _load(self, method: str) -> Any:
@@ -116,12 +116,12 @@ class RayEngine:
         for actor in ready:
             self._start(actor)
         for _ in range(self._count - len(ready)):
-            self._hire()
+            self._start_actors()
         while (found := self._next()[0]) is None:
             pass
         return found
 
-    def _hire(self) -> None:
+    def _start_actors(self) -> None:
         self._actors.append(self._remote.remote(self._request))
         self._start(self._actors[-1])
 
@@ -161,7 +161,7 @@ class RayEngine:
             self._spare -= 1
             self._let_go(actor)  # it may only be out of reach
             print("warning: a worker died; another one takes its part", file=sys.stderr)
-            self._hire()
+            self._start_actors()
             return None, index
         if isinstance(result, TokenstatsError):
             raise result

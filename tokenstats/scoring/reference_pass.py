@@ -21,13 +21,13 @@ from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.modeling.load import LoadedModel, load_model
 from tokenstats.scoring.batches import Advance, Budget, PartTokens, run_batches
 from tokenstats.scoring.pair import ModelPair
-from tokenstats.scoring.part import check_fits
+from tokenstats.scoring.score_part import check_fits
 from tokenstats.store.parts import digest_of, part_path, read_part
 from tokenstats.store.store import TOKENS
 
 
 @dataclass(frozen=True)
-class ReferenceFacts:
+class ReferenceInfo:
     """What a reference turned out to be: the tokens it reads at most, and what its states of a scored token take on disk."""
 
     max_positions: int | None
@@ -61,7 +61,7 @@ class ReferencePass:
         self.probe_logits = self._logits_on(probe)
         one = self._states(probe[:, :2].to(device), torch.tensor([[False, True]], device=device))
         self._width, self._dtype = one.shape[1], one.dtype
-        self.facts = ReferenceFacts(self._pair.max_positions, one.numel() * one.element_size())
+        self.facts = ReferenceInfo(self._pair.max_positions, one.numel() * one.element_size())
 
     @property
     def vocabulary(self) -> int:

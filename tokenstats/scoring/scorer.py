@@ -18,9 +18,9 @@ from tokenstats.schema import SCHEMA_VERSION
 from tokenstats.scoring.batches import Advance, Budget
 from tokenstats.scoring.model_checks import probe_ids
 from tokenstats.scoring.pair import ADVICE, ModelPair, load_pair
-from tokenstats.scoring.part import score_part
-from tokenstats.scoring.reference_pass import ReferenceFacts, ReferencePass
-from tokenstats.scoring.rows import reduction
+from tokenstats.scoring.reductions.rows import reduction
+from tokenstats.scoring.reference_pass import ReferenceInfo, ReferencePass
+from tokenstats.scoring.score_part import score_part
 from tokenstats.store.manifests import Model
 from tokenstats.store.parts import part_path, read_part
 from tokenstats.store.store import TOKENS
@@ -45,7 +45,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelInfo:
     """What the models turned out to be."""
 
     request: Request
@@ -87,9 +87,9 @@ class Scorer:
         self._request, self._budget = request, Budget(request.batch_tokens)
         self._device = pick_device(request.device, local_rank)
         self._first: ReferencePass | None = None
-        self._facts: Facts | None = None
+        self._facts: ModelInfo | None = None
 
-    def load_reference(self) -> ReferenceFacts:
+    def load_reference(self) -> ReferenceInfo:
         """For the first of two passes."""
         if self._first is None:  # who asks again lost the answer
             self._first = _load_reference_pass(self._request, self._device)
@@ -100,7 +100,7 @@ class Scorer:
         assert self._first is not None
         return self._first.write(store, name, index, advance)
 
-    def load(self) -> Facts:
+    def load(self) -> ModelInfo:
         """Load what scores: both models or, after the reference's pass, the scored one in place of the reference's body."""
         if self._facts is None:
             if self._request.separate:
@@ -108,7 +108,7 @@ class Scorer:
             self._facts = self._load(self._first)
         return self._facts
 
-    def _load(self, first: ReferencePass | None) -> Facts:
+    def _load(self, first: ReferencePass | None) -> ModelInfo:
         request, device = self._request, self._device
         if first is not None:
             first.release()
@@ -138,7 +138,7 @@ class Scorer:
         ]
         for note in notes:
             print(f"warning: {note}", file=sys.stderr)
-        return Facts(
+        return ModelInfo(
             request=request,
             model=self._pair.policy.description,
             reference=self._pair.reference.description if self._pair.reference else None,

@@ -48,7 +48,7 @@ class Worker:
         return cls()
 
 
-class Ahead:
+class BackgroundIterator:
     """An iterator that runs in a thread of its own: rows become tokens while a model scores. Its errors come out here."""
 
     def __init__(self, source: Iterator[Any]):

@@ -1,0 +1,277 @@
+"""The app says what the mask will do: its widgets, and the command that starts it."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from inspect_fixtures import BREAKOUT, HOSTILE_ROWS, SCRIPT, copy_of_store, make_store, share_of, store_with_masks
+from streamlit.testing.v1 import AppTest
+
+from tokenstats import Rule, Store, build_mask
+from tokenstats.cli.app import app_command, app_file
+from tokenstats.errors import InputError
+from tokenstats.inspect.preview import open_preview
+from tokenstats.store.find_stores import find_stores
+
+HOME = str(app_file())
+EKSFT = "top(entropy, 0.2, per=sequence) or top(kl, 0.2, per=sequence)"
+
+
+@pytest.fixture
+def seen() -> Store:
+    return store_with_masks()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Store:
+    return copy_of_store(tmp_path)
+
+
+# --- the widgets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    def run(*arguments: object) -> AppTest:
+        monkeypatch.setattr(sys, "argv", [HOME, *map(str, arguments)])
+        return AppTest.from_file(HOME, default_timeout=60).run()
+
+    return run
+
+
+def value(app: AppTest, label: str) -> str:
+    (metric,) = (m for m in app.metric if m.label == label)
+    return metric.value
+
+
+def quiet(app: AppTest) -> AppTest:
+    assert not app.exception
+    assert not app.error
+    assert not app.warning
+    return app
+
+
+def choose(app: AppTest, key: str, option: str) -> AppTest:
+    return app.segmented_control(key=key).set_value(option).run()
+
+
+def test_moving_a_threshold_shows_what_the_mask_will_drop(start, own):
+    app = quiet(start(own.path))
+    before = value(app, "Dropped")
+    assert before == f"{share_of(own, Rule.from_preset('eksft'), 'same'):.2%}"
+    app = quiet(app.slider(key="entropy_share").set_value(45).run())
+    rule = Rule(drop="top(entropy, 0.45, per=sequence) or top(kl, 0.2, per=sequence)")
+    assert before != value(app, "Dropped") == f"{share_of(own, rule, 'moved'):.2%}"
+    app = quiet(app.selectbox(key="cut_by").set_value("share of the dataset").run())
+    rule = Rule(drop="top(entropy, 0.45) or top(kl, 0.2)")
+    assert value(app, "Dropped") == f"{share_of(own, rule, 'dataset'):.2%}"
+    app = quiet(choose(app, "combine", "both"))
+    rule = Rule(drop="top(entropy, 0.45) and top(kl, 0.2)")
+    assert value(app, "Dropped") == f"{share_of(own, rule, 'both'):.2%}"
+
+
+def test_thresholds_in_nats(start, own):
+    app = quiet(start(own.path))
+    app = quiet(app.selectbox(key="cut_by").set_value("nats").run())
+    slider = app.select_slider(key="entropy_nats")
+    assert len(slider.options) > 20
+    limit = open_preview(own, "warm").limits("entropy")[12]
+    app = quiet(slider.set_value(limit).run())
+    app = quiet(app.select_slider(key="kl_nats").set_value(float("inf")).run())
+    assert value(app, "Dropped") == f"{share_of(own, Rule(drop=f'entropy > {limit}'), 'nats'):.2%}"
+
+
+def test_another_store_takes_over_what_was_chosen_for_the_first(start, own, tmp_path):
+    shorter = make_store("no-reference", reference=False)
+    app = quiet(start(own.path))
+    app = quiet(app.number_input(key="row").set_value(34).run())
+    app = quiet(app.selectbox(key="decisions").set_value("eksft").run())
+    app = quiet(choose(app, "colour_by", "KL"))
+    app = quiet(app.text_input(key="store").set_value(str(shorter.path)).run())
+    app = quiet(choose(app, "page", "Overview"))
+    app = quiet(app.text_input(key="store").set_value(str(own.path)).run())
+    app = quiet(app.selectbox(key="audited").set_value("random").run())
+    app = quiet(app.text_input(key="store").set_value(str(shorter.path)).run())
+    assert value(app, "Dropped") == "0.00%"
+
+
+def test_a_wrong_rule_in_between_forgets_nothing(start, own):
+    app = choose(quiet(start(own.path)), "way", "Expression")
+    app = app.number_input(key="row").set_value(17).run()
+    app = app.text_input(key="protect").set_value("is_special").run()
+    app = app.text_area(key="expression").set_value("entropy > ").run()
+    assert len(app.error) == 1
+    app = quiet(app.text_area(key="expression").set_value("entropy > 3").run())
+    assert (app.number_input(key="row").value, app.text_input(key="protect").value) == (17, "is_special")
+
+
+def test_saving_puts_on_disk_what_the_screen_says(start, own):
+    app = quiet(start(own.path))
+    app = quiet(app.slider(key="kl_share").set_value(31).run())
+    said = value(app, "Dropped")
+    app.text_input(key="mask_name").set_value("from-the-app")
+    app = quiet(app.button(key="save").click().run())
+    assert "from\\-the\\-app" in app.success[0].value
+    manifest = own.mask("from-the-app")[1]
+    rule = Rule(drop="top(entropy, 0.2, per=sequence) or top(kl, 0.31, per=sequence)")
+    assert manifest.rule_fingerprint == rule.fingerprint == Rule.load(own.path / "rules" / "from-the-app.toml").fingerprint
+    assert f"{1 - manifest.kept / manifest.targets:.2%}" == said == f"{share_of(own, rule, 'again'):.2%}"
+    app = quiet(app.selectbox(key="decisions").set_value("from-the-app").run())
+    assert value(app, "Dropped") == said
+
+
+def test_a_name_that_is_taken_or_wrong_is_a_friendly_error(start, own):
+    app = quiet(start(own.path))
+    for name, words in (("random", "there already"), ("../up", "cannot be used"), ("", "cannot be used")):
+        app.text_input(key="mask_name").set_value(name)
+        app = app.button(key="save").click().run()
+        assert not app.exception
+        assert words in app.error[0].value
+        assert value(app, "Dropped")  # the page is still there
+    app.text_input(key="mask_name").set_value("random")
+    app.checkbox(key="replace_mask").set_value(True)
+    app = quiet(app.button(key="save").click().run())
+    assert own.mask("random")[1].rule["drop"] == EKSFT
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("entropy >", "syntax error"),
+        ("entrpy > 1", "did you mean"),
+        ("__import__('os')", "unknown function"),
+        ("", "empty"),
+        ("cold.kl > 1", "cold"),
+    ],
+)
+def test_a_wrong_expression_is_a_friendly_error_and_can_be_mended(start, own, text, words):
+    app = choose(quiet(start(own.path)), "way", "Expression")
+    assert app.text_area(key="expression").value == EKSFT  # goes on from the knobs
+    app = app.text_area(key="expression").set_value(text).run()
+    assert not app.exception
+    assert words in app.error[0].value
+    app = quiet(app.text_area(key="expression").set_value("entropy > 3 and warm.kl > 1").run())
+    assert value(app, "Dropped") == f"{share_of(own, Rule(drop='entropy > 3 and warm.kl > 1'), 'mended'):.2%}"
+    app = app.text_input(key="protect").set_value("nonsense").run()
+    assert not app.exception
+    assert "unknown column" in app.error[0].value
+
+
+def test_a_written_expression_survives_a_look_at_the_knobs(start, own):
+    app = choose(quiet(start(own.path)), "way", "Expression")
+    app = quiet(app.text_area(key="expression").set_value("entropy > 3 and position > 4").run())
+    app = quiet(choose(app, "way", "Thresholds"))
+    app = quiet(app.slider(key="kl_share").set_value(40).run())
+    app = quiet(choose(app, "way", "Expression"))
+    assert app.text_area(key="expression").value == "entropy > 3 and position > 4"
+
+
+def test_a_preset_fills_in_the_expression(start, own):
+    app = choose(quiet(start(own.path)), "way", "Expression")
+    app = quiet(app.selectbox(key="preset").set_value("kl-only").run())
+    assert app.text_area(key="expression").value == Rule.from_preset("kl-only").drop
+    assert value(app, "Dropped") == f"{share_of(own, Rule.from_preset('kl-only'), 'preset'):.2%}"
+
+
+def test_both_knobs_at_zero_is_a_hint_not_an_error(start, own):
+    app = quiet(start(own.path))
+    app = app.slider(key="entropy_share").set_value(0).run()
+    app = quiet(app.slider(key="kl_share").set_value(0).run())
+    assert "every target is learned" in app.info[0].value
+
+
+def test_protection_counts_what_it_saves(start, own):
+    app = quiet(start(own.path))
+    rule = Rule.from_preset("eksft")
+    manifest = build_mask(own, rule, "same")
+    assert value(app, "Saved by protection") == f"{manifest.protected:,}"
+    app = quiet(app.text_input(key="protect").set_value("").run())
+    assert value(app, "Saved by protection") == "0"
+    dropped = build_mask(own, Rule(drop=rule.drop, protect=""), "bare")
+    assert value(app, "Dropped") == f"{1 - dropped.kept / dropped.targets:.2%}"
+    assert not value(app, "End of turn dropped").startswith("0 of")
+
+
+@pytest.mark.parametrize("place", ["nowhere", "a file", "an empty folder", "a broken store"])
+def test_a_wrong_store_is_a_friendly_error(start, tmp_path, place):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken" / "tokens").mkdir(parents=True)
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    names = {"nowhere": "gone", "a file": "file", "an empty folder": "empty", "a broken store": "broken"}
+    app = start(tmp_path / names[place])
+    assert not app.exception
+    assert len(app.error) == 1
+    assert "store" in app.error[0].value or "manifest" in app.error[0].value
+
+
+def test_without_a_store_it_asks_for_one(start):
+    app = quiet(start())
+    assert "tokenstats compute" in app.info[0].value
+
+
+def test_a_folder_of_stores_offers_them_all(start, tmp_path, own):
+    shutil.copytree(own.path, tmp_path / "runs" / "a")
+    shutil.copytree(own.path, tmp_path / "runs" / "deep" / "b")
+    assert find_stores(tmp_path / "runs") == [tmp_path / "runs" / "a", tmp_path / "runs" / "deep" / "b"]
+    app = quiet(start(tmp_path / "runs"))
+    assert app.selectbox(key="which_store").options == ["a", str(Path("deep") / "b")]
+    assert value(app, "Dropped")
+
+
+def test_every_row_and_colour_can_be_looked_at(start, own):
+    app = quiet(start(own.path))
+    for row in (0, HOSTILE_ROWS[SCRIPT], HOSTILE_ROWS[BREAKOUT], 34):
+        app = quiet(app.number_input(key="row").set_value(row).run())
+    for colour in ("entropy", "KL", "−log p"):
+        app = quiet(choose(app, "colour_by", colour))
+    for picture in ("entropy against KL", "place in the reply"):
+        app = quiet(choose(app, "picture", picture))
+
+
+def test_the_overview_shows_the_audit_of_each_mask(start, own):
+    app = choose(quiet(start(own.path)), "page", "Overview")
+    for mask in own.masks():
+        app = quiet(app.selectbox(key="audited").set_value(mask).run())
+        manifest = own.mask(mask)[1]
+        assert value(app, "Dropped") == f"{1 - manifest.kept / manifest.targets:.2%}"
+        assert value(app, "Learned") == f"{manifest.kept:,}"
+
+
+@pytest.mark.parametrize("kind", ["no reference", "no scoring"])
+def test_it_works_with_fewer_statistics(start, tmp_path, kind):
+    store = make_store("no-reference", reference=False)
+    if kind == "no scoring":
+        shutil.copytree(store.path, tmp_path / "bare")
+        shutil.rmtree(tmp_path / "bare" / "stats")
+        store = Store(tmp_path / "bare")
+    app = quiet(start(store.path))
+    assert value(app, "Dropped") != "0.00%"
+    assert "kl_share" not in {s.key for s in app.slider}
+    choose(app, "page", "Overview")
+    quiet(app)
+
+
+# --- the command --------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_serves_this_machine_only_and_sends_no_statistics(seen):
+    command = app_command(seen.path, 9999)
+    assert command[:4] == [sys.executable, "-m", "streamlit", "run"]
+    assert Path(command[4]).name == "home.py"
+    assert {"--browser.gatherUsageStats=false", "--server.address=127.0.0.1", "--server.port=9999"} <= set(command)
+    assert command[-2:] == ["--", str(seen.path.resolve())]
+    with pytest.raises(InputError, match="no folder"):
+        app_command(seen.path / "gone")
+
+
+def test_the_command_becomes_the_app(monkeypatch, cli):
+    """No process is left between: whoever ends the command ends the app."""
+    became = []
+    monkeypatch.setattr(os, "execv", lambda path, command: became.append((path, command)))
+    store = store_with_masks().path
+    assert cli("app", store, "--port", "8777")[0] == 0
+    assert became == [(sys.executable, app_command(store, 8777))]

@@ -1,0 +1,51 @@
+"""The command that runs the app."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from tokenstats.errors import InputError
+
+# no usage statistics leave the machine; a light page, as the token view has colours of its own
+_OPTIONS = {
+    "browser.gatherUsageStats": "false",
+    "server.showEmailPrompt": "false",
+    "client.toolbarMode": "minimal",
+    "theme.base": "light",
+    "theme.primaryColor": "#0a5c91",
+    "theme.backgroundColor": "#ffffff",
+    "theme.secondaryBackgroundColor": "#f6f5f2",
+    "theme.textColor": "#22252a",
+}
+
+
+def app_command(
+    store: str | Path | None = None, port: int | None = None, *, address: str = "127.0.0.1", headless: bool = False
+) -> list[str]:
+    """The command line that serves the app: ``python -m streamlit run …/home.py -- STORE``.
+
+    store:    a store, or a folder with stores below it; None: the app asks
+    address:  127.0.0.1 serves this machine alone
+    headless: do not open a browser
+
+    Raises InputError where Streamlit is not installed or the path is not there.
+    """
+    if find_spec("streamlit") is None:
+        raise InputError("the app needs Streamlit; install it with: pip install 'tokenstats[app]'")
+    if store is not None and not Path(store).is_dir():
+        raise InputError(f"no folder at {store}; expected a store, or a folder with stores below it")
+    options = {**_OPTIONS, "server.address": address, "server.headless": str(headless).lower()}
+    if port is not None:
+        options["server.port"] = str(port)
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    place = ["--", str(Path(store).resolve())] if store is not None else []
+    return [sys.executable, "-m", "streamlit", "run", str(app_file()), *flags, *place]
+
+
+def app_file() -> Path:
+    """``home.py``: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for path in (package / "_app" / "home.py", package.parent / "app" / "home.py"):
+        if path.is_file():
+            return path
+    raise InputError("the app's home.py is missing from this installation; install tokenstats again")

@@ -1,0 +1,84 @@
+"""tokenstats show, audit, report, app: what is in a store."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenstats.cli.options import AsJson, Scoring, StorePath
+from tokenstats.cli.printing import console, print_json
+
+
+def show(
+    store: StorePath,
+    mask: Annotated[str | None, typer.Option(help="whose decisions to show; without one, all targets are learned")] = None,
+    row: Annotated[int, typer.Option(help="the first sequence to show, counted from 0")] = 0,
+    count: Annotated[int, typer.Option(help="how many sequences", min=1)] = 1,
+    scoring: Scoring = None,
+    details: Annotated[bool, typer.Option("--details", help="a line for each token with its statistics")] = False,
+    text: Annotated[bool, typer.Option("--text", help="plain ASCII, to search, compare and pipe")] = False,
+) -> None:
+    """Show sequences, their tokens and which of them are learned."""
+    from tokenstats import Store
+    from tokenstats.inspect.render.terminal_tokens import plain_sequence, render_sequence
+
+    opened = Store(store)
+    for number in range(row, min(row + count, max(row + 1, opened.manifest.sequences))):
+        if text:
+            print(plain_sequence(opened, number, mask, scoring, details))
+        else:
+            console().print(render_sequence(opened, number, mask, scoring, details))
+
+
+def audit(
+    store: StorePath,
+    mask: Annotated[str | None, typer.Option(help="a mask; without one, plain SFT is audited")] = None,
+    scoring: Scoring = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(metavar="LEVEL|CHECK,…", help="exit with 1 on this verdict (note, warning, problem) or on these checks"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what will be learned, and what looks wrong."""
+    from tokenstats import Store
+    from tokenstats.inspect.audit.audit import audit as run
+    from tokenstats.inspect.audit.gate import Gate
+    from tokenstats.inspect.render.terminal_audit import render_audit
+
+    gate = Gate.parse(fail_on) if fail_on is not None else Gate()
+    found = run(Store(store), mask, scoring)
+    failing = gate.failing(found.findings)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        console().print(render_audit(found))
+    if failing:
+        named = [f"{f.name}{f' of {f.about}' if f.about else ''} ({f.verdict})" for f in failing]
+        print(f"failed: {', '.join(named)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def report(
+    store: StorePath,
+    to: Annotated[Path, typer.Option(help="folder for the page and its pictures; a former report is replaced")],
+    scoring: Scoring = None,
+) -> None:
+    """Write plots and a page about a store, its scoring and its masks."""
+    from tokenstats import Store
+    from tokenstats.inspect.report import report as run
+
+    print(f"wrote {run(Store(store), to, scoring=scoring)}")
+
+
+def app(
+    store: Annotated[Path | None, typer.Argument(metavar="[STORE]", help="the store to open with")] = None,
+    port: Annotated[int, typer.Option(help="where the app listens, on this machine only", min=1, max=65535)] = 8501,
+) -> None:
+    """Open the app: tokens, thresholds, masks."""
+    from tokenstats.cli.app import app_command
+
+    command = app_command(store, port)
+    os.execv(command[0], command)  # in the place of this process: whoever ends it ends the app

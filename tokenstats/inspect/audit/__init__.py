@@ -1,0 +1,1 @@
+"""What will be learned, and what looks wrong with it."""

@@ -1,0 +1,245 @@
+"""What will be learned from a store, and what looks wrong with it.
+
+    audit(store).to_dict()                # plain SFT
+    audit(store, mask="eksft").to_dict()  # under a mask; docs/AUDIT.md says what every key means
+
+Reads part by part: memory does not grow with the dataset.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tokenstats.inspect.audit.breakdown import Breakdown
+from tokenstats.inspect.audit.counts import END_OF_TURN, FIRST, LAST, MEANS_OF, AuditCounts, tally
+from tokenstats.inspect.audit.mask_checks import check_mask
+from tokenstats.inspect.audit.store_checks import Finding, check_store, worst
+from tokenstats.inspect.tokens.detokenize import Decoder
+from tokenstats.inspect.tokens.sequence import choose_scoring
+from tokenstats.store import Store
+from tokenstats.store.manifests import MaskManifest
+
+AUDIT_SCHEMA = 1
+"""Of the JSON. It rises where a key goes, or changes its meaning; new keys may come without."""
+
+_MOST_DROPPED = 20
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many targets of a kind there are, how many of them are dropped, and up to ten rows where that happens."""
+
+    label: str
+    targets: int
+    dropped: int
+    rows: tuple[int, ...] = ()
+
+    @property
+    def share(self) -> float:
+        return self.dropped / self.targets if self.targets else 0.0
+
+
+@dataclass(frozen=True)
+class DroppedToken:
+    """A word of the vocabulary: how often it is a target, and how often dropped."""
+
+    token_id: int
+    text: str
+    targets: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Dataset rows that never became sequences, and why."""
+
+    reason: str
+    rows: int
+    first_row: int
+
+
+@dataclass(frozen=True)
+class Means:
+    """Mean of a statistic (nats) over the targets kept and over those dropped; None where there are none."""
+
+    statistic: str
+    kept: float | None
+    dropped: float | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the kept tokens: their sum and mean, how many are 0, and the effective number (Σw)² / Σw² (Kish)."""
+
+    total: float
+    mean: float
+    zero: int
+    effective: float
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What :func:`audit` found.
+
+    store, mask, rule, scoring: what was looked at; mask and rule are None for plain SFT
+    sequences, tokens, targets, kept: counts; share_dropped = 1 - kept / targets
+    dataset_rows, left_out: rows of the dataset, and those that never became sequences
+    targets_found_by:  how targets were found in the text
+    truncated:         sequences cut at the store's maximal length; cut_replies: replies in them that have no end
+    replies, unended:  stretches of targets, and those (not truncated) that do not end with an end-of-turn token
+    end_of_turn:       end-of-turn tokens among the targets; first_token, last_token: those of every reply
+    doubled_bos:       sequences that begin with two BOS tokens
+    nothing_kept:      sequences without any token to learn
+    by_role, by_turn, by_position, by_class, by_clause: targets and dropped; turns are counted from 0, positions are tenths
+                       of the reply; a token that two clauses dropped counts in both
+    weights:           None where the mask does not weigh
+    means:             of entropy, KL and −log p over kept and dropped targets, where a scoring was read
+    most_dropped:      the tokens dropped most often
+    findings:          checks, each with a verdict: ok, note, warning or problem
+    """
+
+    store: str
+    mask: str | None
+    rule: dict[str, str | int] | None
+    scoring: str | None
+    sequences: int
+    tokens: int
+    targets: int
+    kept: int
+    dataset_rows: int
+    left_out: tuple[LeftOut, ...]
+    targets_found_by: str
+    truncated: int
+    cut_replies: int
+    replies: int
+    unended: int
+    end_of_turn: Share
+    first_token: Share
+    last_token: Share
+    doubled_bos: int
+    nothing_kept: int
+    by_role: tuple[Share, ...]
+    by_turn: tuple[Share, ...]
+    by_position: tuple[Share, ...]
+    by_class: tuple[Share, ...]
+    by_clause: tuple[Share, ...]
+    weights: Weights | None
+    means: tuple[Means, ...]
+    most_dropped: tuple[DroppedToken, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def share_dropped(self) -> float:
+        return 1.0 - self.kept / self.targets if self.targets else 0.0
+
+    @property
+    def verdict(self) -> str:
+        """The gravest of the findings' verdicts."""
+        return worst(f.verdict for f in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the names of the fields, with ``schema``, ``share_dropped`` and ``verdict``; for JSON."""
+        plain = asdict(self)
+        for name in plain:
+            found = getattr(self, name)
+            if isinstance(found, Share):
+                plain[name] = _with_share(found)
+            elif name.startswith("by_"):
+                plain[name] = [_with_share(share) for share in found]
+        return {"schema": AUDIT_SCHEMA, **plain, "share_dropped": self.share_dropped, "verdict": self.verdict}
+
+
+def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> Audit:
+    """Count what a store teaches under a mask (None: plain SFT), and check it for what usually goes wrong.
+
+    scoring: whose statistics to average; None: those that the mask read, or the store's only scoring, or none
+
+    Every byte of the parts behind the answer is held against the digests of their manifests: ``intact_parts``. Raises
+    StoreError where the mask or scoring is not there, or a part is damaged.
+    """
+    manifest = store.mask(mask)[1] if mask is not None else None
+    scoring = choose_scoring(store, manifest, scoring)
+    decoder = Decoder(store)
+    found = tally(store.unproven(), mask, scoring, decoder)  # all that was changed is told below, not the first of it alone
+    changed = [path for family in _families(store, mask, manifest, scoring) for path in store.changed_parts(family)]
+    data, counts = store.manifest.dataset, found.by_place
+    findings = [*check_store(store, found, changed), *(check_mask(store, manifest, found) if manifest else ())]
+    return Audit(
+        store=str(store.path),
+        mask=mask,
+        rule=manifest.rule if manifest else None,
+        scoring=scoring,
+        sequences=store.manifest.sequences,
+        tokens=store.manifest.tokens,
+        targets=found.targets,
+        kept=found.targets - found.dropped,
+        dataset_rows=data.rows,
+        left_out=tuple(LeftOut(reason, rows, data.first_dropped[reason]) for reason, rows in data.dropped.items()),
+        targets_found_by=store.manifest.template.targets,
+        truncated=found.truncated,
+        cut_replies=found.cut_replies,
+        replies=found.replies,
+        unended=found.unended,
+        end_of_turn=_share(counts, END_OF_TURN),
+        first_token=_share(counts, FIRST),
+        last_token=_share(counts, LAST),
+        doubled_bos=found.doubled_bos,
+        nothing_kept=found.nothing_kept,
+        by_role=_shares(found.by_role),
+        by_turn=_shares(found.by_turn),
+        by_position=tuple(_share(found.by_tenth, i) for i in range(10)),
+        by_class=_shares(found.by_class),
+        by_clause=_by_clause(found, manifest),
+        weights=_weights(found) if manifest and manifest.weighted else None,
+        means=_means(found),
+        most_dropped=_most_dropped(found, decoder),
+        findings=tuple(findings),
+    )
+
+
+def _families(store: Store, mask: str | None, manifest: MaskManifest | None, scoring: str | None) -> list[str]:
+    """What an audit rests on: the tokens, the mask, what the mask read, and the statistics averaged."""
+    read = [scoring] if scoring is not None else []
+    read += [name for name in (manifest.scorings if manifest else {}) if name in store.scorings()]
+    return ["tokens", *(f"stats/{name}" for name in dict.fromkeys(read)), *([f"masks/{mask}"] if mask is not None else [])]
+
+
+def _share(groups: Breakdown, group: int) -> Share:
+    targets, dropped = groups.counts[group].tolist()
+    return Share(groups.labels[group], targets, dropped, tuple(groups.rows[group]))
+
+
+def _shares(groups: Breakdown) -> tuple[Share, ...]:
+    """The groups that have any target."""
+    return tuple(share for i in range(len(groups.labels)) if (share := _share(groups, i)).targets)
+
+
+def _by_clause(found: AuditCounts, manifest: MaskManifest | None) -> tuple[Share, ...]:
+    counts, rows = found.by_clause.counts[:, 1].tolist(), found.by_clause.rows
+    clauses = manifest.clauses if manifest else ()
+    return tuple(Share(clause.text, found.targets, counts[i], tuple(rows[i])) for i, clause in enumerate(clauses))
+
+
+def _with_share(share: Share) -> dict[str, Any]:
+    return {**asdict(share), "share": share.share}
+
+
+def _weights(found: AuditCounts) -> Weights:
+    total, squares = found.weights.tolist()
+    kept = found.targets - found.dropped
+    return Weights(total, total / kept if kept else 0.0, found.weightless, total * total / squares if squares else 0.0)
+
+
+def _means(found: AuditCounts) -> tuple[Means, ...]:
+    kept, dropped = found.targets - found.dropped, found.dropped
+    return tuple(
+        Means(name, sums[0] / kept if kept else None, sums[1] / dropped if dropped else None)
+        for name in MEANS_OF
+        if (sums := found.sums.get(name)) is not None
+    )
+
+
+def _most_dropped(found: AuditCounts, decoder: Decoder) -> tuple[DroppedToken, ...]:
+    targets, dropped = found.by_token.T
+    # most often dropped first; among equals the lower id, so that the order is always the same
+    order = (-dropped).argsort(kind="stable")[:_MOST_DROPPED]
+    return tuple(DroppedToken(int(i), decoder.visible(int(i)), int(targets[i]), int(dropped[i])) for i in order if dropped[i])

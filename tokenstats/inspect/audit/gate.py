@@ -1,0 +1,48 @@
+"""An audit as a gate: which verdicts stop a pipeline.
+
+Gate.parse("problem").failing(findings)                    # by level: this verdict, or a graver one
+Gate.parse("nothing_kept,kl,problem").failing(findings)    # these checks, unless they are ok; and every problem
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenstats.errors import InputError, nearest, one_line
+from tokenstats.inspect.audit.store_checks import CHECKS, OK, VERDICTS, Finding
+
+LEVELS = VERDICTS[1:]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """``level``: this verdict and graver ones fail, None: none; ``checks``: these fail unless their verdict is ok."""
+
+    level: str | None = None
+    checks: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Gate":
+        """A level, checks, or both, separated by commas; of several levels the mildest. InputError for anything else."""
+        words = [word.strip() for word in text.split(",")]
+        known = [*LEVELS, *CHECKS]
+        for word in words:
+            if word not in known:
+                raise InputError(
+                    f"--fail-on got {one_line(word, 60)!r}{nearest(word, known)}; expected a level ({', '.join(LEVELS)}) "
+                    f"or checks ({', '.join(CHECKS)})"
+                )
+        level = next((level for level in LEVELS if level in words), None)
+        return cls(level, tuple(dict.fromkeys(word for word in words if word in CHECKS)))
+
+    def failing(self, findings: Sequence[Finding]) -> list[Finding]:
+        """The findings that fail. Raises InputError for a check that was not made: a gate that looks at nothing is open."""
+        made = {finding.name for finding in findings}
+        for name in self.checks:
+            if name not in made:
+                raise InputError(f"--fail-on {name}: this check is made {CHECKS[name]}, and there is none here; leave it out")
+        return [finding for finding in findings if self._fails(finding)]
+
+    def _fails(self, finding: Finding) -> bool:
+        if self.level is not None and VERDICTS.index(finding.verdict) >= VERDICTS.index(self.level):
+            return True
+        return finding.name in self.checks and finding.verdict != OK

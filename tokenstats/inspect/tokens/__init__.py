@@ -1,0 +1,1 @@
+"""One sequence: its tokens as text, its statistics, its decisions."""

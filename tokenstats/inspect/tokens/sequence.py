@@ -1,0 +1,206 @@
+"""One sequence of a store with all that is known of it: text, targets, decisions, statistics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from tokenstats.errors import StoreError
+from tokenstats.inspect.protection import NotKnown, protected_targets
+from tokenstats.inspect.tokens.detokenize import Decoder, visible
+from tokenstats.masking.rule import Rule
+from tokenstats.schema import MAX_CLAUSES, ROLES, STATISTICS, TOPK_COLUMNS
+from tokenstats.store import Store
+from tokenstats.store.manifests import MANIFEST, MaskManifest, ScoringManifest
+from tokenstats.store.store import STATS
+
+_TOKENS = ("seq_id", "input_ids", "is_target", "role", "row", "truncated")
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token. ``clauses`` are the rule's branches that dropped it, counted from 0; a statistic not scored is absent."""
+
+    index: int
+    id: int
+    role: str
+    is_target: bool
+    kept: bool
+    clauses: tuple[int, ...]
+    protected: bool
+    statistics: dict[str, Any]
+
+    @property
+    def dropped(self) -> bool:
+        return self.is_target and not self.kept
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The shortest run of tokens whose text stands on its own: one token, or the few that share a character."""
+
+    text: str
+    tokens: tuple[Token, ...]
+
+    @property
+    def shown(self) -> str:
+        """The text, harmless: see :func:`tokenstats.inspect.tokens.detokenize.visible`. ``∅`` where there is none."""
+        return visible(self.text) or "∅"
+
+    @property
+    def is_target(self) -> bool:
+        return any(t.is_target for t in self.tokens)
+
+    @property
+    def dropped(self) -> bool:
+        return any(t.dropped for t in self.tokens)
+
+    @property
+    def protected(self) -> bool:
+        return any(t.protected for t in self.tokens)
+
+    @property
+    def clauses(self) -> tuple[int, ...]:
+        return tuple(sorted({c for t in self.tokens for c in t.clauses}))
+
+
+@dataclass(frozen=True)
+class SequenceView:
+    """A sequence of T tokens. Without a mask every target is kept.
+
+    number:     of the sequence in the store, from 0; row: of the dataset
+    is_target, keep, protected: boolean [T]; reason: uint16 [T], bit i is set where clause i dropped the token
+    protected:  targets that the rule may never drop; caveat: why none are marked, where that is not known
+    clauses:    text of the rule's clauses
+    statistics: of the scoring, one list of T values each, None where not scored
+    """
+
+    number: int
+    row: int
+    seq_id: str
+    truncated: bool
+    ids: np.ndarray
+    role: np.ndarray
+    is_target: np.ndarray
+    keep: np.ndarray
+    reason: np.ndarray
+    protected: np.ndarray
+    clauses: tuple[str, ...] = ()
+    mask: str | None = None
+    scoring: str | None = None
+    statistics: dict[str, list[Any]] = field(default_factory=dict)
+    caveat: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def targets(self) -> int:
+        return int(self.is_target.sum())
+
+    @property
+    def kept(self) -> int:
+        return int(self.keep.sum())
+
+    @property
+    def dropped(self) -> int:
+        return self.targets - self.kept
+
+    def token(self, index: int) -> Token:
+        reason = int(self.reason[index])
+        return Token(
+            index=index,
+            id=int(self.ids[index]),
+            role=ROLES[self.role[index]],
+            is_target=bool(self.is_target[index]),
+            kept=bool(self.keep[index]),
+            clauses=tuple(bit for bit in range(MAX_CLAUSES) if reason >> bit & 1),
+            protected=bool(self.protected[index]),
+            statistics={name: values[index] for name, values in self.statistics.items() if values[index] is not None},
+        )
+
+    def pieces(self, decoder: Decoder) -> list[Piece]:
+        """The sequence as pieces of text, in order; every token is in exactly one."""
+        return [Piece(s.text, tuple(self.token(i) for i in range(s.start, s.end))) for s in decoder.spans(self.ids.tolist())]
+
+    def decided(self, keep: np.ndarray, reason: np.ndarray, protected: np.ndarray, clauses: Sequence[str]) -> "SequenceView":
+        """The same sequence under other decisions, for a rule that is not stored as a mask."""
+        return replace(self, keep=keep, reason=reason, protected=protected, clauses=tuple(clauses), mask=None)
+
+
+def read_sequence(store: Store, number: int, *, mask: str | None = None, scoring: str | None = None) -> SequenceView:
+    """Read one sequence, counted from 0 over the store.
+
+    mask:    whose decisions; None: plain SFT, every target kept
+    scoring: whose statistics; None: those that the mask read, or the store's only scoring, or none
+
+    Raises InputError for a number out of range, StoreError for a mask or scoring that is not there.
+    """
+    manifest = store.mask(mask)[1] if mask is not None else None
+    scoring = choose_scoring(store, manifest, scoring)
+    families: dict[str, list[str]] = {"tokens": list(_TOKENS)}
+    if manifest is not None:
+        families[f"masks/{mask}"] = ["keep", "reason"]
+    if scoring is not None:
+        families[f"stats/{scoring}"] = statistic_columns(store.scoring(scoring)[1])
+    found = store.sequence(number, families)
+    tokens = found["tokens"]
+    is_target = np.asarray(tokens["is_target"], bool)
+    is_target[:1] = False  # nothing predicts the first token
+    plain = SequenceView(
+        number=number,
+        row=tokens["row"],
+        seq_id=tokens["seq_id"],
+        truncated=tokens["truncated"],
+        ids=np.asarray(tokens["input_ids"], np.int32),
+        role=np.asarray(tokens["role"], np.int8),
+        is_target=is_target,
+        keep=is_target.copy(),
+        reason=np.zeros(len(is_target), np.uint16),
+        protected=np.zeros(len(is_target), bool),
+        scoring=scoring,
+        statistics={k: v for k, v in found.get(f"stats/{scoring}", {}).items() if k != "seq_id"},
+    )
+    if manifest is None:
+        return plain
+    decisions = found[f"masks/{mask}"]
+    keep, reason = np.asarray(decisions["keep"], bool), np.asarray(decisions["reason"], np.uint16)
+    protected, caveat = np.zeros(len(plain), bool), None
+    try:
+        protected[protected_targets(store, manifest, number)] = True
+    except NotKnown as why:
+        caveat = f"which tokens are protected is not known: {why}"
+    view = plain.decided(keep, reason, protected, [c.text for c in manifest.clauses])
+    return replace(view, mask=mask, caveat=caveat)
+
+
+def choose_scoring(store: Store, mask: MaskManifest | None, scoring: str | None) -> str | None:
+    """The scoring asked for; else the one that the mask's bare names mean, or one that it read; else the only one; else None.
+
+    Raises StoreError where one has its parts, but no manifest: whether it is the one cannot be told.
+    """
+    if scoring is not None:
+        return store.scoring(scoring)[0]
+    read = [name for name in (mask.scorings if mask else {}) if not name.startswith("masks/")]
+    if mask is not None and mask.scoring is not None:
+        read.insert(0, mask.scoring)
+    for name in read:
+        if store.has(f"{STATS}/{name}"):
+            return name
+        if (store.path / STATS / name).is_dir():
+            raise StoreError(f"{store.path / STATS / name} has no {MANIFEST}: run the command that made it again")
+    store.check_all_listed(STATS)
+    known = store.scorings()
+    return known[0] if len(known) == 1 else None
+
+
+def statistic_columns(scoring: ScoringManifest) -> list[str]:
+    """The columns that a scoring's parts hold."""
+    names = [s.name for s in STATISTICS if scoring.reference is not None or not s.of_reference]
+    return names + (list(TOPK_COLUMNS) if scoring.topk else [])
+
+
+def rule_of(manifest: MaskManifest) -> Rule:
+    """The rule that a mask was made with."""
+    return Rule.from_dict(manifest.rule)

@@ -1,0 +1,1 @@
+"""Rules meet numbers: targets read part by part, expressions evaluated, thresholds worked out, decisions made."""

@@ -1,0 +1,195 @@
+"""Evaluate a checked expression, token by token, over one part's targets."""
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tokenstats.errors import RuleError
+from tokenstats.masking.engine.external_rank import Ranking
+from tokenstats.masking.engine.group_ops import (
+    first_in_groups,
+    minmax_in_groups,
+    percent_rank_in_groups,
+    quantile_in_groups,
+    sorted_in_groups,
+    take_of,
+    uniform,
+    zscore_in_groups,
+)
+from tokenstats.masking.engine.resolved import Resolved, Scale, Threshold, key_of
+from tokenstats.masking.engine.targets import Targets
+from tokenstats.masking.language.builtins import FOLLOWING, SELECTIONS
+from tokenstats.masking.language.unparse import column_of, name_of, number_of, options_of, text_of
+from tokenstats.schema import ROLES
+
+_ARITHMETIC = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide}
+_COMPARE = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"abs": np.abs, "log": np.log, "exp": np.exp, "sqrt": np.sqrt, "clip": np.clip}
+_SCALES = {"zscore": zscore_in_groups, "minmax": minmax_in_groups, "percent_rank": percent_rank_in_groups}
+
+
+def evaluate(node: ast.expr, population: Targets, resolved: Mapping[str, Resolved]) -> np.ndarray:
+    """[n] value of an expression for each token: boolean, or a number (float64, or a statistic's own float32).
+
+    resolved: what :func:`~tokenstats.masking.engine.aggregates.resolve_thresholds` found for the dataset-wide selections
+
+    NaN stands for "nothing follows", the value of ``following(x)`` at the end of a reply, and for nothing else. Raises
+    RuleError, naming the token, where arithmetic would make another one.
+    """
+
+    def value(child: ast.expr) -> np.ndarray:
+        return evaluate(child, population, resolved)
+
+    match node:
+        case ast.Constant():
+            return np.full(len(population), float(number_of(node)))
+        case ast.Name() | ast.Attribute():
+            column = column_of(node)
+            assert column is not None
+            return population.column(column)
+        case ast.BoolOp(op=op, values=branches):
+            join = np.logical_and if isinstance(op, ast.And) else np.logical_or
+            result = value(branches[0])
+            for branch in branches[1:]:
+                result = join(result, value(branch))
+            return result
+        case ast.UnaryOp(op=op, operand=operand):
+            return ~value(operand) if isinstance(op, ast.Not) else -_as_float(value(operand))
+        case ast.BinOp(left=left, op=op, right=right):
+            return _compute(_ARITHMETIC[type(op)], [_wide(value(left)), _wide(value(right))], node, population)
+        case ast.Compare():
+            return _comparison(node, value)
+        case ast.Call(args=arguments):
+            name = name_of(node)
+            if name in SELECTIONS:
+                return _selection(node, name, population, resolved)
+            if name == FOLLOWING:
+                return _following(value(arguments[0]), population)
+            return _compute(_FUNCTIONS[name], [_wide(value(a)) for a in arguments], node, population)
+    raise AssertionError(f"unchecked node {ast.dump(node)}")
+
+
+def argument_of(call: ast.Call, population: Targets, resolved: Mapping[str, Resolved]) -> np.ndarray:
+    """[n] floats that a selection looks at. ``random`` takes the smallest of numbers drawn for each token."""
+    if name_of(call) == "random":
+        return draws(call, population)
+    return _as_float(evaluate(call.args[0], population, resolved))
+
+
+def argument_text(call: ast.Call) -> str:
+    """What stands for the values that a selection looks at: equal texts, equal values."""
+    return f"random, seed={options_of(call)[1]}" if name_of(call) == "random" else text_of(call.args[0])
+
+
+def draws(call: ast.Call, population: Targets) -> np.ndarray:
+    """[n] numbers in [0, 1) that ``random(…)`` draws, from its seed, the dataset's row and the place in it alone."""
+    return uniform(options_of(call)[1], population.rows[population.row], population.position_in_sequence)
+
+
+def _selection(call: ast.Call, name: str, population: Targets, resolved: Mapping[str, Resolved]) -> np.ndarray:
+    scope, _ = options_of(call)
+    x = argument_of(call, population, resolved)
+    if scope == "dataset":
+        return _against(resolved[text_of(call)], x, name, population)
+    if scope == "role":
+        return _by_role(call, x, name, population, resolved)
+    starts = population.starts(scope)
+    if name in _SCALES:
+        return _no_nan(_SCALES[name](x, starts), [x], call, population)
+    f, signed = number_of(call.args[-1]), -x if name == "top" else x  # the largest of x are the smallest of -x
+    # sorted once for every share that is asked of the same values
+    what = f"{'-' if name == 'top' else ''}{argument_text(call)} of {scope}s"
+    ordered = population.remembered(what, lambda: sorted_in_groups(signed, starts))
+    if name == "quantile":
+        return quantile_in_groups(x, float(f), starts, ordered)
+    return first_in_groups(signed, take_of(f, starts), starts, ordered)
+
+
+def _by_role(call: ast.Call, x: np.ndarray, name: str, population: Targets, resolved: Mapping[str, Resolved]) -> np.ndarray:
+    result = np.zeros(len(population), bool if SELECTIONS[name] == "boolean" else np.float64)
+    roles = population.column((None, "role"))
+    for code in np.unique(roles):
+        own, found = roles == code, resolved.get(key_of(text_of(call), ROLES[code]))
+        if found is not None:  # a sample of the dataset need not have every role
+            result[own] = _against(found, x[own], name, population)
+    return result
+
+
+def _against(found: Resolved, x: np.ndarray, name: str, population: Targets) -> np.ndarray:
+    """Hold values against what their selection came down to over the dataset."""
+    match found:
+        case Scale():
+            return found.of(x)
+        case Ranking():
+            return np.where(np.isnan(x), np.nan, found.percent(x))
+        case Threshold(value=None):
+            return np.full(len(x), np.nan) if name == "quantile" else np.zeros(len(x), bool)
+        case Threshold(value=value) if name == "quantile":
+            return np.full(len(x), value)
+        case Threshold(value=value, ties=ties):
+            beyond = np.asarray(x > value if name == "top" else x < value)
+            equal = np.flatnonzero(x == value)
+            beyond[equal[: ties.get(population.part, 0)]] = True
+            return beyond
+
+
+def _following(values: np.ndarray, population: Targets) -> np.ndarray:
+    """Each token's value is that of the next token; NaN, or False, where the next token is no target of the sequence."""
+    followed = population.is_followed
+    result = np.zeros(len(values), bool) if values.dtype == bool else np.full(len(values), np.nan, _as_float(values).dtype)
+    result[followed] = values[1:][followed[:-1]]
+    return result
+
+
+def _comparison(node: ast.Compare, value: Callable[[ast.expr], np.ndarray]) -> np.ndarray:
+    sides = [node.left, *node.comparators]
+    if any(isinstance(s, ast.Name) and s.id == "role" for s in sides):
+        arrays: list[Any] = [ROLES.index(s.value) if isinstance(s, ast.Constant) else value(s) for s in sides]
+    else:
+        # a float32 statistic against a number: both as float64, or 2.1 would be rounded to float32 first
+        arrays = [_wide(value(s)) for s in sides]
+    result: np.ndarray | None = None
+    for op, left, right in zip(node.ops, arrays, arrays[1:], strict=False):
+        this = np.asarray(_COMPARE[type(op)](left, right))
+        if isinstance(op, ast.NotEq):
+            this &= ~(np.isnan(left) | np.isnan(right))  # where nothing follows, every comparison is false
+        result = this if result is None else result & this
+    assert result is not None
+    return result
+
+
+def _compute(function: Callable[..., Any], values: list[np.ndarray], node: ast.expr, population: Targets) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return _no_nan(function(*values), values, node, population)
+
+
+def _no_nan(result: np.ndarray, values: list[np.ndarray], node: ast.expr, population: Targets) -> np.ndarray:
+    """Refuse a NaN that was not among the values already."""
+    bad = np.isnan(result)
+    if bad.any():
+        bad &= ~np.any([np.isnan(v) for v in values], axis=0)
+    if bad.any():
+        first = int(bad.argmax())
+        raise RuleError(
+            f"{text_of(node)!r} is not a number for {population.name_of(first)}; "
+            "keep it in range, for example with clip(x, low, high)"
+        )
+    return result
+
+
+def _as_float(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64, copy=False)

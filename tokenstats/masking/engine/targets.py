@@ -1,0 +1,213 @@
+"""The tokens that a rule speaks about: the targets of one part that have a prediction, flat and in order."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from tokenstats.errors import RuleError, StoreError, nearest
+from tokenstats.masking.language.builtins import DERIVED, STATISTIC_COLUMNS, TOKEN_COLUMNS
+from tokenstats.masking.language.unparse import Column
+from tokenstats.schema import STATISTIC_BY_NAME
+from tokenstats.store import Store
+from tokenstats.store.manifests import Tokenizer
+
+_TOKEN_LISTS = {"token_id": "input_ids", "is_end_of_turn": "input_ids", "is_special": "input_ids", "role": "role"}
+"""Stored columns that token columns are computed from; ``is_target``, which all need, is always read."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """n target tokens of one part, in dataset order.
+
+    offsets: [R + 1] where each of the part's R rows begins among all its N tokens
+    place:   [n] index of each target among all the part's tokens
+    ids, roles: [N] of all tokens; empty where the reader was not asked for them
+    """
+
+    part: int
+    seq_ids: pa.ChunkedArray
+    rows: np.ndarray
+    ids: np.ndarray
+    roles: np.ndarray
+    offsets: np.ndarray
+    place: np.ndarray
+    statistics: Mapping[Column, np.ndarray]
+    tokenizer: Tokenizer
+    _remembered: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    @cached_property
+    def row(self) -> np.ndarray:
+        """[n] which of the part's rows a token belongs to."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.sequence_starts))
+
+    @cached_property
+    def position_in_sequence(self) -> np.ndarray:
+        return self.place - self.offsets[self.row]
+
+    @cached_property
+    def sequence_starts(self) -> np.ndarray:
+        """[R + 1] where each row begins among the targets."""
+        return np.searchsorted(self.place, self.offsets)
+
+    @cached_property
+    def turn_starts(self) -> np.ndarray:
+        """Where each reply begins among the targets: after a gap, or at a new row."""
+        fresh = np.ones(len(self) + 1, bool)
+        fresh[1:-1] = ~self.is_followed[:-1]
+        return np.flatnonzero(fresh)
+
+    @cached_property
+    def is_followed(self) -> np.ndarray:
+        """[n] boolean: is the next token of the sequence a target too?"""
+        followed = np.zeros(len(self), bool)
+        followed[:-1] = (np.diff(self.place) == 1) & (np.diff(self.row) == 0)
+        return followed
+
+    def name_of(self, token: int) -> str:
+        """Which token this is, for messages."""
+        return f"token {self.position_in_sequence[token]} of sequence {self.seq_ids[int(self.row[token])]}"
+
+    def starts(self, scope: str) -> np.ndarray:
+        return self.sequence_starts if scope == "sequence" else self.turn_starts
+
+    def remembered(self, what: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """An array that several rules need of these tokens, computed once; the last four are kept."""
+        found = self._remembered.get(what)
+        if found is None:
+            found = self._remembered[what] = compute()
+            for old in list(self._remembered)[:-4]:
+                self._remembered.pop(old, None)
+        return found
+
+    def column(self, column: Column) -> np.ndarray:
+        """[n] values of a column of the rule language. Statistics and nll stay float32; the rest is float64."""
+        scoring, name = column
+        if name in DERIVED:
+            logprob = self.statistics[scoring, DERIVED[name]]
+            if name.endswith("nll"):
+                return -logprob
+            return np.exp(logprob.astype(np.float64) * (-1 if name == "ppl" else 1))
+        if name in STATISTIC_COLUMNS:
+            return self.statistics[scoring, name]
+        return getattr(self, f"_{name}")
+
+    @property
+    def _token_id(self) -> np.ndarray:
+        return self.ids[self.place]
+
+    @property
+    def _role(self) -> np.ndarray:
+        return self.roles[self.place]
+
+    @cached_property
+    def _is_end_of_turn(self) -> np.ndarray:
+        return np.isin(self._token_id, self.tokenizer.end_of_turn_ids)
+
+    @cached_property
+    def _is_special(self) -> np.ndarray:
+        return np.isin(self._token_id, self.tokenizer.special_ids)
+
+    @cached_property
+    def _reply(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.turn_starts) - 1), np.diff(self.turn_starts))
+
+    @property
+    def _position(self) -> np.ndarray:
+        return np.arange(len(self)) - self.turn_starts[self._reply]
+
+    @property
+    def _length(self) -> np.ndarray:
+        return np.diff(self.turn_starts)[self._reply]
+
+    @property
+    def _turn(self) -> np.ndarray:
+        first = np.searchsorted(self.turn_starts, self.sequence_starts[self.row])
+        return self._reply - first
+
+
+def physical_columns(columns: Iterable[Column]) -> set[Column]:
+    """The stored statistics behind the columns that a rule names."""
+    return {(scoring, DERIVED.get(name, name)) for scoring, name in columns if name not in TOKEN_COLUMNS}
+
+
+def resolve_scorings(store: Store, columns: Iterable[Column], scoring: str | None) -> dict[str | None, str]:
+    """Which scoring each prefix of a rule means, None being the bare names. Raises where one lacks a column."""
+    names: dict[str | None, str] = {}
+    for prefix, column in sorted(physical_columns(columns), key=str):
+        if prefix not in names:
+            if prefix is not None and prefix not in store.scorings():
+                known = store.scorings()
+                raise RuleError(
+                    f"the rule reads scoring {prefix!r}{nearest(prefix, known)}; "
+                    f"{store.path} holds: {', '.join(known) or 'none'}"
+                )
+            names[prefix] = store.scoring(prefix if prefix is not None else scoring)[0]
+        manifest = store.scoring(names[prefix])[1]
+        if STATISTIC_BY_NAME[column].of_reference and manifest.reference is None:
+            raise RuleError(
+                f"the rule reads {column}, but scoring {names[prefix]!r} has no reference; compute one with --reference"
+            )
+    return names
+
+
+def iter_targets(
+    store: Store, columns: Iterable[Column], scorings: Mapping[str | None, str], parts: Iterable[int] | None = None
+) -> Iterator[Targets]:
+    """Yield one population per part, holding the statistics that the columns need, and all columns of the tokens."""
+    wanted = {*columns, *((None, name) for name in TOKEN_COLUMNS)}
+    for part in range(store.part_count) if parts is None else parts:
+        yield read_targets(store, part, wanted, scorings)
+
+
+def read_targets(store: Store, part: int, columns: Iterable[Column], scorings: Mapping[str | None, str]) -> Targets:
+    """The targets of one part with what the columns need, and no more: of the tokens, ids and roles cost the most to read."""
+    columns = frozenset(columns)
+    needed = physical_columns(columns)
+    lists = sorted({_TOKEN_LISTS[name] for _, name in columns if name in _TOKEN_LISTS})
+    by_family: dict[str, list[str]] = {"tokens": ["seq_id", "row", "is_target", *lists]}
+    for prefix, name in needed:
+        by_family.setdefault(f"stats/{scorings[prefix]}", []).append(name)
+    tables = next(store.aligned(by_family, [part]))
+    tokens = tables["tokens"]
+    is_target = tokens["is_target"].combine_chunks()
+    offsets = is_target.offsets.to_numpy().astype(np.int64)
+    target = is_target.flatten().to_numpy(zero_copy_only=False).copy()
+    target[offsets[:-1]] = False
+    place = np.flatnonzero(target)
+    statistics = {
+        (prefix, name): _targets_of(
+            tables[f"stats/{scorings[prefix]}"], name, place, len(target), f"stats/{scorings[prefix]}, part {part}"
+        )
+        for prefix, name in needed
+    }
+    return Targets(
+        part=part,
+        seq_ids=tokens["seq_id"],
+        rows=tokens["row"].to_numpy(),
+        ids=_flat(tokens, "input_ids", np.int32),
+        roles=_flat(tokens, "role", np.int8),
+        offsets=offsets,
+        place=place,
+        statistics=statistics,
+        tokenizer=store.manifest.tokenizer,
+    )
+
+
+def _flat(tokens: pa.Table, name: str, kind: type) -> np.ndarray:
+    return tokens[name].combine_chunks().flatten().to_numpy() if name in tokens.column_names else np.zeros(0, kind)
+
+
+def _targets_of(table: pa.Table, name: str, place: np.ndarray, tokens: int, where: str) -> np.ndarray:
+    values = table[name].combine_chunks().flatten()
+    if len(values) != tokens:
+        raise StoreError(f"{where}: {name} has {len(values)} values for {tokens} tokens; score the store again")
+    chosen = values.take(pa.array(place))
+    if chosen.null_count:
+        raise StoreError(f"{where}: {name} is null for {chosen.null_count} target tokens; score the store again")
+    return chosen.to_numpy()
