@@ -74,13 +74,13 @@ def choose_store() -> Store:
         names = {str(path.relative_to(folder)): path for path in found}
         folder = names[st.sidebar.selectbox(f"{len(found)} stores there", list(names), key="which_store")]
     store = Store(folder)
-    for kind in ("stats", "masks"):
-        store.check_all_listed(kind)  # else one that lost its manifest would be left out of the lists without a word
+    for families in (store.scorings, store.masks):
+        families.check_all_listed()  # else one that lost its manifest would be left out of the lists without a word
     return store
 
 
 def choose_scoring(store: Store) -> str | None:
-    names = store.scorings()
+    names = list(store.scorings)
     if not names:
         st.sidebar.caption("No scoring yet: rules can only read positions, roles and token ids.")
         return None
@@ -88,7 +88,7 @@ def choose_scoring(store: Store) -> str | None:
 
 
 def tokens_page(store: Store, scoring: str | None) -> None:
-    shown = st.sidebar.selectbox("Decisions of", [NEW, *store.masks(), PLAIN], key="decisions")
+    shown = st.sidebar.selectbox("Decisions of", [NEW, *store.masks, PLAIN], key="decisions")
     if shown == NEW:
         rule = choose_rule(store, scoring)
         preview = load_preview(store, scoring, rule)
@@ -109,7 +109,7 @@ def tokens_page(store: Store, scoring: str | None) -> None:
 
 def choose_rule(store: Store, scoring: str | None) -> Rule:
     """The rule of the knobs or of the text field; stops the page with a hint where there is none."""
-    has_kl = scoring is not None and store.scoring(scoring)[1].reference is not None
+    has_kl = scoring is not None and store.scorings[scoring].manifest.reference is not None
     with st.sidebar:
         way = "Expression"
         if scoring is not None:
@@ -243,10 +243,10 @@ def picture(key: tuple[str, ...], fingerprint: str, chosen: str, _preview: Previ
 
 
 def overview_page(store: Store, scoring: str | None) -> None:
-    mask = st.sidebar.selectbox("Mask", [PLAIN, *store.masks()], key="audited")
+    mask = st.sidebar.selectbox("Mask", [PLAIN, *store.masks], key="audited")
     found = load_audit(store, None if mask == PLAIN else mask, scoring)
     show_numbers(html_tables.audit_numbers(found))
-    st.html(facts(store.manifest, scoring, store.scoring(scoring)[1] if scoring is not None else None))
+    st.html(facts(store.manifest, scoring, store.scorings[scoring].manifest if scoring is not None else None))
     st.html(html_tables.findings_table([(f.name.replace("_", " "), f) for f in found.findings]))
     if found.mask is not None:
         left, right = st.columns(2)
@@ -256,7 +256,7 @@ def overview_page(store: Store, scoring: str | None) -> None:
         right.html(html_tables.means_table(found) if found.means else "<span></span>")
         right.html(html_tables.dropped_table(found))
         with st.expander("The rule"):
-            st.code(rule_of(store.mask(found.mask)[1]).to_toml(), language="toml")
+            st.code(rule_of(store.masks[found.mask].manifest).to_toml(), language="toml")
 
 
 def load_preview(store: Store, scoring: str | None, rule: Rule | None) -> Preview:
@@ -268,7 +268,7 @@ def preview_key(store: Store, scoring: str | None, rule: Rule | None) -> tuple[s
     """All that a preview depends on: what was read, by fingerprint, and the columns."""
     columns = rule.columns if rule is not None else frozenset()
     names = sorted({name for name, _ in columns if name is not None} | ({scoring} if scoring else set()))
-    read = [f"{name} {store.scoring(name)[1].fingerprint}" for name in names if name in store.scorings()]
+    read = [f"{name} {store.scorings[name].manifest.fingerprint}" for name in names if name in store.scorings]
     return str(store.path.resolve()), store.fingerprint, *read, *sorted(map(str, columns))
 
 
@@ -287,8 +287,8 @@ def _outcome(key: tuple[str, ...], fingerprint: str, _preview: Preview, _rule: R
 
 
 def load_audit(store: Store, mask: str | None, scoring: str | None) -> Audit:
-    read = [f"{name} {store.scoring(name)[1].fingerprint}" for name in store.scorings()]
-    read += [f"{name} {store.mask(name)[1].fingerprint}" for name in store.masks()]
+    read = [f"{name} {store.scorings[name].manifest.fingerprint}" for name in store.scorings]
+    read += [f"{name} {store.masks[name].manifest.fingerprint}" for name in store.masks]
     return _audit((str(store.path.resolve()), store.fingerprint, *read), mask, scoring, store)
 
 

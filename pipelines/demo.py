@@ -100,7 +100,7 @@ def main() -> None:
         warm_up(out / "warmup")
     with step("2  compute: warm-up against base"):
         store, scoring = compute(DATA / "sft.jsonl", model=str(out / "warmup"), reference=str(BASE), store=out / "store")
-        means = store.scoring(scoring)[1].means
+        means = store.scorings[scoring].manifest.means
         print(
             f"  {store.manifest.targets:,} target tokens; mean entropy {means['entropy']:.3f}, mean KL {means['kl']:.4f} nats"
         )

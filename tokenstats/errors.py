@@ -2,22 +2,24 @@
 
     TokenstatsError          exit status 2: one line says what was got, what was expected, what to do
     ├── InputError           an argument, a dataset, a model folder
+    │                        (a ValueError too)
     ├── StoreError           what lies in a store: damaged, unfinished, or made from something else
-    └── RuleError            the text of a rule
+    │   └── NotThere         a scoring or mask of that name is not in it (a KeyError too)
+    └── RuleError            the text of a rule (a ValueError too)
 
 Anything else that escapes is a bug of tokenstats and shows its traceback.
 """
 
 import re
 
-__all__ = ["InputError", "RuleError", "StoreError", "TokenstatsError", "nearest", "one_line"]
+__all__ = ["InputError", "NotThere", "RuleError", "StoreError", "TokenstatsError", "nearest", "one_line"]
 
 
 class TokenstatsError(Exception):
     """Base of all errors that a user can mend."""
 
 
-class InputError(TokenstatsError):
+class InputError(TokenstatsError, ValueError):
     """An argument, a dataset or a model folder is not what it should be."""
 
 
@@ -25,7 +27,13 @@ class StoreError(TokenstatsError):
     """A store is damaged, unfinished, or was made from something else."""
 
 
-class RuleError(TokenstatsError):
+class NotThere(StoreError, KeyError):
+    """A store has no scoring or mask of this name."""
+
+    __str__ = Exception.__str__  # a KeyError would print its message in quotes
+
+
+class RuleError(TokenstatsError, ValueError):
     """The text of a rule cannot be used."""
 
 

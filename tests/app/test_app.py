@@ -115,7 +115,7 @@ def test_saving_puts_on_disk_what_the_screen_says(start, own):
     app.text_input(key="mask_name").set_value("from-the-app")
     app = quiet(app.button(key="save").click().run())
     assert "from\\-the\\-app" in app.success[0].value
-    manifest = own.mask("from-the-app")[1]
+    manifest = own.masks["from-the-app"].manifest
     rule = Rule(drop="top(entropy, 0.2, per=sequence) or top(kl, 0.31, per=sequence)")
     assert manifest.rule_fingerprint == rule.fingerprint == Rule.load(own.path / "rules" / "from-the-app.toml").fingerprint
     assert f"{1 - manifest.kept / manifest.targets:.2%}" == said == f"{share_of(own, rule, 'again'):.2%}"
@@ -134,7 +134,7 @@ def test_a_name_that_is_taken_or_wrong_is_a_friendly_error(start, own):
     app.text_input(key="mask_name").set_value("random")
     app.checkbox(key="replace_mask").set_value(True)
     app = quiet(app.button(key="save").click().run())
-    assert own.mask("random")[1].rule["drop"] == EKSFT
+    assert own.masks["random"].manifest.rule["drop"] == EKSFT
 
 
 @pytest.mark.parametrize(
@@ -234,9 +234,9 @@ def test_every_row_and_colour_can_be_looked_at(start, own):
 
 def test_the_overview_shows_the_audit_of_each_mask(start, own):
     app = choose(quiet(start(own.path)), "page", "Overview")
-    for mask in own.masks():
+    for mask in own.masks:
         app = quiet(app.selectbox(key="audited").set_value(mask).run())
-        manifest = own.mask(mask)[1]
+        manifest = own.masks[mask].manifest
         assert value(app, "Dropped") == f"{1 - manifest.kept / manifest.targets:.2%}"
         assert value(app, "Learned") == f"{manifest.kept:,}"
 

@@ -140,13 +140,13 @@ def test_what_was_there_stays_and_nothing_else_is(own, tmp_path, command, number
     assert "run the same command again" in said
     assert half_written(tmp_path) == []
     assert not (tmp_path / "out").exists()
-    assert "new" not in own.masks()
-    assert Store(own.path).mask("mine")[1] == before
+    assert "new" not in own.masks
+    assert Store(own.path).masks["mine"].manifest == before
 
 
 @both
 def test_training_says_which_checkpoint_to_go_on_from(own, tmp_path, number):
-    model, out = own.scoring()[1].model.source, tmp_path / "out"
+    model, out = own.scorings.choose().manifest.model.source, tmp_path / "out"
     arguments = ["train", own.path, "--mask", "eksft", "--model", model, "--device", "cpu", "--batch-size", 1, "--out", out]
     process = start(*arguments, "--max-steps", 100_000, "--save-steps", 5)
     until(process, lambda: list(out.glob("checkpoint-*/trainer_state.json")))

@@ -148,7 +148,7 @@ def test_the_sum_over_every_breakdown_is_the_whole(seen):
 
 def test_it_does_not_depend_on_the_parts(seen):
     whole = make_store("one-part", part_tokens=1_000_000)
-    if "eksft" not in whole.masks():
+    if "eksft" not in whole.masks:
         build_mask(whole, Rule.from_preset("eksft"), "eksft")
     found = [{**audit(s, "eksft").to_dict(), "store": "", "means": ""} for s in (whole, seen)]
     assert found[0] == found[1]
@@ -324,7 +324,7 @@ def test_rows_with_too_few_tokens_are_told_and_listed(own):
     build_mask(own, Rule(drop="entropy > 4.5", min_kept=6), "m")
     found = audit(own, "m")
     check = finding(found, "min_kept")
-    few = own.mask("m")[1].rows_with_too_few
+    few = own.masks["m"].manifest.rows_with_too_few
     assert 0 < few == check.count
     assert found.by_clause[-1].label == "min_kept = 6"
     assert check.rows == found.by_clause[-1].rows
@@ -336,7 +336,7 @@ def test_rows_with_too_few_tokens_are_told_and_listed(own):
 
 def test_weights_are_summed_and_zeros_listed(own):
     build_mask(own, Rule(drop="kl > 6", weight="clip(entropy - 4, 0, 1)"), "m")
-    found, manifest = audit(own, "m"), own.mask("m")[1]
+    found, manifest = audit(own, "m"), own.masks["m"].manifest
     weights = np.array([w for row in rows_on_disk(own, "m") for w, k in zip(row["weight"], row["keep"], strict=True) if k])
     assert found.weights.total == pytest.approx(manifest.weight_total) == pytest.approx(weights.sum())
     assert found.weights.mean == pytest.approx(weights.mean())
@@ -355,7 +355,7 @@ def test_a_control_that_lacks_tokens_is_noticed(own):
     build_mask(own, Rule(drop="random(0.2, per=sequence)", budget="same as all"), "control")
     check = finding(audit(own, "control"), "budget")
     assert check.verdict == "warning"
-    assert check.count == own.mask("control")[1].shortfall > 0
+    assert check.count == own.masks["control"].manifest.shortfall > 0
 
 
 def test_kl_that_is_hardly_more_than_rounding_is_a_warning(own):

@@ -60,7 +60,7 @@ def store(tmp_path_factory) -> Store:
 
 @pytest.fixture(scope="module")
 def audits(store) -> list[Audit]:
-    return [audit(store, mask) for mask in (None, *store.masks())]
+    return [audit(store, mask) for mask in (None, *store.masks)]
 
 
 def test_every_key_has_the_type_that_the_page_gives_it(audits):
@@ -141,4 +141,4 @@ def test_on_the_command_line_a_failed_gate_is_status_1_and_names_the_checks(cli,
     status, out, err = cli("audit", own.path, "--fail-on", "truncated_row")
     assert (status, out) == (2, "")
     assert "did you mean 'truncated_rows'" in err
-    assert store_with_masks().scoring("warm")[1].means["kl"] > 0
+    assert store_with_masks().scorings["warm"].manifest.means["kl"] > 0

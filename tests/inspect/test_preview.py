@@ -106,7 +106,7 @@ def test_knobs_write_the_rule_that_one_would_write_by_hand(knobs, drop):
 def test_a_saved_mask_brings_its_rule(own):
     rule = Rule(drop="entropy > 3 or kl > 5", protect="")
     manifest, path = save_mask(own, rule, "mine", scoring="warm")
-    assert own.mask("mine")[1] == manifest
+    assert own.masks["mine"].manifest == manifest
     assert path == own.path / "rules" / "mine.toml"
     assert Rule.load(path).fingerprint == manifest.rule_fingerprint
 
@@ -130,5 +130,5 @@ def test_limits_to_try_reach_from_most_of_the_tokens_to_few(seen, column):
 def test_a_bad_rule_raises_before_anything_is_saved(own):
     with pytest.raises(RuleError):
         save_mask(own, Rule(drop="cold.entropy > 1"), "never", scoring="warm")
-    assert "never" not in own.masks()
+    assert "never" not in own.masks
     assert not (own.path / "rules").exists()

@@ -89,8 +89,8 @@ def test_histograms_count_every_target_once_in_its_bin(seen, column):
 
 
 def test_counts_by_place_and_token_add_up_to_what_the_mask_drops(seen):
-    found = measure(seen, "warm", seen.masks())
-    for mask in seen.masks():
+    found = measure(seen, "warm", list(seen.masks))
+    for mask in seen.masks:
         counts, dropped = found.masks[mask], int(dropped_on_disk(seen, mask).sum())
         assert counts.dropped.sum() == counts.by_tenth[:, 1].sum() == counts.by_token[:, 1].sum() == dropped
         assert counts.by_tenth[:, 0].sum() == counts.by_token[:, 0].sum() == seen.manifest.targets
@@ -226,8 +226,8 @@ def test_the_most_likely_alternatives_are_in_the_details():
 
 def test_numbers_on_the_page_are_the_masks_own(written, seen):
     text = re.sub(r"\s+", " ", Page(written.read_text()).text)
-    for mask in seen.masks():
-        manifest = seen.mask(mask)[1]
+    for mask in seen.masks:
+        manifest = seen.masks[mask].manifest
         dropped = manifest.targets - manifest.kept
         assert f"{manifest.kept:,}{dropped:,}{dropped / manifest.targets:.1%}" in text
 

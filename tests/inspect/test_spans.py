@@ -175,7 +175,7 @@ def test_pieces_of_a_stored_sequence_know_their_tokens():
 def test_what_a_rule_protects_is_marked_whatever_its_protection_reads(tmp_path):
     own = copy_of_store(tmp_path)
     build_mask(own, Rule(drop="position < 5", protect="kl > quantile(kl, 0.8) or top(entropy, 0.00001)"), "careful")
-    limit = own.mask("careful")[1].thresholds["quantile(kl, 0.8)"]
+    limit = own.masks["careful"].manifest.thresholds["quantile(kl, 0.8)"]
     marked = 0
     for number in range(own.manifest.sequences):
         view = read_sequence(own, number, mask="careful")

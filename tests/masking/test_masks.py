@@ -176,7 +176,7 @@ def test_a_mistake_in_one_part_stops_all_workers_and_names_the_first_token(cuts)
             build_mask(cuts[0], Rule(drop="log(entropy - 0.5) > 0"), "broken", workers=workers)
         said.add(str(error.value))
     assert len(said) == 1
-    assert cuts[0].masks() == ["m"]
+    assert list(cuts[0].masks) == ["m"]
 
 
 def test_random_control_matches_its_model_row_by_row_among_droppable_tokens(store):
@@ -190,7 +190,7 @@ def test_random_control_matches_its_model_row_by_row_among_droppable_tokens(stor
     assert found.both_dropped + found.only_a_dropped == found.both_dropped + found.only_b_dropped
     assert 0 < found.jaccard < 0.7
     # the mask named by the budget is part of what the control was made from
-    assert manifest.scorings == {"masks/eksft": store.mask("eksft")[1].fingerprint}
+    assert manifest.scorings == {"masks/eksft": store.masks["eksft"].manifest.fingerprint}
 
 
 def test_random_is_uniform_over_positions_and_follows_its_seed(store):

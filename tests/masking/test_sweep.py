@@ -67,7 +67,7 @@ def test_every_line_is_the_mask_of_its_numbers(store, fields, vary):
     assert len({line.dropped for line in found.lines}) > 1  # the numbers make a difference
     rows = store.manifest.sequences
     for line, (dropped, reason, ends, row) in zip(found.lines, masks, strict=True):
-        manifest = store.mask("m")[1] if line is found.lines[-1] else None
+        manifest = store.masks["m"].manifest if line is found.lines[-1] else None
         assert (found.targets, found.ends, found.rows) == (len(dropped), ends.sum(), rows)
         assert line.dropped == dropped.sum()
         assert line.share_dropped == dropped.mean()

@@ -171,7 +171,7 @@ def test_a_mask_without_weight_has_no_such_column(store):
 def test_a_weight_is_finite_and_not_negative_where_a_token_is_kept(store, weight, said):
     with pytest.raises(RuleError, match=rf"the weight .* {said}.* for token \d+ of sequence 0\d{{8}}-0+; expected a finite"):
         build_mask(store, Rule(weight=weight), "bad")
-    assert "bad" not in store.masks()
+    assert "bad" not in store.masks
 
 
 def test_a_weight_does_not_matter_where_a_token_is_dropped(store):
@@ -230,7 +230,7 @@ def test_the_command_line_says_what_the_manifest_says(store, cli):
         *("mask", store.path, "--drop", "zscore(entropy) > 1", "--weight", "minmax(kl)", "--min-kept", 4, "--too-few", "keep"),
         *("--name", "cli"),
     )
-    manifest = store.mask("cli")[1]
+    manifest = store.masks["cli"].manifest
     assert status == 0
     assert f"weighs what is kept by minmax(kl): {manifest.weight_total / manifest.kept:.4f} on average" in out
     assert f"{manifest.rows_with_too_few:,} rows would keep fewer than 4 tokens: kept whole" in out

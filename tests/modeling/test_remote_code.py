@@ -94,7 +94,7 @@ def test_it_runs_where_the_user_allows_it_and_the_manifests_say_so(tmp_path, cha
     assert (done.returncode, ran) == (0, True), done.stderr
     opened = Store(store)
     assert opened.manifest.tokenizer.trust_remote_code
-    assert opened.scoring(opened.scorings()[0])[1].trust_remote_code
+    assert opened.scorings.choose().manifest.trust_remote_code
     options = ["--mask", "none", "--model", with_own_model, "--max-steps", 1, "--device", "cpu"]
     done, ran = run(tmp_path, "train", store, *options, "--out", tmp_path / "out")
     assert (done.returncode, ran) == (2, False), done.stderr

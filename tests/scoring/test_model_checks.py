@@ -273,8 +273,8 @@ def test_a_tokenizer_larger_than_the_head_is_scored_as_long_as_such_a_word_does_
     data = write_jsonl(tmp_path / "d.jsonl", chats[:4])
     store, name = compute(data, model=model, store=tmp_path / "s")
     assert "its tokenizer has" in capsys.readouterr().err
-    assert store.scoring(name)[1].vocabulary < store.manifest.tokenizer.size
-    assert store.scoring(name)[1].notes
+    assert store.scorings[name].manifest.vocabulary < store.manifest.tokenizer.size
+    assert store.scorings[name].manifest.notes
     plain, plain_name = compute(data, model=base, store=tmp_path / "plain")
     assert plain.part(f"stats/{plain_name}", 0)["entropy"].equals(store.part(f"stats/{name}", 0)["entropy"])
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "an <extra> word"}]

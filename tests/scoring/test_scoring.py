@@ -105,7 +105,7 @@ def test_every_statistic_of_two_hundred_sequences(tmp_path, chats, base, warmup)
 def test_padding_columns_of_the_vocabulary_are_cut(scored, base):
     """The bundled models have more columns than their tokenizer has words."""
     columns = json.loads((Path(base) / "config.json").read_text())["vocab_size"]
-    assert scored.scoring()[1].vocabulary == scored.manifest.tokenizer.size < columns
+    assert scored.scorings.choose().manifest.vocabulary == scored.manifest.tokenizer.size < columns
 
 
 def table(store: Store, name: str) -> pa.Table:
@@ -184,7 +184,7 @@ def test_heads_of_other_architectures(tmp_path, chats, base, architecture):
             p.add_(0.05 * torch.randn_like(p))
     two = save(first, tmp_path / "two", base)
     store, name = compute(write_jsonl(tmp_path / "d.jsonl", chats[:4]), model=two, reference=one, store=tmp_path / "s")
-    assert set(store.scoring(name)[1].head.values()) == {"split"}
+    assert set(store.scorings[name].manifest.head.values()) == {"split"}
     assert_scoring_is_true(store, name, two, one, 4)
 
 
@@ -199,7 +199,7 @@ def test_a_head_that_cannot_be_split_off_is_scored_whole_and_said(tmp_path, chat
     monkeypatch.setattr(module, "_after_head", lambda config: lambda logits: logits)
     store, name = compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=model, reference=reference, store=tmp_path / "s")
     assert "full logits" in capsys.readouterr().err
-    assert all(way.startswith("whole") for way in store.scoring(name)[1].head.values())
+    assert all(way.startswith("whole") for way in store.scorings[name].manifest.head.values())
     assert_scoring_is_true(store, name, model, reference, 3)
 
 
@@ -301,7 +301,7 @@ def test_a_second_scoring_shares_the_tokens(tmp_path, chats, base, warmup):
     store, _ = compute(data, model=warmup, store=tmp_path / "s", name="a")
     before = (store.path / "tokens" / "part-00000.parquet").stat().st_mtime_ns
     again, _ = compute(data, model=base, store=tmp_path / "s", name="b")
-    assert again.scorings() == ["a", "b"]
+    assert list(again.scorings) == ["a", "b"]
     assert (store.path / "tokens" / "part-00000.parquet").stat().st_mtime_ns == before
     with pytest.raises(StoreError, match="model: there"):
         compute(data, model=base, store=tmp_path / "s", name="a")

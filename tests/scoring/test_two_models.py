@@ -54,7 +54,7 @@ def test_an_adapter_and_its_base_share_one_set_of_weights(adapter_is, adapter, b
     apart, _ = compute(data, **pair, store=tmp_path / "apart", name="it", **OPTIONS)
     assert len(loads) == 3
     assert columns(shared, name) == columns(apart, name)
-    manifests = [store.scoring(name)[1] for store in (shared, apart)]
+    manifests = [store.scorings[name].manifest for store in (shared, apart)]
     assert manifests[0].model.fingerprint == manifests[1].model.fingerprint
     assert manifests[0].reference.fingerprint == manifests[1].reference.fingerprint
 
@@ -100,7 +100,7 @@ def test_in_both_passes_batches_get_smaller_where_memory_runs_out(short_of_memor
 
     monkeypatch.setattr(ModelPair, "states", states)
     scarce, _ = compute(data, **options, store=tmp_path / "scarce", reference_pass="separate")
-    assert 250 <= scarce.scoring(name)[1].batch_tokens <= 500
+    assert 250 <= scarce.scorings[name].manifest.batch_tokens <= 500
     assert_tables_close(table(scarce, name), table(plenty, name))
 
 

@@ -149,7 +149,7 @@ def test_where_memory_runs_out_batches_get_smaller_and_the_numbers_stay(base, wa
     data = write_jsonl(tmp_path / "d.jsonl", chats[:40])
     options = {"model": warmup, "reference": base, "part_tokens": 1500, "batch_tokens": 1600}
     plenty, name = compute(data, **options, store=tmp_path / "plenty")
-    assert plenty.scoring(name)[1].batch_tokens == 1600
+    assert plenty.scorings[name].manifest.batch_tokens == 1600
     real = ModelPair.score
 
     def score(self, input_ids, chosen, topk, states=None):
@@ -159,7 +159,7 @@ def test_where_memory_runs_out_batches_get_smaller_and_the_numbers_stay(base, wa
 
     monkeypatch.setattr(ModelPair, "score", score)
     scarce, _ = compute(data, **options, store=tmp_path / "scarce")
-    assert 250 <= scarce.scoring(name)[1].batch_tokens <= 500
+    assert 250 <= scarce.scorings[name].manifest.batch_tokens <= 500
     assert_tables_close(table(scarce, name), table(plenty, name))
 
 

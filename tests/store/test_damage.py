@@ -30,7 +30,7 @@ def first_row(store: Store) -> int:
 
 
 def model_of(store: Store) -> str:
-    return store.scoring()[1].model.source
+    return store.scorings.choose().manifest.model.source
 
 
 COMMANDS: dict[str, tuple[set[str], Callable[[Store, Path], object]]] = {
@@ -197,7 +197,7 @@ def test_tokens_that_were_changed_are_not_scored(tmp_path, chats, base):
     rewrite(other_values)(part_path(store.path / TOKENS, 0))
     with pytest.raises(StoreError, match=r"tokens/part-00000\.parquet was changed after it was made"):
         compute(data, model=base, store=tmp_path / "store", name="two")
-    assert Store(store.path).scorings() == ["one"]
+    assert list(Store(store.path).scorings) == ["one"]
 
 
 @pytest.mark.parametrize("command", ["export", "train"])

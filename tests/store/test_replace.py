@@ -38,7 +38,7 @@ def way(request, monkeypatch) -> str:
 def kept(store: Store, mask: str) -> int:
     """Counted from every row on disk; the manifest must say the same."""
     total = sum(sum(map(sum, store.part(f"masks/{mask}", i)["keep"].to_pylist())) for i in range(store.part_count))
-    assert total == store.mask(mask)[1].kept
+    assert total == store.masks[mask].manifest.kept
     return total
 
 
@@ -78,7 +78,7 @@ def test_a_mask_is_there_after_a_death_before_any_of_its_moves(store, way, monke
             except Killed:
                 deaths += 1
         seen = Store(store.path)
-        assert seen.masks() == ["mine"]
+        assert list(seen.masks) == ["mine"]
         assert kept(seen, "mine") == before
         assert build_mask(seen, OLD, "mine").kept == before  # nothing to do: it is there
     assert deaths == len(moves) >= (2 if way == "in one step" else 4)
@@ -94,8 +94,8 @@ def test_who_opened_the_old_mask_is_told_that_it_is_another_one_now(store, way):
     with pytest.raises(StoreError, match=r"masks/mine was replaced while it was being read; run again"):
         reader.part("masks/mine", 1)
     with pytest.raises(StoreError, match="was replaced"):
-        reader.mask("mine")
-    assert kept(store, "mine") == store.mask("mine")[1].kept  # who replaced it sees the new one
+        reader.masks["mine"]
+    assert kept(store, "mine") == store.masks["mine"].manifest.kept  # who replaced it sees the new one
     assert len(Store(store.path).scan("masks/mine").collect()) == 60
 
 

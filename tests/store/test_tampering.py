@@ -60,8 +60,8 @@ def previewed(store: Store) -> object:
 
 
 def counted(store: Store) -> object:
-    store.check_all_listed("masks")
-    found = measure(store, choose_scoring(store, None, None), store.masks())
+    store.masks.check_all_listed()
+    found = measure(store, choose_scoring(store, None, None), list(store.masks))
     return found.joint.tobytes(), {name: counts.dropped.tobytes() for name, counts in found.masks.items()}
 
 

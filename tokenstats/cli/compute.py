@@ -78,7 +78,7 @@ def compute(
         else:
             print(f"{store}: the parts of this worker are done; the last worker writes the manifest")
         return
-    manifest = built.scoring(scoring)[1]
+    manifest = built.scorings[scoring].manifest
     if as_json:
         print_json({"store": str(store), "scoring": scoring, **manifest.model_dump(mode="json", exclude={"parts"})})
         return

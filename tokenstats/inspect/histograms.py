@@ -127,6 +127,6 @@ def empty_distributions(store: Store, scoring: str | None) -> Distributions:
     """Nothing counted yet, with the bins that fit a scoring."""
     if scoring is None:
         return Distributions(store.manifest.tokenizer.size, False, False)
-    manifest = store.scoring(scoring)[1]
+    manifest = store.scorings[scoring].manifest
     there = statistic_columns(manifest)
     return Distributions(manifest.vocabulary, "entropy" in there, "kl" in there)

@@ -27,7 +27,7 @@ def read_decisions(
     store: Store, mask: str | None, columns: Iterable[str] = (), scoring: str | None = None
 ) -> Iterator[StoredDecisions]:
     """Yield each part's targets with their decisions and the named statistics of a scoring."""
-    weighted = mask is not None and store.mask(mask)[1].weighted
+    weighted = mask is not None and store.masks[mask].manifest.weighted
     for population, (found,) in read_several(store, [mask], columns, scoring):
         yield StoredDecisions(population, *found, _weight(store, mask, population) if weighted else None)
 

@@ -51,7 +51,7 @@ def _scorings(store: Store, mask: MaskManifest) -> dict[str | None, str]:
     except (RuleError, StoreError) as error:
         raise NotKnown(str(error)) from None
     for name in scorings.values():
-        if store.scoring(name)[1].fingerprint != mask.scorings.get(name):
+        if store.scorings[name].manifest.fingerprint != mask.scorings.get(name):
             raise NotKnown(f"scoring {name} is not the one that the mask was made from")
     return scorings
 

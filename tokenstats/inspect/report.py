@@ -27,7 +27,6 @@ from tokenstats.masking.rule import rule_text
 from tokenstats.store import Store
 from tokenstats.store.drafts import draft_of, put_in_place
 from tokenstats.store.manifests import now
-from tokenstats.store.store import MASKS
 
 MARKER = ".tokenstats-report"
 """A file that lists what a report is made of: a folder with it may be replaced by a newer report."""
@@ -47,8 +46,8 @@ def report(store: Store, to: str | Path, scoring: str | None = None, masks: Sequ
     to = Path(to).resolve()
     _check_place(to)
     if masks is None:
-        store.check_all_listed(MASKS)
-    names = store.masks() if masks is None else [store.mask(name)[0] for name in dict.fromkeys(masks)]
+        store.masks.check_all_listed()
+    names = list(store.masks) if masks is None else [store.masks[name].name for name in dict.fromkeys(masks)]
     scoring = _scoring_for(store, names, scoring)
     try:
         with draft_of(to) as draft:
@@ -79,10 +78,10 @@ def _check_place(to: Path) -> None:
 
 
 def _scoring_for(store: Store, masks: Sequence[str], scoring: str | None) -> str | None:
-    if scoring is not None or len(store.scorings()) <= 1:
+    if scoring is not None or len(store.scorings) <= 1:
         return choose_scoring(store, None, scoring)
-    read = {choose_scoring(store, store.mask(name)[1], None) for name in masks} - {None}
-    return read.pop() if len(read) == 1 else store.scoring(None)[0]  # which says that it needs to be chosen
+    read = {choose_scoring(store, store.masks[name].manifest, None) for name in masks} - {None}
+    return read.pop() if len(read) == 1 else store.scorings.choose(None).name  # which says that it needs to be chosen
 
 
 def _write(store: Store, folder: Path, scoring: str | None, masks: list[str]) -> None:
@@ -117,7 +116,7 @@ def _write(store: Store, folder: Path, scoring: str | None, masks: list[str]) ->
 
 
 def _overview(store: Store, scoring: str | None, plain: Audit, audits: list[Audit]) -> str:
-    manifest = store.scoring(scoring)[1] if scoring is not None else None
+    manifest = store.scorings[scoring].manifest if scoring is not None else None
     return facts(store.manifest, scoring, manifest) + html_tables.summary_table(plain, audits)
 
 
@@ -138,7 +137,7 @@ def _place(found: Distributions, masks: list[str], folder: Path) -> str:
 
 def _mask(store: Store, found: Distributions, of_mask: Audit, scoring: str | None, folder: Path) -> str:
     assert of_mask.mask is not None
-    name, manifest = store.mask(of_mask.mask)
+    name, manifest = of_mask.mask, store.masks[of_mask.mask].manifest
     rule = rule_of(manifest)
     about = [text.rstrip(".") + "." for text in (rule.description, rule.source and f"Source: {rule.source}") if text]
     html = f'<p><code>{escape(rule_text(of_mask.rule or {}))}</code></p><p class="ts-quiet">{escape(" ".join(about))}</p>'

@@ -162,9 +162,9 @@ def budget_of(rule: Rule, store: Store, population: Targets) -> np.ndarray | Non
 
 def _settings(store: Store, rule: Rule, scorings: dict[str | None, str]) -> dict[str, Any]:
     """What the mask depends on: the rule's meaning and the fingerprint of everything it reads."""
-    read = {name: store.scoring(name)[1].fingerprint for name in scorings.values()}
+    read = {name: store.scorings[name].manifest.fingerprint for name in scorings.values()}
     if rule.budget_mask is not None:
-        read[f"masks/{rule.budget_mask}"] = store.mask(rule.budget_mask)[1].fingerprint
+        read[f"masks/{rule.budget_mask}"] = store.masks[rule.budget_mask].manifest.fingerprint
     return {"schema_version": SCHEMA_VERSION, "store": store.fingerprint, "rule": rule.fingerprint, "scorings": read}
 
 

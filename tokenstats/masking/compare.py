@@ -101,7 +101,7 @@ def compare_masks(
     pair = _moved(store, one, two)
     statistics = {(name, column) for name in pair[:2] for column in pair[2]}
     counts, moments = _Counts(store.manifest.tokenizer.size), {column: Moments() for column in pair[2]}
-    for population in iter_targets(store, one.columns | two.columns | statistics, {s: s for s in store.scorings()}):
+    for population in iter_targets(store, one.columns | two.columns | statistics, {s: s for s in store.scorings}):
         counts.add(population, one.decide(population), two.decide(population))
         for column, sums in moments.items():
             sums.add(*(population.statistics[name, column] for name in pair[:2]))
@@ -113,7 +113,7 @@ def _moved(store: Store, one: Operand, two: Operand) -> tuple[str, str, tuple[st
     if len(one.scorings) != 1 or len(two.scorings) != 1 or one.scorings == two.scorings:
         return "", "", ()
     (a,), (b,) = one.scorings, two.scorings
-    with_reference = all(store.scoring(name)[1].reference is not None for name in (a, b))
+    with_reference = all(store.scorings[name].manifest.reference is not None for name in (a, b))
     return a, b, MOVED if with_reference else tuple(c for c in MOVED if c != "kl")
 
 

@@ -14,7 +14,6 @@ from tokenstats.masking.engine.targets import Targets, physical_columns, resolve
 from tokenstats.masking.language.unparse import Column
 from tokenstats.masking.rule import Rule, preset_names
 from tokenstats.store import Store
-from tokenstats.store.store import MASKS
 
 MASK, RULE_OF_MASK, PRESET, FILE, RULE = "mask", "rule of the mask", "preset", "file", "rule"
 
@@ -65,13 +64,13 @@ def open_operand(store: Store, what: str | Rule, scoring: str | None) -> Operand
     Raises InputError for a name that is nothing, and for a rule with a budget; what building the mask would raise.
     """
     if scoring is not None:
-        store.scoring(scoring)
+        store.scorings[scoring]  # raises where it is not there
     if isinstance(what, Rule):
         return _judged(store, "rule", RULE, what, scoring)
-    if what not in store.masks():
-        store.check_all_listed(MASKS)  # else a preset would stand in for a mask of its name that lost its manifest
-    if what in store.masks():
-        manifest = store.mask(what)[1]
+    if what not in store.masks:
+        store.masks.check_all_listed()  # else a preset would stand in for a mask of its name that lost its manifest
+    if what in store.masks:
+        manifest = store.masks[what].manifest
         rule = Rule.from_dict(manifest.rule)
         if scoring is not None and rule.needs_scoring:
             return _judged(store, what, RULE_OF_MASK, rule, scoring)
@@ -81,7 +80,7 @@ def open_operand(store: Store, what: str | Rule, scoring: str | None) -> Operand
         return _judged(store, what, FILE, Rule.load(what), scoring)
     if what in preset_names():
         return _judged(store, what, PRESET, Rule.from_preset(what), scoring)
-    masks, presets = store.masks(), preset_names()
+    masks, presets = list(store.masks), preset_names()
     raise InputError(
         f"no mask and no preset {one_line(what, 60)!r}{nearest(what, masks + presets)}; expected a mask of the store "
         f"({', '.join(masks) or 'it has none'}), a preset ({', '.join(presets)}) or a .toml file"

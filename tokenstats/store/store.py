@@ -1,7 +1,7 @@
 """A store on disk: one tokenized dataset, any number of scorings and masks of it.
 
 store = Store("runs/gsm8k")
-store.scorings(), store.masks()
+list(store.scorings), store.masks["eksft"].manifest
 store.scan("stats/warm")                                   # a polars LazyFrame
 for tables in store.aligned({"tokens": ["input_ids"], "stats/warm": ["entropy"]}):
     ...                                                    # one part of each, rows proven to match
@@ -10,12 +10,13 @@ for tables in store.aligned({"tokens": ["input_ids"], "stats/warm": ["entropy"]}
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import pyarrow as pa
 
-from tokenstats.errors import InputError, StoreError, nearest, one_line
+from tokenstats.errors import InputError, NotThere, StoreError, nearest, one_line
 from tokenstats.store.checks import ChangedFile, Proofs, check_columns, check_counts, check_lengths, row_lengths
 from tokenstats.store.drafts import name_of, places_of
 from tokenstats.store.manifests import MANIFEST, TOKENIZER, MaskManifest, Part, ScoringManifest, StoreManifest
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 TOKENS, STATS, MASKS = "tokens", "stats", "masks"
 
-_Kind = TypeVar("_Kind", ScoringManifest, MaskManifest)  # a family's manifest
+Kind = TypeVar("Kind", ScoringManifest, MaskManifest)  # a family's manifest
 
 
 def check_name(name: str, what: str) -> str:
@@ -37,6 +38,75 @@ def check_name(name: str, what: str) -> str:
             "beginning with a letter or digit"
         )
     return name
+
+
+@dataclass(frozen=True)
+class Family(Generic[Kind]):
+    """A finished scoring or mask: its name and what its manifest says."""
+
+    name: str
+    kind: str
+    manifest: Kind
+
+    @property
+    def folder(self) -> str:
+        """``stats/NAME`` or ``masks/NAME``: how :meth:`Store.part` calls it."""
+        return f"{self.kind}/{self.name}"
+
+
+class Families(Mapping[str, Family[Kind]]):
+    """The finished scorings or masks of a store, by name, as they are now."""
+
+    def __init__(self, store: "Store", kind: str, what: str, manifest: type[Kind]):
+        self._store, self._kind, self._what = store, kind, what
+        self._manifest: type[Kind] = manifest
+
+    def __getitem__(self, name: str) -> Family[Kind]:
+        if not self._store.has(f"{self._kind}/{check_name(name, self._what)}"):
+            self.check_all_listed()
+            known, store = list(self), self._store.path
+            raise NotThere(f"no {self._what} {name!r} in {store}{nearest(name, known)}; it holds: {', '.join(known) or 'none'}")
+        return Family(name, self._kind, self._store.looked_up(f"{self._kind}/{name}", self._manifest))
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_finished(self._store.path / self._kind))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        return f"{self._what}s of {self._store.path}: {', '.join(self) or 'none'}"
+
+    def choose(self, name: str | None = None) -> Family[Kind]:
+        """The named one, or the only one. Raises StoreError where it is not there or the choice is not clear."""
+        if name is not None:
+            return self[name]
+        self.check_all_listed()
+        known = list(self)
+        if not known:
+            raise StoreError(f"{self._store.path} holds no {self._what} yet")
+        if len(known) > 1:
+            raise StoreError(
+                f"{self._store.path} holds several {self._what}s ({', '.join(known)}): choose one with --{self._what}"
+            )
+        return self[known[0]]
+
+    def check_all_listed(self) -> None:
+        """Raise StoreError where one has all of its parts, but no manifest.
+
+        Whoever takes what is there, instead of what is named, would leave it out without a word. One with fewer parts is being
+        made, or its run was killed: it is not there yet.
+        """
+        folders = (p for p in (self._store.path / self._kind).glob("[!.]*") if p.is_dir() and p.name not in self)
+        for folder in sorted(folders):
+            if len(list(folder.glob("part-*.parquet"))) >= self._store.part_count:
+                raise StoreError(
+                    f"{folder} has all of its parts, but no {MANIFEST}: it was removed, or its run has not ended; "
+                    "run the command that made it again, or remove the folder"
+                )
 
 
 class Store:
@@ -76,40 +146,19 @@ class Store:
             if digest_of(path) != digest:
                 raise ChangedFile(f"{path} was changed after the store was made: its digest differs; put it back as it was")
 
-    def scorings(self) -> list[str]:
-        """Names of the finished scorings."""
-        return _finished(self.path / STATS)
+    @property
+    def scorings(self) -> "Families[ScoringManifest]":
+        """The finished scorings by name: ``store.scorings["warm"].manifest``."""
+        return Families(self, STATS, "scoring", ScoringManifest)
 
-    def masks(self) -> list[str]:
-        """Names of the finished masks."""
-        return _finished(self.path / MASKS)
+    @property
+    def masks(self) -> "Families[MaskManifest]":
+        """The finished masks by name: ``store.masks["eksft"].manifest``."""
+        return Families(self, MASKS, "mask", MaskManifest)
 
     def has(self, family: str) -> bool:
         """Is ``stats/NAME`` or ``masks/NAME`` finished?"""
         return any((place / MANIFEST).exists() for place in places_of(self.path / family))
-
-    def scoring(self, name: str | None = None) -> tuple[str, ScoringManifest]:
-        """The named scoring, or the only one. Raises StoreError where it is not there or the choice is not clear."""
-        name = self._choose(name, STATS, "scoring", "--scoring")
-        return name, self._looked_up(f"{STATS}/{name}", ScoringManifest)
-
-    def mask(self, name: str | None = None) -> tuple[str, MaskManifest]:
-        """The named mask, or the only one."""
-        name = self._choose(name, MASKS, "mask", "--mask")
-        return name, self._looked_up(f"{MASKS}/{name}", MaskManifest)
-
-    def check_all_listed(self, kind: str) -> None:
-        """Raise StoreError where a scoring (``stats``) or mask (``masks``) has all of its parts, but no manifest.
-
-        Whoever takes what is there, instead of what is named, would leave it out without a word. One with fewer parts is being
-        made, or its run was killed: it is not there yet.
-        """
-        for folder in sorted(p for p in (self.path / kind).glob("[!.]*") if p.is_dir() and not self.has(f"{kind}/{p.name}")):
-            if len(list(folder.glob("part-*.parquet"))) >= self.part_count:
-                raise StoreError(
-                    f"{folder} has all of its parts, but no {MANIFEST}: it was removed, or its run has not ended; "
-                    "run the command that made it again, or remove the folder"
-                )
 
     def forget(self, family: str) -> None:
         """Look at a scoring or mask anew: this process has replaced it."""
@@ -185,25 +234,13 @@ class Store:
 
         return pl.scan_parquet(self._paths_of(family))
 
-    def _choose(self, name: str | None, kind: str, what: str, option: str) -> str:
-        if name is not None and self.has(f"{kind}/{check_name(name, what)}"):
-            return name
-        self.check_all_listed(kind)
-        known = _finished(self.path / kind)
-        if name is not None:
-            raise StoreError(f"no {what} {name!r} in {self.path}{nearest(name, known)}; it holds: {', '.join(known) or 'none'}")
-        if not known:
-            raise StoreError(f"{self.path} holds no {what} yet")
-        if len(known) > 1:
-            raise StoreError(f"{self.path} holds several {what}s ({', '.join(known)}): choose one with {option}")
-        return known[0]
-
-    def _looked_up(self, family: str, kind: type[_Kind]) -> _Kind:
+    def looked_up(self, family: str, kind: type[Kind]) -> Kind:
+        """The manifest of a family, as it was when it was first asked for; StoreError where it was replaced since."""
         seen = self._manifest(family, kind)
         self._check_not_replaced(family)
         return seen
 
-    def _manifest(self, family: str, kind: type[_Kind]) -> _Kind:
+    def _manifest(self, family: str, kind: type[Kind]) -> Kind:
         if family not in self._seen:
             found = kind.read(self.path / family)
             self._check_owner(found, family)

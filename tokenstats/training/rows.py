@@ -48,7 +48,7 @@ def choose_mask(store: Store, name: str | None) -> ChosenMask:
     """The mask called ``name``; None and "none" are plain fine-tuning. Raises StoreError where it is not the store's."""
     if name is None or name == PLAIN:
         return ChosenMask(None, None)
-    return ChosenMask(*store.mask(name))
+    return ChosenMask(name, store.masks[name].manifest)
 
 
 def check_writable(folder: Path) -> None:

@@ -156,7 +156,7 @@ def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> 
     Every byte of the parts behind the answer is held against the digests of their manifests: ``intact_parts``. Raises
     StoreError where the mask or scoring is not there, or a part is damaged.
     """
-    manifest = store.mask(mask)[1] if mask is not None else None
+    manifest = store.masks[mask].manifest if mask is not None else None
     scoring = choose_scoring(store, manifest, scoring)
     decoder = Decoder(store)
     found = tally(store.unproven(), mask, scoring, decoder)  # all that was changed is told below, not the first of it alone
@@ -199,7 +199,7 @@ def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> 
 def _families(store: Store, mask: str | None, manifest: MaskManifest | None, scoring: str | None) -> list[str]:
     """What an audit rests on: the tokens, the mask, what the mask read, and the statistics averaged."""
     read = [scoring] if scoring is not None else []
-    read += [name for name in (manifest.scorings if manifest else {}) if name in store.scorings()]
+    read += [name for name in (manifest.scorings if manifest else {}) if name in store.scorings]
     return ["tokens", *(f"stats/{name}" for name in dict.fromkeys(read)), *([f"masks/{mask}"] if mask is not None else [])]
 
 

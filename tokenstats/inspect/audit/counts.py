@@ -85,7 +85,7 @@ def tally(store: Store, mask: str | None, scoring: str | None, decoder: Decoder)
     texts = decoder.tokens(tokenizer.size)
     words = _Words(tokenizer, token_classes(texts, tokenizer.special_ids), np.array([not text.strip() for text in texts]))
     totals = AuditCounts(tokenizer.size)
-    there = statistic_columns(store.scoring(scoring)[1]) if scoring is not None else []
+    there = statistic_columns(store.scorings[scoring].manifest) if scoring is not None else []
     columns: list[str] = [c for c in ("entropy", "kl", "logprob") if c in there]
     first_row = 0
     for decisions in read_decisions(store, mask, columns, scoring):

@@ -121,5 +121,5 @@ def _fingerprint(store: Store, name: str) -> str | None:
     """The fingerprint of what a mask read, as it is now."""
     if name.startswith("masks/"):
         other = name.removeprefix("masks/")
-        return store.mask(other)[1].fingerprint if store.has(name) else None
-    return store.scoring(name)[1].fingerprint if store.has(f"stats/{name}") else None
+        return store.masks[other].manifest.fingerprint if store.has(name) else None
+    return store.scorings[name].manifest.fingerprint if store.has(f"stats/{name}") else None

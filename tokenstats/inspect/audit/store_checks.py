@@ -9,7 +9,6 @@ from tokenstats.inspect.audit.counts import END_OF_TURN, AuditCounts
 from tokenstats.schema import BY_COMPARISON, BY_TRAINING_TEMPLATE
 from tokenstats.store import Store
 from tokenstats.store.manifests import ScoringManifest
-from tokenstats.store.store import STATS
 
 OK, NOTE, WARNING, PROBLEM = VERDICTS = ("ok", "note", "warning", "problem")
 """From nothing to say to stop and mend it. A note is worth knowing, and may be meant."""
@@ -94,9 +93,9 @@ def check_store(store: Store, facts: AuditCounts, changed: list[Path]) -> Iterat
     """Checks of the tokens and of every scoring. ``changed``: parts whose digests are not those of their manifests."""
     yield from _of_tokenization(store, facts, changed)
     yield from _of_sequences(store, facts)
-    store.check_all_listed(STATS)
-    for name in store.scorings():
-        yield from _of_scoring(name, store.scoring(name)[1])
+    store.scorings.check_all_listed()
+    for name in store.scorings:
+        yield from _of_scoring(name, store.scorings[name].manifest)
 
 
 def _of_tokenization(store: Store, facts: AuditCounts, changed: list[Path]) -> Iterator[Finding]:

@@ -137,13 +137,13 @@ def read_sequence(store: Store, number: int, *, mask: str | None = None, scoring
 
     Raises InputError for a number out of range, StoreError for a mask or scoring that is not there.
     """
-    manifest = store.mask(mask)[1] if mask is not None else None
+    manifest = store.masks[mask].manifest if mask is not None else None
     scoring = choose_scoring(store, manifest, scoring)
     families: dict[str, list[str]] = {"tokens": list(_TOKENS)}
     if manifest is not None:
         families[f"masks/{mask}"] = ["keep", "reason"]
     if scoring is not None:
-        families[f"stats/{scoring}"] = statistic_columns(store.scoring(scoring)[1])
+        families[f"stats/{scoring}"] = statistic_columns(store.scorings[scoring].manifest)
     found = store.sequence(number, families)
     tokens = found["tokens"]
     is_target = np.asarray(tokens["is_target"], bool)
@@ -181,7 +181,7 @@ def choose_scoring(store: Store, mask: MaskManifest | None, scoring: str | None)
     Raises StoreError where one has its parts, but no manifest: whether it is the one cannot be told.
     """
     if scoring is not None:
-        return store.scoring(scoring)[0]
+        return store.scorings.choose(scoring).name
     read = [name for name in (mask.scorings if mask else {}) if not name.startswith("masks/")]
     if mask is not None and mask.scoring is not None:
         read.insert(0, mask.scoring)
@@ -190,8 +190,8 @@ def choose_scoring(store: Store, mask: MaskManifest | None, scoring: str | None)
             return name
         if (store.path / STATS / name).is_dir():
             raise StoreError(f"{store.path / STATS / name} has no {MANIFEST}: run the command that made it again")
-    store.check_all_listed(STATS)
-    known = store.scorings()
+    store.scorings.check_all_listed()
+    known = list(store.scorings)
     return known[0] if len(known) == 1 else None
 
 

@@ -141,14 +141,14 @@ def resolve_scorings(store: Store, columns: Iterable[Column], scoring: str | Non
     names: dict[str | None, str] = {}
     for prefix, column in sorted(physical_columns(columns), key=str):
         if prefix not in names:
-            if prefix is not None and prefix not in store.scorings():
-                known = store.scorings()
+            if prefix is not None and prefix not in store.scorings:
+                known = list(store.scorings)
                 raise RuleError(
                     f"the rule reads scoring {prefix!r}{nearest(prefix, known)}; "
                     f"{store.path} holds: {', '.join(known) or 'none'}"
                 )
-            names[prefix] = store.scoring(prefix if prefix is not None else scoring)[0]
-        manifest = store.scoring(names[prefix])[1]
+            names[prefix] = store.scorings.choose(prefix if prefix is not None else scoring).name
+        manifest = store.scorings[names[prefix]].manifest
         if STATISTIC_BY_NAME[column].of_reference and manifest.reference is None:
             raise RuleError(
                 f"the rule reads {column}, but scoring {names[prefix]!r} has no reference; compute one with --reference"
