@@ -28,4 +28,4 @@ def test_a_command_says_so_before_torch_is_there_unless_its_user_said_otherwise(
 
 
 def test_the_library_leaves_the_environment_alone():
-    assert seen_by(f"import tokenstats.scoring; {SHOW}") == ["None", "True"]
+    assert seen_by(f"import tokenstats.scoring.pair; {SHOW}") == ["None", "True"]
