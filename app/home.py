@@ -166,7 +166,8 @@ def offer_to_save(store: Store, scoring: str | None, rule: Rule) -> None:
     def save() -> None:
         try:
             name, again = st.session_state["mask_name"].strip(), st.session_state["replace_mask"]
-            manifest, path = save_mask(store, rule, name, scoring=scoring, replace_old=again)
+            mask, path = save_mask(store, rule, name, scoring=scoring, replace_old=again)
+            manifest = mask.manifest
             share = 1 - manifest.kept / max(1, manifest.targets)
             text = f"Mask {name} drops {share:.2%} of {manifest.targets:,} targets. Its rule is in {path}."
             st.session_state["saved"] = as_markdown(text)
@@ -194,7 +195,7 @@ def show_outcome(preview: Preview, outcome: Outcome) -> None:
             "are held in memory. Shares and thresholds are the sample's; a saved mask is computed from all tokens."
         )
     else:
-        st.caption(f"All {outcome.targets:,} targets of the store: saving this rule gives exactly these numbers.")
+        st.caption(f"All {outcome.counts.targets:,} targets of the store: saving this rule gives exactly these numbers.")
 
 
 def show_numbers(numbers: list[tuple[str, str]]) -> None:
@@ -239,7 +240,9 @@ def picture(key: tuple[str, ...], fingerprint: str, chosen: str, _preview: Previ
         return figures.data_uri(figures.joint_figure(found, "rule"))
     if chosen == PICTURES[2]:
         return figures.data_uri(figures.position_figure(found, ["rule"]))
-    return figures.data_uri(figures.distribution_figure(found, "rule", cuts(_outcome.rule, _outcome.values, _preview.scoring)))
+    return figures.data_uri(
+        figures.distribution_figure(found, "rule", cuts(_outcome.rule, _outcome.thresholds, _preview.scoring))
+    )
 
 
 def overview_page(store: Store, scoring: str | None) -> None:

@@ -12,7 +12,7 @@ import tokenstats
 PACKAGE = Path(tokenstats.__file__).parent
 STAGES = {"corpus", "scoring", "masking", "training"}
 FLOORS = [
-    {"schema", "errors", "alignment", "__init__"},
+    {"schema", "errors", "alignment", "mixing", "__init__"},
     {"store"},
     {"modeling"},
     STAGES,

@@ -1,10 +1,13 @@
 """The one place where positions shift.
 
 A causal language model's output at position t-1 predicts token t. Everything stored is indexed by the *predicted*
-token. Whoever needs the model output for a token asks here, and nobody else in the code base subtracts one.
+token. Whoever needs the model output for a token asks here, and nobody else in the code base subtracts one. The first token
+of a sequence has no prediction: it is never a target.
 """
 
 from typing import TypeVar
+
+import numpy as np
 
 Array = TypeVar("Array")  # a torch tensor or a numpy array
 
@@ -19,3 +22,15 @@ def outputs_that_predict(outputs: Array, chosen: Array) -> Array:
     """
     assert not bool(chosen[:, 0].any()), "token 0 has no prediction"  # type: ignore[index]
     return outputs[:, :-1][chosen[:, 1:]]  # type: ignore[index]
+
+
+def predicted(is_target: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """A copy of the flags [N] of some rows' tokens, False for the first token of each row, which nothing predicts.
+
+    Args:
+        is_target: Boolean [N], one row after the other.
+        offsets: Where each of the R rows begins, [R + 1].
+    """
+    flags = is_target.copy()
+    flags[offsets[:-1]] = False
+    return flags

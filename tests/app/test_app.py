@@ -186,11 +186,11 @@ def test_both_knobs_at_zero_is_a_hint_not_an_error(start, own):
 def test_protection_counts_what_it_saves(start, own):
     app = quiet(start(own.path))
     rule = Rule.from_preset("eksft")
-    manifest = build_mask(own, rule, "same")
+    manifest = build_mask(own, rule, "same").manifest
     assert value(app, "Saved by protection") == f"{manifest.protected:,}"
     app = quiet(app.text_input(key="protect").set_value("").run())
     assert value(app, "Saved by protection") == "0"
-    dropped = build_mask(own, Rule(drop=rule.drop, protect=""), "bare")
+    dropped = build_mask(own, Rule(drop=rule.drop, protect=""), "bare").manifest
     assert value(app, "Dropped") == f"{1 - dropped.kept / dropped.targets:.2%}"
     assert not value(app, "End of turn dropped").startswith("0 of")
 

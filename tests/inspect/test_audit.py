@@ -25,7 +25,7 @@ from synthetic import random_store
 from tokenstats import Rule, Store, build_mask
 from tokenstats.errors import StoreError
 from tokenstats.inspect.audit.audit import Audit, audit
-from tokenstats.inspect.audit.store_checks import Finding
+from tokenstats.inspect.audit.checks import Finding
 from tokenstats.inspect.audit.token_classes import class_of
 from tokenstats.inspect.render.terminal_audit import render_audit
 from tokenstats.inspect.tokens.detokenize import Decoder

@@ -36,15 +36,15 @@ def own(tmp_path: Path) -> Store:
 def test_a_preview_is_the_mask_that_would_be_built(own, text, protect):
     rule = Rule(drop=text, protect=protect)
     outcome = open_preview(own, "warm", rule.columns).decide(rule)
-    manifest = build_mask(own, rule, "built", scoring="warm")
-    assert (outcome.targets, outcome.targets - outcome.dropped, outcome.protected) == (
+    manifest = build_mask(own, rule, "built", scoring="warm").manifest
+    assert (outcome.counts.targets, outcome.counts.targets - outcome.counts.dropped, outcome.counts.rescued) == (
         manifest.targets,
         manifest.kept,
         manifest.protected,
     )
-    assert outcome.nothing_kept == manifest.rows_with_nothing_kept
-    assert outcome.clauses == tuple((c.text, c.dropped) for c in manifest.clauses)
-    assert outcome.values == manifest.thresholds
+    assert outcome.counts.rows_with_nothing_kept == manifest.rows_with_nothing_kept
+    assert outcome.clauses == [(c.text, c.dropped) for c in manifest.clauses]
+    assert outcome.thresholds == manifest.thresholds
 
 
 @pytest.mark.parametrize("text", RULES)
@@ -65,9 +65,9 @@ def test_a_sample_says_so_and_still_shows_every_row(seen, most):
     preview = open_preview(seen, "warm", most_tokens=most)
     assert preview.is_sample
     assert 0 < preview.tokens <= most
-    assert preview.tokens == sum(int(p.offsets[-1]) for p in preview.populations)
+    assert preview.tokens == sum(int(p.offsets[-1]) for p in preview.parts)
     outcome = preview.decide(Rule(drop="entropy > 3"))
-    assert outcome.targets == preview.targets < seen.manifest.targets
+    assert outcome.counts.targets == preview.targets < seen.manifest.targets
     for number in (0, 12, 34):
         view = preview.view(outcome, number)
         entropy = np.array([v if v is not None else np.nan for v in view.statistics["entropy"]])
@@ -105,10 +105,10 @@ def test_knobs_write_the_rule_that_one_would_write_by_hand(knobs, drop):
 
 def test_a_saved_mask_brings_its_rule(own):
     rule = Rule(drop="entropy > 3 or kl > 5", protect="")
-    manifest, path = save_mask(own, rule, "mine", scoring="warm")
-    assert own.masks["mine"].manifest == manifest
+    mask, path = save_mask(own, rule, "mine", scoring="warm")
+    assert own.masks["mine"] == mask
     assert path == own.path / "rules" / "mine.toml"
-    assert Rule.load(path).fingerprint == manifest.rule_fingerprint
+    assert Rule.load(path).fingerprint == mask.manifest.rule_fingerprint
 
 
 def test_a_rule_with_a_budget_is_not_guessed_at(seen):
@@ -120,7 +120,7 @@ def test_a_rule_with_a_budget_is_not_guessed_at(seen):
 def test_limits_to_try_reach_from_most_of_the_tokens_to_few(seen, column):
     preview = open_preview(seen, "warm")
     limits = preview.limits(column)
-    above = [preview.decide(Rule(drop=f"{column} > {limit}", protect="")).share_dropped for limit in limits]
+    above = [preview.decide(Rule(drop=f"{column} > {limit}", protect="")).counts.share_dropped for limit in limits]
     assert above == sorted(above, reverse=True)
     assert above[0] > 0.55
     assert above[-1] < 0.01

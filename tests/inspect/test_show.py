@@ -216,7 +216,7 @@ PROTECTIONS = [
 def test_what_is_marked_as_protected_is_what_the_mask_spared(tmp_path, protect):
     """Values are full of ties, and a rule that drops all the others shows what was spared: all that is kept."""
     store = random_store(tmp_path / "store", sequences=80, seed=9, rows_per_part=9)
-    manifest = build_mask(store, Rule(drop="entropy >= 0", protect=protect), "all-else")
+    manifest = build_mask(store, Rule(drop="entropy >= 0", protect=protect), "all-else").manifest
     marked = 0
     for number in range(80):
         view = read_sequence(store, number, mask="all-else")

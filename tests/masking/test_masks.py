@@ -3,13 +3,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from synthetic import END_OF_TURN, random_store, worked_out
+from synthetic import END_OF_TURN, random_store
 
 from tokenstats import Rule, Store, build_mask, compare_masks
 from tokenstats.errors import InputError, RuleError, StoreError
-from tokenstats.masking.engine.order_statistics import order_statistics, quantile_of
 
 COLUMNS = {"tokens": ["input_ids", "is_target"], "stats/warm": ["entropy", "kl", "logprob"]}
 
@@ -49,7 +46,7 @@ def store(tmp_path_factory) -> Store:
 
 def test_eksft_equals_a_naive_implementation(tmp_path):
     store = random_store(tmp_path / "store", sequences=3000, seed=1, rows_per_part=700)
-    manifest = build_mask(store, Rule.load("eksft"), "eksft")
+    manifest = build_mask(store, Rule.load("eksft"), "eksft").manifest
     rows = sequences(store, "eksft")
     assert len(rows) == 3000
     assert sum(len(learnable(r)) == 1 for r in rows) > 50  # replies of one token are among them
@@ -106,7 +103,7 @@ def test_dataset_wide_selections_are_exact_and_ties_go_to_the_earlier(store, f, 
 @pytest.mark.parametrize("f", [0.01, 0.5, 0.9])
 def test_quantiles_are_numpys(store, f):
     values = dataset_values(store, "entropy").astype(np.float64)
-    manifest = build_mask(store, Rule(drop=f"entropy > quantile(entropy, {f})", protect=""), "x", replace=True)
+    manifest = build_mask(store, Rule(drop=f"entropy > quantile(entropy, {f})", protect=""), "x", replace=True).manifest
     threshold = np.quantile(values, f)
     assert manifest.thresholds[f"quantile(entropy, {f})"] == pytest.approx(threshold, rel=1e-12)
     assert manifest.targets - manifest.kept == int((values > threshold).sum())
@@ -140,7 +137,7 @@ def cuts(tmp_path_factory) -> list[Store]:
 def test_one_part_or_many_and_one_worker_or_several_give_the_same_mask(cuts, rule):
     masks = []
     for cut, workers in [(cuts[0], 1), (cuts[0], 2), (cuts[1], 5), (cuts[2], 1)]:
-        manifest = build_mask(cut, Rule(drop=rule), "m", replace=True, workers=workers)
+        manifest = build_mask(cut, Rule(drop=rule), "m", replace=True, workers=workers).manifest
         table = pa.concat_tables(cut.part("masks/m", i) for i in range(cut.part_count)).combine_chunks()
         counted = manifest.model_dump(include={"thresholds", "scales", "clauses", "kept", "protected", "targets"})
         masks.append((table, counted))
@@ -182,7 +179,7 @@ def test_a_mistake_in_one_part_stops_all_workers_and_names_the_first_token(cuts)
 def test_random_control_matches_its_model_row_by_row_among_droppable_tokens(store):
     build_mask(store, Rule.load("eksft"), "eksft")
     control = Rule(drop="random(0.5, seed=1)", budget="same as eksft")
-    manifest = build_mask(store, control, "control")
+    manifest = build_mask(store, control, "control").manifest
     for row, twin in zip(sequences(store, "eksft"), sequences(store, "control"), strict=True):
         assert sum(row["keep"]) == sum(twin["keep"])
         assert all(twin["keep"][t] for t in learnable(twin) if twin["input_ids"][t] == END_OF_TURN)
@@ -208,8 +205,8 @@ def test_random_is_uniform_over_positions_and_follows_its_seed(store):
 @pytest.mark.parametrize("a", RULES[:3])
 def test_de_morgan(store, a):
     b = "kl > 1.5"
-    one = build_mask(store, Rule(drop=f"not (({a}) or {b})"), "one", replace=True)
-    two = build_mask(store, Rule(drop=f"not ({a}) and not ({b})"), "two", replace=True)
+    one = build_mask(store, Rule(drop=f"not (({a}) or {b})"), "one", replace=True).manifest
+    two = build_mask(store, Rule(drop=f"not ({a}) and not ({b})"), "two", replace=True).manifest
     assert one.kept == two.kept
     assert compare_masks(store, "one", "two").jaccard == 1.0
 
@@ -250,41 +247,12 @@ def test_position_length_and_turn_are_counted_within_replies(store):
         assert {t for t in learnable(row) if not found[t]} == expected, rule
 
 
-@given(
-    st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=1, max_size=200),
-    st.sampled_from([np.float32, np.float64]),
-    st.sampled_from([0, 3, 20, 10**6]),
-    st.data(),
-)
-@settings(max_examples=150, deadline=None)
-def test_order_statistics_are_exact_in_any_chunks_and_any_number_of_passes(values, kind, few, data):
-    values += data.draw(st.lists(st.sampled_from(values), max_size=50))  # ties
-    array = np.array(values, kind)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(array)), max_size=4)))
-    chunks = np.split(array, cuts)
-    ranks = data.draw(st.lists(st.integers(0, len(array) - 1), min_size=1, max_size=4))
-    found = worked_out(order_statistics(lambda present, missing: ranks, few), chunks)
-    assert (found.present, found.missing) == (len(array), 0)
-    assert found.at == {r: np.sort(array)[r] for r in ranks}
-    for rank, value in found.at.items():
-        assert found.smaller[rank] == (array < value).sum()
-        assert found.equal[rank] == {part: (chunk == value).sum() for part, chunk in enumerate(chunks)}
-
-
-def test_infinities_have_their_place_in_the_order():
-    values = np.array([np.inf, -np.inf, 0.0, np.nan, -0.0, 1.0])
-    found = worked_out(order_statistics(lambda present, missing: range(present)), [values])
-    assert (found.present, found.missing) == (5, 1)
-    assert list(found.at.values()) == [-np.inf, 0.0, 0.0, 1.0, np.inf]
-    assert np.isnan(quantile_of(worked_out(order_statistics(lambda *counts: []), []), 0.5))
-
-
 def test_a_mask_of_another_rule_is_not_overwritten_unasked(store):
     build_mask(store, Rule(drop="entropy > 2"), "mine")
     build_mask(store, Rule(drop="(entropy>2)"), "mine")  # the same rule: nothing to do
     with pytest.raises(StoreError, match="of another rule"):
         build_mask(store, Rule(drop="entropy > 3"), "mine")
-    assert build_mask(store, Rule(drop="entropy > 3"), "mine", replace=True).rule["drop"] == "entropy > 3"
+    assert build_mask(store, Rule(drop="entropy > 3"), "mine", replace=True).manifest.rule["drop"] == "entropy > 3"
 
 
 def test_a_failed_mask_leaves_nothing(store):
@@ -318,9 +286,9 @@ def test_comparison_counts(store):
 
 def test_a_share_too_small_for_one_token_takes_none_and_the_mask_can_be_read(store):
     rule = Rule(drop="top(entropy, 0.0000001) or entropy > 2")
-    made = build_mask(store, rule, "tiny", replace=True)
+    made = build_mask(store, rule, "tiny", replace=True).manifest
     assert made.clauses[0].dropped == 0
-    assert build_mask(store, rule, "tiny") == made  # read again from the disk
+    assert build_mask(store, rule, "tiny").manifest == made  # read again from the disk
 
 
 def test_infinite_values_are_ordered_and_never_become_thresholds(store):

@@ -30,7 +30,7 @@ def sequences(store: Store, scoring: str, masks: Sequence[str] = ()) -> list[dic
 
 
 def check_preset(store: Store, scoring: str, name: str) -> None:
-    manifest = build_mask(store, Rule.load(name), name)
+    manifest = build_mask(store, Rule.load(name), name).manifest
     rows = sequences(store, scoring, [name])
     ends = set() if name in UNPROTECTED else set(store.manifest.tokenizer.end_of_turn_ids)
     dropped, weights = NAIVE[name](rows)
@@ -77,7 +77,7 @@ def test_a_preset_is_its_formula_on_statistics_of_real_models(real, name):
 def test_as_released_drops_the_token_before_the_uncertain_one(made_up):
     """The token that the aligned rule drops is the one after the token that the released rule drops."""
     aligned, shifted = (
-        build_mask(made_up, Rule(drop=rule, protect=""), mask, replace=True)
+        build_mask(made_up, Rule(drop=rule, protect=""), mask, replace=True).manifest
         for mask, rule in (
             ("aligned", "top(entropy, 1, per=turn) and position > 0"),
             ("shifted", "top(following(entropy), 1, per=turn)"),

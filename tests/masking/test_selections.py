@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import END_OF_TURN, TOOL, make_store, random_store, worked_out
+from synthetic import END_OF_TURN, TOOL, make_store, random_store
 
 from tokenstats import Rule, Store, build_mask
 from tokenstats.errors import RuleError
-from tokenstats.masking.engine.aggregates import resolve_thresholds
+from tokenstats.masking.engine.aggregates import Aggregates, Scale
 from tokenstats.masking.engine.decisions import decide
 from tokenstats.masking.engine.evaluate import evaluate
 from tokenstats.masking.engine.exact_sum import ExactSum
-from tokenstats.masking.engine.external_rank import rank_all
 from tokenstats.masking.engine.part_reader import InMemory
-from tokenstats.masking.engine.resolved import Resolved, Scale
+from tokenstats.masking.engine.resolve import resolve_rules
 from tokenstats.masking.engine.targets import Targets, iter_targets
 
 STATISTICS = {(None, name) for name in ("entropy", "kl", "logprob", "ref_logprob")}
@@ -32,7 +31,7 @@ def numbers(populations: list[Targets], text: str) -> np.ndarray:
     """An expression's value for every target of the dataset."""
     rule = Rule(weight=text)
     assert rule.weighting is not None
-    resolved = resolve_thresholds([rule], InMemory(populations))
+    resolved = resolve_rules([rule], InMemory(populations))
     return np.concatenate([evaluate(rule.weighting.tree, p, resolved) for p in populations])
 
 
@@ -101,7 +100,7 @@ def test_roles_are_groups_over_the_whole_dataset(populations, name):
             np.testing.assert_allclose(found[role == code], np.quantile(x[role == code], 0.3), rtol=1e-12)
         return
     rule = Rule(drop=f"{name}(entropy, 0.3, per=role)", protect="")
-    resolved = resolve_thresholds([rule], InMemory(populations))
+    resolved = resolve_rules([rule], InMemory(populations))
     dropped = np.concatenate([decide(rule, p, resolved).dropped for p in populations])
     for code in np.unique(role):
         own = x[role == code] if name == "bottom" else -x[role == code]
@@ -128,7 +127,7 @@ def test_parts_in_any_number_and_order_give_the_same_bits(tmp_path, text):
         for order in (cut, cut[::-1], [cut[i] for i in np.random.default_rng(0).permutation(len(cut))]):
             rule = Rule(weight=text)
             assert rule.weighting is not None
-            resolved = resolve_thresholds([rule], InMemory(order))
+            resolved = resolve_rules([rule], InMemory(order))
             values.append(np.concatenate([evaluate(rule.weighting.tree, p, resolved) for p in cut]).tobytes())
     assert len(set(values)) == 1
 
@@ -136,7 +135,7 @@ def test_parts_in_any_number_and_order_give_the_same_bits(tmp_path, text):
 @pytest.mark.parametrize("drop", ["top(entropy, 0.31)", "bottom(kl, 77, per=role)", "random(0.2)"])
 def test_ties_go_to_the_earlier_part_in_whatever_order_the_parts_are_read(populations, drop):
     rule = Rule(drop=drop, protect="")
-    resolved = [resolve_thresholds([rule], InMemory(order)) for order in (populations, populations[::-1])]
+    resolved = [resolve_rules([rule], InMemory(order)) for order in (populations, populations[::-1])]
     assert resolved[0] == resolved[1]
 
 
@@ -147,20 +146,6 @@ def test_sums_are_exact_in_any_chunks(values, data):
     for chunk in np.split(np.array(values), sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=3)))):
         total.add(chunk)
     assert total.value == sum(map(Fraction, values))
-
-
-@given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=200), st.integers(1, 50), st.data())
-@settings(max_examples=60, deadline=None)
-def test_a_ranking_counts_the_smaller_values_whatever_its_buckets_hold(values, bucket, data):
-    values += data.draw(st.lists(st.sampled_from(values), max_size=100))  # ties
-    chunks = np.split(np.array(values), sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=3))))
-    ranking = worked_out(rank_all(bucket), chunks)
-    others = [*values, 0.0, -0.0, 1e300, -math.inf]
-    assert ranking.smaller(np.array(others)).tolist() == [sum(v < x for v in values) for x in others]
-    folder = ranking._folder
-    assert folder.exists()
-    del ranking
-    assert not folder.exists()
 
 
 def test_selections_of_the_same_values_do_not_disturb_each_other(tmp_path):
@@ -241,10 +226,10 @@ def test_a_deviation_that_overflows_is_no_score_of_0(populations):
 
 def test_scales_are_in_the_manifest(tmp_path):
     store = random_store(tmp_path / "s", 50, seed=2, rows_per_part=20)
-    manifest = build_mask(store, Rule(drop="zscore(entropy) > 1 or minmax(kl, per=role) > 0.5"), "m")
+    manifest = build_mask(store, Rule(drop="zscore(entropy) > 1 or minmax(kl, per=role) > 0.5"), "m").manifest
     entropy = numbers(populations_of(store), "entropy").astype(np.float64)
     assert manifest.scales["zscore(entropy)"] == pytest.approx((entropy.mean(), entropy.std()), rel=1e-12)
     assert set(manifest.scales) == {"zscore(entropy)"} | {f"minmax(kl, per=role) of {r}" for r in ("assistant", "tool")}
-    resolved: dict[str, Resolved] = {text: Scale(*scale) for text, scale in manifest.scales.items()}
+    resolved: Aggregates = {text: Scale(*scale) for text, scale in manifest.scales.items()}
     rule = Rule.from_dict(manifest.rule)  # the manifest is enough to decide again
     assert sum(int(decide(rule, p, resolved).dropped.sum()) for p in populations_of(store)) == manifest.targets - manifest.kept

@@ -165,7 +165,7 @@ def reads(monkeypatch: pytest.MonkeyPatch, work) -> Counter:
 
 @pytest.mark.parametrize(
     ("rule", "readings"),
-    [(EKSFT, 1), ("kl > 0.2", 1), ("top(entropy, 0.2) or top(kl, 0.2)", 3), ("top(nll - ref_nll, 0.2)", 3)],
+    [(EKSFT, 1), ("kl > 0.2", 1), ("top(entropy, 0.2) or top(kl, 0.2)", 2), ("top(nll - ref_nll, 0.2)", 2)],
 )
 def test_twenty_numbers_are_tried_in_as_many_readings_as_one_mask_takes(store, monkeypatch, rule, readings):
     one = reads(monkeypatch, lambda: build_mask(store, Rule(drop=rule), "one", replace=True))

@@ -67,7 +67,7 @@ def dies_at(nth: int, patch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_mask_is_there_after_a_death_before_any_of_its_moves(store, way, monkeypatch):
-    counts = {build_mask(store, rule, "mine", replace=True).kept for rule in (NEW, OLD)}
+    counts = {build_mask(store, rule, "mine", replace=True).manifest.kept for rule in (NEW, OLD)}
     before, deaths = kept(Store(store.path), "mine"), 0
     while True:
         with monkeypatch.context() as patch:
@@ -80,7 +80,7 @@ def test_a_mask_is_there_after_a_death_before_any_of_its_moves(store, way, monke
         seen = Store(store.path)
         assert list(seen.masks) == ["mine"]
         assert kept(seen, "mine") == before
-        assert build_mask(seen, OLD, "mine").kept == before  # nothing to do: it is there
+        assert build_mask(seen, OLD, "mine").manifest.kept == before  # nothing to do: it is there
     assert deaths == len(moves) >= (2 if way == "in one step" else 4)
     assert kept(Store(store.path), "mine") in counts - {before}
     assert [p.name for p in (store.path / "masks").iterdir()] == ["mine"], "the next run clears what was left"
@@ -133,7 +133,7 @@ while True:
 
 @pytest.mark.parametrize("way", ["in one step", "in two steps"])
 def test_a_reader_beside_a_writer_that_is_killed_again_and_again(store, way):
-    counts = {build_mask(store, rule, "mine", replace=True).kept for rule in (NEW, OLD)}
+    counts = {build_mask(store, rule, "mine", replace=True).manifest.kept for rule in (NEW, OLD)}
     rng, read = random.Random(way), 0
     for _ in range(6):
         writer = subprocess.Popen([sys.executable, "-c", REPLACES, str(store.path), way])

@@ -38,7 +38,7 @@ RULE = Rule(drop="top(entropy, 0.3) or kl > quantile(kl, 0.9)", protect="top(kl,
 
 def built(store: Store, rule: Rule) -> object:
     try:
-        return build_mask(store, rule, "new", replace=True).model_dump(exclude={"created"})
+        return build_mask(store, rule, "new", replace=True).manifest.model_dump(exclude={"created"})
     finally:
         shutil.rmtree(store.path / "masks" / "new", ignore_errors=True)
 
@@ -56,7 +56,7 @@ def previewed(store: Store) -> object:
     preview = open_preview(store, choose_scoring(store, None, None))
     outcome = preview.decide(RULE)
     view = preview.view(outcome, 20)
-    return outcome.dropped, outcome.protected, view.keep.tolist(), view.protected.tolist()
+    return outcome.counts.dropped, outcome.counts.rescued, view.keep.tolist(), view.protected.tolist()
 
 
 def counted(store: Store) -> object:

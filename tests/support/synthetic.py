@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tokenstats.masking.engine.multipass import Steps, work_out
 from tokenstats.schema import ROLES, SCHEMA_VERSION, TOKENS_SCHEMA, stats_schema
 from tokenstats.store import Store
 from tokenstats.store.manifests import Dataset, Model, Part, ScoringManifest, StoreManifest, Template, Tokenizer
@@ -15,11 +13,6 @@ from tokenstats.store.parts import write_part
 
 END_OF_TURN = 2
 USER, ASSISTANT, TOOL = (ROLES.index(name) for name in ("user", "assistant", "tool"))
-
-
-def worked_out(steps: Steps[Any], chunks: Sequence[np.ndarray]) -> Any:
-    """What a number over a dataset comes to whose parts hold these values."""
-    return work_out({"it": steps}, lambda measures: [{"it": measures["it"](*part)} for part in enumerate(chunks)])["it"]
 
 
 def nested(arrays: Sequence[np.ndarray], kind: pa.DataType, valid: Sequence[np.ndarray] | None = None) -> pa.Array:

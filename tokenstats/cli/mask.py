@@ -47,7 +47,7 @@ def mask(
     chosen = Rule(
         **fields_of(rule, drop, keep, weight=weight, protect=protect, min_kept=min_kept, too_few=too_few, budget=budget)
     )
-    manifest = build_mask(Store(store), chosen, name, scoring=scoring, replace=replace, workers=workers)
+    manifest = build_mask(Store(store), chosen, name, scoring=scoring, replace=replace, workers=workers).manifest
     if as_json:
         print_json({"store": str(store), "mask": name, **manifest.model_dump(mode="json", exclude={"parts"})})
         return

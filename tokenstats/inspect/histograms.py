@@ -11,7 +11,7 @@ from math import log
 
 import numpy as np
 
-from tokenstats.inspect.mask_reader import count_by, read_several, tenth_of_reply
+from tokenstats.inspect.mask_reader import count_by, read_decisions, tenth_of_reply
 from tokenstats.inspect.tokens.sequence import statistic_columns
 from tokenstats.masking.engine.targets import Targets
 from tokenstats.store import Store
@@ -70,21 +70,21 @@ class Distributions:
         joint = self.joint if mask is None else self.masks[mask].dropped
         return joint.sum(axis=1 if column == "entropy" else 0)
 
-    def add(self, population: Targets, dropped: dict[str, np.ndarray]) -> None:
-        """Count a population; ``dropped`` [n] boolean for each mask."""
-        bins = {"entropy": self._entropy_bins(population), "kl": self._kl_bins(population)}
-        position = population.column((None, "position"))
+    def add(self, targets: Targets, dropped: dict[str, np.ndarray]) -> None:
+        """Count a part's targets; ``dropped`` [n] boolean for each mask."""
+        bins = {"entropy": self._entropy_bins(targets), "kl": self._kl_bins(targets)}
+        position = targets.column((None, "position"))
         early = position < FIRST_TOKENS
         cells = bins["entropy"] * BINS + bins["kl"]
         self.joint += np.bincount(cells, minlength=BINS * BINS).reshape(BINS, BINS)
         for column, table in self.by_position.items():
             table += np.bincount(position[early] * BINS + bins[column][early], minlength=table.size).reshape(table.shape)
         for mask, flags in dropped.items():
-            counts = self.masks.setdefault(mask, self._empty(population.tokenizer.size))
+            counts = self.masks.setdefault(mask, self._empty(targets.tokenizer.size))
             counts.dropped += np.bincount(cells[flags], minlength=BINS * BINS).reshape(BINS, BINS)
-            counts.by_tenth += count_by(tenth_of_reply(population), flags, 10)
+            counts.by_tenth += count_by(tenth_of_reply(targets), flags, 10)
             counts.by_position += count_by(position[early], flags[early], FIRST_TOKENS)
-            counts.by_token += count_by(population.column((None, "token_id")), flags, len(counts.by_token))
+            counts.by_token += count_by(targets.column((None, "token_id")), flags, len(counts.by_token))
 
     def quantiles(self, column: str, shares: Sequence[float]) -> np.ndarray:
         """[positions, shares] quantiles (nats, to the middle of a bin) over the first positions; NaN where nothing is."""
@@ -95,17 +95,17 @@ class Distributions:
         where = np.stack([(upto <= share * total).sum(axis=1) for share in shares], axis=1)
         return np.where(total > 0, middles[np.minimum(where, BINS - 1)], np.nan)
 
-    def _entropy_bins(self, population: Targets) -> np.ndarray:
+    def _entropy_bins(self, targets: Targets) -> np.ndarray:
         if not self.has_entropy:
-            return np.zeros(len(population), np.int64)
-        values = population.column((None, "entropy")).astype(np.float64)
+            return np.zeros(len(targets), np.int64)
+        values = targets.column((None, "entropy")).astype(np.float64)
         places = np.sqrt(np.maximum(values, 0.0) / log(max(self.vocabulary, 2))) * BINS
         return np.clip(places, 0, BINS - 1).astype(np.int64)
 
-    def _kl_bins(self, population: Targets) -> np.ndarray:
+    def _kl_bins(self, targets: Targets) -> np.ndarray:
         if not self.has_kl:
-            return np.zeros(len(population), np.int64)
-        values = np.maximum(population.column((None, "kl")).astype(np.float64), 1e-30)
+            return np.zeros(len(targets), np.int64)
+        values = np.maximum(targets.column((None, "kl")).astype(np.float64), 1e-30)
         places = (np.log10(values) - _SMALLEST) * ((BINS - 2) / (_LARGEST - _SMALLEST))
         return np.clip(np.floor(places) + 1, 0, BINS - 1).astype(np.int64)
 
@@ -118,8 +118,8 @@ def measure(store: Store, scoring: str | None, masks: Iterable[str]) -> Distribu
     """Count a whole store under several masks in one pass."""
     names = list(masks)
     found = empty_distributions(store, scoring)
-    for population, decisions in read_several(store, names, found.columns, scoring):
-        found.add(population, {name: dropped for name, (dropped, _) in zip(names, decisions, strict=True)})
+    for plain, *decisions in read_decisions(store, [None, *names], found.columns, scoring):
+        found.add(plain.targets, {name: of_mask.dropped for name, of_mask in zip(names, decisions, strict=True)})
     return found
 
 

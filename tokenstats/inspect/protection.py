@@ -10,10 +10,10 @@ from functools import lru_cache
 import numpy as np
 
 from tokenstats.errors import RuleError, StoreError
-from tokenstats.masking.engine.aggregates import resolve_selections
+from tokenstats.masking.engine.aggregates import Aggregates
 from tokenstats.masking.engine.evaluate import evaluate
 from tokenstats.masking.engine.part_reader import OnDisk, worker_count
-from tokenstats.masking.engine.resolved import Resolved
+from tokenstats.masking.engine.resolve import resolve
 from tokenstats.masking.engine.targets import physical_columns, read_targets, resolve_scorings
 from tokenstats.masking.rule import Rule
 from tokenstats.store import Store
@@ -34,10 +34,10 @@ def protected_targets(store: Store, mask: MaskManifest, number: int) -> np.ndarr
         return np.zeros(0, np.int64)
     scorings = _scorings(store, mask)
     part, row = store.locate(number)
-    population = read_targets(store, part, protected.columns, scorings)
-    resolved = _resolved(_Mask(store, mask, scorings))
-    own = slice(*population.sequence_starts[row : row + 2])
-    return population.position_in_sequence[own][evaluate(protected.tree, population, resolved)[own]]
+    targets = read_targets(store, part, protected.columns, scorings)
+    aggregates = _aggregates(_Mask(store, mask, scorings))
+    own = slice(*targets.sequence_starts[row : row + 2])
+    return targets.position_in_sequence[own][evaluate(protected.tree, targets, aggregates)[own]]
 
 
 def _scorings(store: Store, mask: MaskManifest) -> dict[str | None, str]:
@@ -61,14 +61,14 @@ def _bare_scoring(mask: MaskManifest, rule: Rule) -> str:
     if mask.scoring is not None:
         return mask.scoring
     named = {prefix for prefix, _ in rule.columns}
-    left = [name for name in mask.scorings if name not in named and not name.startswith("masks/")]
+    left = [name for name in mask.scorings_read if name not in named]
     if len(left) != 1:
         raise NotKnown("an earlier version did not record which scoring the rule's bare names mean; make the mask again")
     return left[0]
 
 
 class _Mask:
-    """What resolved thresholds depend on, as the key of a cache: a mask's fingerprint holds all of it."""
+    """What aggregates depend on, as the key of a cache: a mask's fingerprint holds all of it."""
 
     def __init__(self, store: Store, mask: MaskManifest, scorings: Mapping[str | None, str]):
         self.store, self.mask, self.scorings = store, mask, scorings
@@ -83,8 +83,8 @@ class _Mask:
         return str(self.store.path.resolve()), self.store.fingerprint, self.mask.fingerprint
 
 
-@lru_cache(maxsize=8)  # a dataset-wide selection takes two readings of the dataset: once for all the rows that are looked at
-def _resolved(of: _Mask) -> dict[str, Resolved]:
+@lru_cache(maxsize=8)  # a dataset-wide selection takes a reading of the dataset: once for all the rows that are looked at
+def _aggregates(of: _Mask) -> Aggregates:
     protected = Rule.from_dict(of.mask.rule).protected
     assert protected is not None
-    return resolve_selections([protected], OnDisk(of.store, of.scorings, worker_count(None), "protected tokens"))
+    return resolve([protected], OnDisk(of.store, of.scorings, worker_count(None), "protected tokens"))

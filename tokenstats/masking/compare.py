@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tokenstats.masking.drift import Drift, Moments
+from tokenstats.masking.engine.counts import Counts, jaccard
+from tokenstats.masking.engine.decisions import Decisions
 from tokenstats.masking.engine.exact_sum import ExactSum
-from tokenstats.masking.engine.targets import Targets, iter_targets
+from tokenstats.masking.engine.group_ops import count_in_groups
+from tokenstats.masking.engine.targets import iter_targets
 from tokenstats.masking.operands import Operand, open_operand
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.schema import MAX_CLAUSES
@@ -98,14 +101,14 @@ def compare_masks(
     Raises InputError for a name that is neither mask nor preset, and what building a rule's mask would raise.
     """
     one, two = open_operand(store, a, scoring), open_operand(store, b, scoring_b or scoring)
-    pair = _moved(store, one, two)
-    statistics = {(name, column) for name in pair[:2] for column in pair[2]}
-    counts, moments = _Counts(store.manifest.tokenizer.size), {column: Moments() for column in pair[2]}
-    for population in iter_targets(store, one.columns | two.columns | statistics, {s: s for s in store.scorings}):
-        counts.add(population, one.decide(population), two.decide(population))
+    name, other, moved = _moved(store, one, two)
+    statistics = {(scoring, column) for scoring in (name, other) for column in moved}
+    counts, moments = _PairCounts(store.manifest.tokenizer.size), {column: Moments() for column in moved}
+    for targets in iter_targets(store, one.columns | two.columns | statistics, {s: s for s in store.scorings}):
+        counts.add(one.decide(targets), two.decide(targets))
         for column, sums in moments.items():
-            sums.add(*(population.statistics[name, column] for name in pair[:2]))
-    return counts.comparison(one, two, tuple(sums.drift(c, *pair[:2]) for c, sums in moments.items()), most)
+            sums.add(targets.statistics[name, column], targets.statistics[other, column])
+    return counts.comparison(one, two, tuple(sums.drift(c, name, other) for c, sums in moments.items()), most)
 
 
 def _moved(store: Store, one: Operand, two: Operand) -> tuple[str, str, tuple[str, ...]]:
@@ -118,14 +121,13 @@ def _moved(store: Store, one: Operand, two: Operand) -> tuple[str, str, tuple[st
 
 
 @dataclass
-class _Counts:
-    """Totals over the parts read so far. Index 0 is what a drops, index 1 what b drops."""
+class _PairCounts:
+    """Totals over the parts read so far. Of pairs, index 0 is of what a drops, index 1 of what b drops."""
 
     vocabulary: int
-    table: np.ndarray = field(default_factory=lambda: np.zeros((2, 2), np.int64))
-    end_of_turn: int = 0
-    ends_dropped: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
-    clauses: np.ndarray = field(default_factory=lambda: np.zeros((2, MAX_CLAUSES, 2), np.int64))
+    each: list[Counts] = field(default_factory=lambda: [Counts(), Counts()])
+    both: int = 0
+    by_reason_and_other: np.ndarray = field(default_factory=lambda: np.zeros((2, MAX_CLAUSES), np.int64))
     both_by_chance: ExactSum = field(default_factory=ExactSum)
     rows: np.ndarray = field(default_factory=lambda: np.zeros(_BINS + 1, np.int64))
     only: np.ndarray = field(init=False)
@@ -133,44 +135,40 @@ class _Counts:
     def __post_init__(self) -> None:
         self.only = np.zeros((2, self.vocabulary), np.int64)
 
-    def add(self, population: Targets, of_a: tuple[np.ndarray, np.ndarray], of_b: tuple[np.ndarray, np.ndarray]) -> None:
-        """Count a part: (dropped, reason) of each side."""
-        (a, reason_a), (b, reason_b) = of_a, of_b
-        self.table += [[np.sum(a & b), np.sum(a & ~b)], [np.sum(b & ~a), np.sum(~a & ~b)]]
-        ends = population.column((None, "is_end_of_turn"))
-        self.end_of_turn += int(ends.sum())
-        self.ends_dropped += [np.sum(ends & a), np.sum(ends & b)]
-        for side, (reason, other) in enumerate(((reason_a, b), (reason_b, a))):
-            for bit in range(int(reason.max(initial=0)).bit_length()):
-                own = (reason & (1 << bit)) > 0
-                self.clauses[side, bit] += [np.sum(own), np.sum(own & other)]
-        self._add_rows(population, a, b)
-        ids = population.column((None, "token_id"))
-        for side, difference in enumerate((a & ~b, b & ~a)):
-            self.only[side] += np.bincount(ids[difference], minlength=self.vocabulary)
+    def add(self, a: Decisions, b: Decisions) -> None:
+        """Count what both sides decide about the targets of one part."""
+        ids = a.targets.column((None, "token_id"))
+        self.both += int(np.count_nonzero(a.dropped & b.dropped))
+        for side, (own, other) in enumerate(((a, b), (b, a))):
+            self.each[side] += Counts.of(own)
+            for bit, dropped in enumerate(own.each_reason()):
+                self.by_reason_and_other[side, bit] += np.count_nonzero(dropped & other.dropped)
+            self.only[side] += np.bincount(ids[own.dropped & ~other.dropped], minlength=self.vocabulary)
+        self._add_rows(a, b)
 
-    def _add_rows(self, population: Targets, a: np.ndarray, b: np.ndarray) -> None:
-        starts = population.sequence_starts
-        both, either, of_a, of_b = (np.diff(np.concatenate([[0], np.cumsum(x)])[starts]) for x in (a & b, a | b, a, b))
+    def _add_rows(self, a: Decisions, b: Decisions) -> None:
+        starts = a.targets.sequence_starts
+        flags = (a.dropped & b.dropped, a.dropped | b.dropped, a.dropped, b.dropped)
+        both, either, of_a, of_b = (count_in_groups(x, starts) for x in flags)
         some = either > 0
         self.rows += np.bincount(_BINS * both[some] // either[some], minlength=_BINS + 1)
         self.both_by_chance.add(of_a[some] * of_b[some] / np.diff(starts)[some])
 
     def comparison(self, one: Operand, two: Operand, drift: tuple[Drift, ...], most: int) -> Comparison:
-        (both, only_a), (only_b, neither) = self.table.tolist()
-        a, b, targets = both + only_a, both + only_b, int(self.table.sum())
+        """What the totals come to."""
+        a, b, targets = self.each[0].dropped, self.each[1].dropped, self.each[0].targets
         return Comparison(
-            a=self._compared(one, 0, a),
-            b=self._compared(two, 1, b),
+            a=self._compared(one, 0),
+            b=self._compared(two, 1),
             targets=targets,
-            end_of_turn=self.end_of_turn,
-            both_dropped=both,
-            only_a_dropped=only_a,
-            only_b_dropped=only_b,
-            both_kept=neither,
-            jaccard=_jaccard(both, a, b),
-            by_chance=_jaccard(a * b / max(1, targets), a, b),
-            by_chance_in_rows=_jaccard(float(self.both_by_chance.value), a, b),
+            end_of_turn=self.each[0].ends,
+            both_dropped=self.both,
+            only_a_dropped=a - self.both,
+            only_b_dropped=b - self.both,
+            both_kept=targets - a - b + self.both,
+            jaccard=jaccard(self.both, a, b),
+            by_chance=jaccard(a * b / max(1, targets), a, b),
+            by_chance_in_rows=jaccard(float(self.both_by_chance.value), a, b),
             rows=int(self.rows.sum()),
             per_row=(self._percentile(0.1), self._percentile(0.5), self._percentile(0.9)),
             row_tenths=_in_tenths(self.rows),
@@ -179,16 +177,17 @@ class _Counts:
             drift=drift,
         )
 
-    def _compared(self, side: Operand, index: int, dropped: int) -> Compared:
-        clauses = zip(side.reasons, self.clauses[index].tolist(), strict=False)
+    def _compared(self, side: Operand, index: int) -> Compared:
+        own = self.each[index]
+        clauses = zip(side.reasons, own.by_reason.tolist(), self.by_reason_and_other[index].tolist(), strict=False)
         return Compared(
             name=side.name,
             kind=side.kind,
             rule=rule_text(side.rule.to_dict()),
             scorings=side.scorings,
-            dropped=dropped,
-            end_of_turn_dropped=int(self.ends_dropped[index]),
-            clauses=tuple(ClauseOverlap(text, own, other) for text, (own, other) in clauses),
+            dropped=own.dropped,
+            end_of_turn_dropped=own.ends_dropped,
+            clauses=tuple(ClauseOverlap(*clause) for clause in clauses),
         )
 
     def _percentile(self, share: float) -> float:
@@ -207,8 +206,3 @@ def _most(counts: np.ndarray, most: int) -> tuple[tuple[int, int], ...]:
     """The ids counted most often; among equals the lower id first."""
     order = np.argsort(-counts, kind="stable")[:most]
     return tuple((int(i), int(counts[i])) for i in order if counts[i])
-
-
-def _jaccard(both: float, a: int, b: int) -> float:
-    either = a + b - both
-    return both / either if either else 1.0

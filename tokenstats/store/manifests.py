@@ -253,6 +253,16 @@ class MaskManifest(_Manifest):
     weighted: bool = False
     weight_total: float | None = None
 
+    @property
+    def dropped(self) -> int:
+        """Targets that are not kept."""
+        return self.targets - self.kept
+
+    @property
+    def scorings_read(self) -> dict[str, str]:
+        """Names and fingerprints of the scorings alone, without the mask that a budget follows."""
+        return {name: fingerprint for name, fingerprint in self.scorings.items() if not name.startswith("masks/")}
+
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         if self.kept > self.targets:

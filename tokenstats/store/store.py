@@ -10,7 +10,7 @@ for tables in store.aligned({"tokens": ["input_ids"], "stats/warm": ["entropy"]}
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -42,16 +42,23 @@ def check_name(name: str, what: str) -> str:
 
 @dataclass(frozen=True)
 class Family(Generic[Kind]):
-    """A finished scoring or mask: its name and what its manifest says."""
+    """A finished scoring or mask.
 
+    Attributes:
+        store: The store that it lies in.
+        name: Its name there.
+        folder: ``stats/NAME`` or ``masks/NAME``: how :meth:`Store.part` calls it.
+        manifest: What it was made from, and what it holds.
+    """
+
+    store: "Store" = field(repr=False)
     name: str
-    kind: str
-    manifest: Kind
+    folder: str
+    manifest: Kind = field(repr=False)
 
-    @property
-    def folder(self) -> str:
-        """``stats/NAME`` or ``masks/NAME``: how :meth:`Store.part` calls it."""
-        return f"{self.kind}/{self.name}"
+
+Scoring = Family[ScoringManifest]
+Mask = Family[MaskManifest]
 
 
 class Families(Mapping[str, Family[Kind]]):
@@ -62,11 +69,12 @@ class Families(Mapping[str, Family[Kind]]):
         self._manifest: type[Kind] = manifest
 
     def __getitem__(self, name: str) -> Family[Kind]:
-        if not self._store.has(f"{self._kind}/{check_name(name, self._what)}"):
+        folder = f"{self._kind}/{check_name(name, self._what)}"
+        if not self._store.has(folder):
             self.check_all_listed()
             known, store = list(self), self._store.path
             raise NotThere(f"no {self._what} {name!r} in {store}{nearest(name, known)}; it holds: {', '.join(known) or 'none'}")
-        return Family(name, self._kind, self._store.looked_up(f"{self._kind}/{name}", self._manifest))
+        return Family(self._store, name, folder, self._store.looked_up(folder, self._manifest))
 
     def __contains__(self, name: object) -> bool:
         return name in list(self)

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tokenstats.inspect.audit.breakdown import Breakdown
-from tokenstats.inspect.audit.counts import END_OF_TURN, FIRST, LAST, MEANS_OF, AuditCounts, tally
-from tokenstats.inspect.audit.mask_checks import check_mask
-from tokenstats.inspect.audit.store_checks import Finding, check_store, worst
+from tokenstats.inspect.audit.checks import Finding, worst
+from tokenstats.inspect.audit.counts import END_OF_TURN, FIRST, LAST, MEANS_OF, AuditCounts, count_all
+from tokenstats.inspect.audit.run_checks import run_checks
 from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.inspect.tokens.sequence import choose_scoring
 from tokenstats.store import Store
@@ -159,10 +159,9 @@ def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> 
     manifest = store.masks[mask].manifest if mask is not None else None
     scoring = choose_scoring(store, manifest, scoring)
     decoder = Decoder(store)
-    found = tally(store.unproven(), mask, scoring, decoder)  # all that was changed is told below, not the first of it alone
+    found = count_all(store.unproven(), mask, scoring, decoder)  # all that was changed is told below, not the first of it alone
     changed = [path for family in _families(store, mask, manifest, scoring) for path in store.changed_parts(family)]
     data, counts = store.manifest.dataset, found.by_place
-    findings = [*check_store(store, found, changed), *(check_mask(store, manifest, found) if manifest else ())]
     return Audit(
         store=str(store.path),
         mask=mask,
@@ -170,8 +169,8 @@ def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> 
         scoring=scoring,
         sequences=store.manifest.sequences,
         tokens=store.manifest.tokens,
-        targets=found.targets,
-        kept=found.targets - found.dropped,
+        targets=found.all.targets,
+        kept=found.all.kept,
         dataset_rows=data.rows,
         left_out=tuple(LeftOut(reason, rows, data.first_dropped[reason]) for reason, rows in data.dropped.items()),
         targets_found_by=store.manifest.template.targets,
@@ -183,7 +182,7 @@ def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> 
         first_token=_share(counts, FIRST),
         last_token=_share(counts, LAST),
         doubled_bos=found.doubled_bos,
-        nothing_kept=found.nothing_kept,
+        nothing_kept=found.all.rows_with_nothing_kept,
         by_role=_shares(found.by_role),
         by_turn=_shares(found.by_turn),
         by_position=tuple(_share(found.by_tenth, i) for i in range(10)),
@@ -192,7 +191,7 @@ def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> 
         weights=_weights(found) if manifest and manifest.weighted else None,
         means=_means(found),
         most_dropped=_most_dropped(found, decoder),
-        findings=tuple(findings),
+        findings=tuple(run_checks(store, found, changed, manifest)),
     )
 
 
@@ -216,7 +215,7 @@ def _shares(groups: Breakdown) -> tuple[Share, ...]:
 def _by_clause(found: AuditCounts, manifest: MaskManifest | None) -> tuple[Share, ...]:
     counts, rows = found.by_clause.counts[:, 1].tolist(), found.by_clause.rows
     clauses = manifest.clauses if manifest else ()
-    return tuple(Share(clause.text, found.targets, counts[i], tuple(rows[i])) for i, clause in enumerate(clauses))
+    return tuple(Share(clause.text, found.all.targets, counts[i], tuple(rows[i])) for i, clause in enumerate(clauses))
 
 
 def _with_share(share: Share) -> dict[str, Any]:
@@ -225,12 +224,12 @@ def _with_share(share: Share) -> dict[str, Any]:
 
 def _weights(found: AuditCounts) -> Weights:
     total, squares = found.weights.tolist()
-    kept = found.targets - found.dropped
+    kept = found.all.kept
     return Weights(total, total / kept if kept else 0.0, found.weightless, total * total / squares if squares else 0.0)
 
 
 def _means(found: AuditCounts) -> tuple[Means, ...]:
-    kept, dropped = found.targets - found.dropped, found.dropped
+    kept, dropped = found.all.kept, found.all.dropped
     return tuple(
         Means(name, sums[0] / kept if kept else None, sums[1] / dropped if dropped else None)
         for name in MEANS_OF

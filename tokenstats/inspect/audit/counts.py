@@ -8,9 +8,11 @@ import numpy as np
 from tokenstats.errors import StoreError
 from tokenstats.inspect.audit.breakdown import MOST_ROWS, Breakdown
 from tokenstats.inspect.audit.token_classes import CLASSES, token_classes
-from tokenstats.inspect.mask_reader import StoredDecisions, count_by, read_decisions, tenth_of_reply
+from tokenstats.inspect.mask_reader import count_by, read_decisions, tenth_of_reply
 from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.inspect.tokens.sequence import statistic_columns
+from tokenstats.masking.engine.counts import Counts
+from tokenstats.masking.engine.decisions import Decisions
 from tokenstats.schema import MAX_CLAUSES, ROLES
 from tokenstats.store import Store
 from tokenstats.store.manifests import Tokenizer
@@ -24,17 +26,26 @@ _BLANKS_AFTER_END = 2  # templates write a newline after the end-of-turn token
 
 @dataclass
 class AuditCounts:
-    """Totals over the parts read so far. ``rows`` holds, for each thing that looks wrong, the first rows that show it."""
+    """Totals over the parts read so far.
+
+    Attributes:
+        vocabulary: Ids of the tokenizer.
+        all: What is decided about the targets.
+        truncated, doubled_bos: Rows; cut_replies, replies, unended: replies; special_inside, learned_prompts: tokens.
+        by_role, by_turn, by_tenth, by_class, by_place, by_clause: Targets and those dropped, by group.
+        by_token: The same by token id, int64 [vocabulary, 2].
+        sums: Of each statistic over the targets kept and those dropped, float64 [2], nats.
+        weights: Σ weight and Σ weight²; weightless: tokens kept with weight 0.
+        rows: For each thing that looks wrong, the first rows that show it.
+    """
 
     vocabulary: int
-    targets: int = 0
-    dropped: int = 0
+    all: Counts = field(default_factory=Counts)
     truncated: int = 0
     cut_replies: int = 0
     replies: int = 0
     unended: int = 0
     doubled_bos: int = 0
-    nothing_kept: int = 0
     special_inside: int = 0
     learned_prompts: int = 0
     by_role: Breakdown = field(default_factory=lambda: Breakdown(ROLES))
@@ -45,7 +56,7 @@ class AuditCounts:
     by_clause: Breakdown = field(default_factory=lambda: Breakdown([""] * MAX_CLAUSES))
     by_token: np.ndarray = field(init=False)
     sums: dict[str, np.ndarray] = field(default_factory=dict)
-    weights: np.ndarray = field(default_factory=lambda: np.zeros(2))  # Σ weight, Σ weight²
+    weights: np.ndarray = field(default_factory=lambda: np.zeros(2))
     weightless: int = 0
     rows: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
@@ -69,17 +80,17 @@ class _Words:
 
 
 @dataclass(frozen=True)
-class _Targets:
+class _Part:
     """One part's n targets: ids, rows numbered over the store, decisions; truncated [R] of its rows."""
 
-    decisions: StoredDecisions
+    decisions: Decisions
     ids: np.ndarray
     rows: np.ndarray
     first_row: int
     truncated: np.ndarray
 
 
-def tally(store: Store, mask: str | None, scoring: str | None, decoder: Decoder) -> AuditCounts:
+def count_all(store: Store, mask: str | None, scoring: str | None, decoder: Decoder) -> AuditCounts:
     """Count over the whole store. Without a mask nothing is dropped."""
     tokenizer = store.manifest.tokenizer
     texts = decoder.tokens(tokenizer.size)
@@ -88,8 +99,9 @@ def tally(store: Store, mask: str | None, scoring: str | None, decoder: Decoder)
     there = statistic_columns(store.scorings[scoring].manifest) if scoring is not None else []
     columns: list[str] = [c for c in ("entropy", "kl", "logprob") if c in there]
     first_row = 0
-    for decisions in read_decisions(store, mask, columns, scoring):
-        part = _targets(store, decisions, first_row, tokenizer)
+    for (decisions,) in read_decisions(store, [mask], columns, scoring):
+        part = _read(store, decisions, first_row, tokenizer)
+        totals.all += Counts.of(decisions)
         _count_rows(totals, part, tokenizer)
         _count_tokens(totals, part, words)
         _count_replies(totals, part, words)
@@ -98,74 +110,71 @@ def tally(store: Store, mask: str | None, scoring: str | None, decoder: Decoder)
     return totals
 
 
-def _targets(store: Store, decisions: StoredDecisions, first_row: int, tokenizer: Tokenizer) -> _Targets:
-    population = decisions.population
-    ids = population.column((None, "token_id"))
+def _read(store: Store, decisions: Decisions, first_row: int, tokenizer: Tokenizer) -> _Part:
+    targets = decisions.targets
+    ids = targets.column((None, "token_id"))
     if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.size:
         raise StoreError(
-            f"part {population.part} of {store.path / 'tokens'} holds token id {ids.max()}, beyond the vocabulary of "
+            f"part {targets.part} of {store.path / 'tokens'} holds token id {ids.max()}, beyond the vocabulary of "
             f"{tokenizer.size}; make the store again"
         )
-    truncated = store.part("tokens", population.part, ["truncated"])["truncated"].to_numpy()
-    return _Targets(decisions, ids, first_row + population.row, first_row, truncated)
+    truncated = store.part("tokens", targets.part, ["truncated"])["truncated"].to_numpy()
+    return _Part(decisions, ids, first_row + targets.row, first_row, truncated)
 
 
-def _count_rows(totals: AuditCounts, part: _Targets, tokenizer: Tokenizer) -> None:
-    population = part.decisions.population
-    starts, ends = population.offsets[:-1], population.offsets[1:]
+def _count_rows(totals: AuditCounts, part: _Part, tokenizer: Tokenizer) -> None:
+    targets = part.decisions.targets
+    starts, ends = targets.offsets[:-1], targets.offsets[1:]
     totals.truncated += totals.note("truncated", part.first_row + np.flatnonzero(part.truncated))
-    kept = np.diff(np.concatenate([[0], np.cumsum(~part.decisions.dropped)])[population.sequence_starts])
-    totals.nothing_kept += totals.note("nothing_kept", part.first_row + np.flatnonzero(kept == 0))
+    totals.note("nothing_kept", part.first_row + np.flatnonzero(part.decisions.kept_per_row == 0))
     if tokenizer.bos_id is not None:
         second = np.minimum(starts + 1, ends - 1)
-        is_bos = population.ids == tokenizer.bos_id
+        is_bos = targets.ids == tokenizer.bos_id
         doubled = is_bos[starts] & is_bos[second] & (second > starts)
         totals.doubled_bos += totals.note("doubled_bos", part.first_row + np.flatnonzero(doubled))
 
 
-def _count_tokens(totals: AuditCounts, part: _Targets, words: _Words) -> None:
-    population, dropped, rows = part.decisions.population, part.decisions.dropped, part.rows
-    roles = population.column((None, "role"))
-    totals.targets += len(population)
-    totals.dropped += int(dropped.sum())
+def _count_tokens(totals: AuditCounts, part: _Part, words: _Words) -> None:
+    targets, dropped, rows = part.decisions.targets, part.decisions.dropped, part.rows
+    roles = targets.column((None, "role"))
     totals.by_role.add(roles, dropped, rows)
-    totals.by_turn.add(np.minimum(population.column((None, "turn")), len(TURNS) - 1), dropped, rows)
-    totals.by_tenth.add(tenth_of_reply(population), dropped, rows)
+    totals.by_turn.add(np.minimum(targets.column((None, "turn")), len(TURNS) - 1), dropped, rows)
+    totals.by_tenth.add(tenth_of_reply(targets), dropped, rows)
     totals.by_class.add(words.classes[part.ids], dropped, rows)
     totals.by_token += count_by(part.ids, dropped, totals.vocabulary)
-    for bit in range(int(part.decisions.reason.max(initial=0)).bit_length()):
-        totals.by_clause.add_group(bit, (part.decisions.reason & (1 << bit)) > 0, rows)
-    ends = population.column((None, "is_end_of_turn"))
+    for bit, of_reason in enumerate(part.decisions.each_reason()):
+        totals.by_clause.add_group(bit, of_reason, rows)
+    ends = targets.column((None, "is_end_of_turn"))
     totals.by_place.add_group(END_OF_TURN, dropped[ends], rows[ends])
     prompts = np.isin(roles, _PROMPTS)
     totals.learned_prompts += int(np.count_nonzero(prompts))
     totals.note("learned_prompts", rows[prompts])
 
 
-def _count_replies(totals: AuditCounts, part: _Targets, words: _Words) -> None:
-    population, dropped, ids, rows = part.decisions.population, part.decisions.dropped, part.ids, part.rows
-    starts, lasts = population.turn_starts[:-1], population.turn_starts[1:] - 1
+def _count_replies(totals: AuditCounts, part: _Part, words: _Words) -> None:
+    targets, dropped, ids, rows = part.decisions.targets, part.decisions.dropped, part.ids, part.rows
+    starts, lasts = targets.turn_starts[:-1], targets.turn_starts[1:] - 1
     totals.replies += len(starts)
     totals.by_place.add_group(FIRST, dropped[starts], rows[starts])
     totals.by_place.add_group(LAST, dropped[lasts], rows[lasts])
     for _ in range(_BLANKS_AFTER_END):
         lasts = np.where(words.blank[ids[lasts]] & (lasts > starts), lasts - 1, lasts)
-    unended = lasts[~population.column((None, "is_end_of_turn"))[lasts]]
-    cut = part.truncated[population.row[unended]]
+    unended = lasts[~targets.column((None, "is_end_of_turn"))[lasts]]
+    cut = part.truncated[targets.row[unended]]
     totals.cut_replies += int(np.count_nonzero(cut))
     totals.unended += int(np.count_nonzero(~cut))
     totals.note("unended", rows[unended[~cut]])
-    inside = population.column((None, "is_special")).copy()
+    inside = targets.column((None, "is_special")).copy()
     inside[lasts] = False
     totals.special_inside += int(inside.sum())
     totals.note("special_inside", rows[inside])
 
 
-def _add_statistics(totals: AuditCounts, part: _Targets, columns: list[str]) -> None:
+def _add_statistics(totals: AuditCounts, part: _Part, columns: list[str]) -> None:
     dropped, weight = part.decisions.dropped, part.decisions.weight
     for column in columns:
         name = "nll" if column == "logprob" else column
-        values = part.decisions.population.column((None, name)).astype(float)
+        values = part.decisions.targets.column((None, name)).astype(float)
         sums = np.array([values[~dropped].sum(), values[dropped].sum()])
         totals.sums[name] = totals.sums.get(name, np.zeros(2)) + sums
     if weight is not None:

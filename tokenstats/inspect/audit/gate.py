@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenstats.errors import InputError, nearest, one_line
-from tokenstats.inspect.audit.store_checks import CHECKS, OK, VERDICTS, Finding
+from tokenstats.inspect.audit.checks import OK, VERDICTS, Finding
+from tokenstats.inspect.audit.run_checks import CHECKS
 
 LEVELS = VERDICTS[1:]
 
@@ -39,7 +40,9 @@ class Gate:
         made = {finding.name for finding in findings}
         for name in self.checks:
             if name not in made:
-                raise InputError(f"--fail-on {name}: this check is made {CHECKS[name]}, and there is none here; leave it out")
+                raise InputError(
+                    f"--fail-on {name}: this check is made {CHECKS[name].made}, and there is none here; leave it out"
+                )
         return [finding for finding in findings if self._fails(finding)]
 
     def _fails(self, finding: Finding) -> bool:

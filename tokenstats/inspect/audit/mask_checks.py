@@ -1,14 +1,11 @@
 """Checks of a mask: what it costs, whom it hits hardest, and whether it still is what its rule says."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from tokenstats.inspect.audit.breakdown import Breakdown
-from tokenstats.inspect.audit.counts import END_OF_TURN, FIRST, AuditCounts
-from tokenstats.inspect.audit.store_checks import NOTE, OK, PROBLEM, WARNING, Finding, grade
+from tokenstats.inspect.audit.checks import NOTE, OK, PROBLEM, WARNING, Answer, Case, Made, check, counted, grade
+from tokenstats.inspect.audit.counts import END_OF_TURN, FIRST
 from tokenstats.store import Store
-from tokenstats.store.manifests import MaskManifest
 
 _MOST = 0.5  # of tokens: a rule that drops more than it keeps deserves a second look
 _NEARLY_ALL = 0.9  # of a group's tokens: the model hardly learns them
@@ -16,49 +13,60 @@ _OFTEN, _MORE = 2.0, 0.1  # times the share of all, and that much above it: a gr
 _FEW = 0.01  # of all targets: a group as small as this is counted, but not judged
 
 
-def check_mask(store: Store, mask: MaskManifest, facts: AuditCounts) -> Iterator[Finding]:
-    """All checks that apply to a mask, in a fixed order."""
-    stale = [name for name, fingerprint in mask.scorings.items() if _fingerprint(store, name) != fingerprint]
+@check(Made.OF_MASK)
+def mask_is_current(case: Case) -> Answer:
+    """scorings or masks that it was made from and that have changed since: warning"""
+    read = case.mask.scorings
+    stale = [name for name, fingerprint in read.items() if _fingerprint(case.store, name) != fingerprint]
     text = f"made from other versions of: {', '.join(stale)}; make the mask again" if stale else "made from what is there now"
-    yield Finding("mask_is_current", WARNING if stale else OK, text, len(stale), len(mask.scorings))
-    yield _share_dropped(mask, facts)
-    for what, groups in (
-        ("role", facts.by_role),
-        ("turn", facts.by_turn),
-        ("position", facts.by_tenth),
-        ("class", facts.by_class),
-    ):
-        yield _evenness(what, groups, facts)
-    yield _reply_starts(facts)
-    yield _end_of_turn(facts)
-    if "min_kept" in mask.rule:
-        yield _min_kept(store, mask, facts)
-    if "budget" in mask.rule:
-        text = f"draws in each row as many tokens as it should ({mask.rule['budget']})"
-        lacking = f"{mask.shortfall:,} tokens fewer are dropped than its budget asks for: too few may be dropped"
-        yield Finding("budget", WARNING if mask.shortfall else OK, lacking if mask.shortfall else text, mask.shortfall)
-    if mask.weighted:
-        yield _weights(facts)
+    return Answer(WARNING if stale else OK, text, len(stale), len(read))
 
 
-def _share_dropped(mask: MaskManifest, facts: AuditCounts) -> Finding:
-    share = facts.dropped / max(1, facts.targets)
-    hint = "; more is dropped than learned" if share > _MOST else ""
-    if not facts.dropped:
-        hint = "; the rule only weighs" if mask.weighted else "; the rule has no effect"
-    verdict = WARNING if hint and not (mask.weighted and not facts.dropped) else OK
-    text = f"{facts.dropped:,} of {facts.targets:,} targets are dropped ({share:.1%})"
-    return Finding("share_dropped", verdict, text + hint, facts.dropped, facts.targets)
+@check(Made.OF_MASK)
+def share_dropped(case: Case) -> Answer:
+    """nothing dropped, or more dropped than learned: warning"""
+    counts, weighted = case.counts.all, case.mask.weighted
+    hint = "; more is dropped than learned" if counts.share_dropped > _MOST else ""
+    if not counts.dropped:
+        hint = "; the rule only weighs" if weighted else "; the rule has no effect"
+    verdict = WARNING if hint and not (weighted and not counts.dropped) else OK
+    text = f"{counts.dropped:,} of {counts.targets:,} targets are dropped ({counts.share_dropped:.1%})"
+    return Answer(verdict, text + hint, counts.dropped, counts.targets)
 
 
-def _evenness(what: str, groups: Breakdown, facts: AuditCounts) -> Finding:
+@check(Made.OF_MASK)
+def dropped_by_role(case: Case) -> Answer:
+    """a role dropped above 90 %, where all targets are not: warning; dropped more than twice as often as all targets and by 10
+    points more: note. Groups of at most 1 % of the targets are counted, but not judged"""
+    return _evenness(case, "role", case.counts.by_role)
+
+
+@check(Made.OF_MASK)
+def dropped_by_turn(case: Case) -> Answer:
+    """the same of turns"""
+    return _evenness(case, "turn", case.counts.by_turn)
+
+
+@check(Made.OF_MASK)
+def dropped_by_position(case: Case) -> Answer:
+    """the same of tenths of the reply"""
+    return _evenness(case, "position", case.counts.by_tenth)
+
+
+@check(Made.OF_MASK)
+def dropped_by_class(case: Case) -> Answer:
+    """the same of classes of tokens"""
+    return _evenness(case, "class", case.counts.by_class)
+
+
+def _evenness(case: Case, what: str, groups: Breakdown) -> Answer:
     """Is a group of targets, large enough to count, dropped far more often than all are?"""
-    name, whole = f"dropped_by_{what}", facts.dropped / max(1, facts.targets)
-    judged = np.flatnonzero(groups.counts[:, 0] > _FEW * facts.targets)
-    if not facts.dropped or not len(judged):
-        return Finding(name, OK, "nothing is dropped")
+    whole = case.counts.all.share_dropped
+    judged = np.flatnonzero(groups.counts[:, 0] > _FEW * case.counts.all.targets)
+    if not case.counts.all.dropped or not len(judged):
+        return Answer(OK, "nothing is dropped")
     if len(judged) == 1:
-        return Finding(name, OK, f"nearly all targets are of one {what}: {groups.labels[judged[0]]}")
+        return Answer(OK, f"nearly all targets are of one {what}: {groups.labels[judged[0]]}")
     shares = groups.counts[judged, 1] / groups.counts[judged, 0]
     most, least = judged[shares.argmax()], judged[shares.argmin()]
     targets, dropped = groups.counts[most].tolist()
@@ -68,53 +76,65 @@ def _evenness(what: str, groups: Breakdown, facts: AuditCounts) -> Finding:
         verdict, text = WARNING, f"{text}; {groups.labels[most]} is hardly learned"
     elif shares.max() > _OFTEN * whole and shares.max() > whole + _MORE:
         verdict, text = NOTE, f"{text}; of all targets {whole:.1%}"
-    return Finding(name, verdict, text, dropped, targets, () if verdict == OK else rows)
+    return Answer(verdict, text, dropped, targets, () if verdict == OK else rows)
 
 
-def _reply_starts(facts: AuditCounts) -> Finding:
-    starts, dropped = facts.by_place.counts[FIRST].tolist()
+@check(Made.OF_MASK)
+def reply_starts(case: Case) -> Answer:
+    """the first token of more than half of the replies dropped: warning"""
+    starts, dropped = case.counts.by_place.counts[FIRST].tolist()
     share = dropped / max(1, starts)
     hint = "; the model is hardly taught how to begin" if share > _MOST else ""
     text = f"the first token of {share:.0%} of the replies is dropped{hint}"
-    rows = tuple(facts.by_place.rows[FIRST]) if hint else ()
-    return Finding("reply_starts", WARNING if hint else OK, text, dropped, starts, rows)
+    rows = tuple(case.counts.by_place.rows[FIRST]) if hint else ()
+    return Answer(WARNING if hint else OK, text, dropped, starts, rows)
 
 
-def _end_of_turn(facts: AuditCounts) -> Finding:
-    ends, dropped = facts.by_place.counts[END_OF_TURN].tolist()
-    text = "no end-of-turn target is dropped"
-    if dropped:
-        text = f"{dropped:,} of {ends:,} end-of-turn targets are dropped: the model unlearns to stop; protect is_end_of_turn"
-    rows = tuple(facts.by_place.rows[END_OF_TURN])
-    return Finding("end_of_turn_dropped", grade(dropped, ends), text, dropped, ends, rows)
+@check(Made.OF_MASK)
+def end_of_turn_dropped(case: Case) -> Answer:
+    """end-of-turn targets that are dropped"""
+    ends, dropped = case.counts.by_place.counts[END_OF_TURN].tolist()
+    bad = f"{dropped:,} of {ends:,} end-of-turn targets are dropped: the model unlearns to stop; protect is_end_of_turn"
+    return counted(dropped, ends, bad, "no end-of-turn target is dropped", case.counts.by_place.rows[END_OF_TURN])
 
 
-def _min_kept(store: Store, mask: MaskManifest, facts: AuditCounts) -> Finding:
-    """Rows dropped whole are known by the last clause; rows kept whole leave no trace but their number."""
-    few, sequences = mask.rows_with_too_few, store.manifest.sequences
-    kept = mask.rule.get("too_few") == "keep"
-    text = f"{few:,} of {sequences:,} sequences would keep fewer than {mask.rule['min_kept']} tokens"
-    text = (
-        f"{text} and are {'kept' if kept else 'dropped'} whole"
-        if few
-        else f"every sequence keeps {mask.rule['min_kept']} tokens"
+@check(Made.OF_MIN_KEPT)
+def min_kept(case: Case) -> Answer:
+    """rows with too few tokens: dropped whole, or kept whole (note)"""
+    # rows dropped whole are known by the last clause; rows kept whole leave no trace but their number
+    few, sequences, rule = case.mask.rows_with_too_few, case.store.manifest.sequences, case.mask.rule
+    kept = rule.get("too_few") == "keep"
+    bad = (
+        f"{few:,} of {sequences:,} sequences would keep fewer than {rule['min_kept']} tokens and are "
+        f"{'kept' if kept else 'dropped'} whole"
     )
-    verdict = OK if not few else NOTE if kept else grade(few, sequences)
-    rows = () if kept else tuple(facts.by_clause.rows[len(mask.clauses) - 1])
-    return Finding("min_kept", verdict, text, few, sequences, rows)
+    rows = () if kept else case.counts.by_clause.rows[len(case.mask.clauses) - 1]
+    verdict = NOTE if kept else grade(few, sequences)
+    return counted(few, sequences, bad, f"every sequence keeps {rule['min_kept']} tokens", rows, verdict)
 
 
-def _weights(facts: AuditCounts) -> Finding:
-    total, squares = facts.weights.tolist()
-    kept = facts.targets - facts.dropped
+@check(Made.OF_BUDGET)
+def budget(case: Case) -> Answer:
+    """tokens that the budget asked for and that could not be dropped: warning"""
+    shortfall = case.mask.shortfall
+    bad = f"{shortfall:,} tokens fewer are dropped than its budget asks for: too few may be dropped"
+    good = f"draws in each row as many tokens as it should ({case.mask.rule['budget']})"
+    return Answer(WARNING if shortfall else OK, bad if shortfall else good, shortfall)
+
+
+@check(Made.OF_WEIGHTS)
+def weights(case: Case) -> Answer:
+    """every weight 0: problem; kept tokens of weight 0: note"""
+    total, squares = case.counts.weights.tolist()
+    kept, weightless = case.counts.all.kept, case.counts.weightless
     if not total:
-        return Finding("weights", PROBLEM, "every weight is 0: nothing is learned", facts.weightless, kept)
+        return Answer(PROBLEM, "every weight is 0: nothing is learned", weightless, kept)
     text = (
         f"the mean weight of the {kept:,} kept tokens is {total / kept:.3f}; "
         f"they count as {total * total / squares:,.0f} tokens of one weight"
     )
-    hint = f"; {facts.weightless:,} have weight 0 and teach nothing" if facts.weightless else ""
-    return Finding("weights", NOTE if hint else OK, text + hint, facts.weightless, kept, tuple(facts.rows["weightless"]))
+    hint = f"; {weightless:,} have weight 0 and teach nothing" if weightless else ""
+    return Answer(NOTE if hint else OK, text + hint, weightless, kept, tuple(case.counts.rows["weightless"]))
 
 
 def _fingerprint(store: Store, name: str) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from tokenstats.inspect.audit.audit import Audit, Share
-from tokenstats.inspect.audit.store_checks import OK, Finding
+from tokenstats.inspect.audit.checks import OK, Finding
 from tokenstats.inspect.preview import Outcome
 from tokenstats.masking.compare import Comparison
 from tokenstats.masking.rule import rule_text
@@ -26,14 +26,15 @@ def audit_numbers(audit: Audit) -> list[tuple[str, str]]:
 
 def outcome_numbers(outcome: Outcome) -> list[tuple[str, str]]:
     """The same of a rule that is tried, with each clause's share and what protection saved."""
-    shares = [count / max(1, outcome.targets) for _, count in outcome.clauses]
+    counts = outcome.counts
+    shares = [count / max(1, counts.targets) for _, count in outcome.clauses]
     return [
-        ("Dropped", f"{outcome.share_dropped:.2%}"),
-        ("Learned", f"{outcome.targets - outcome.dropped:,}"),
+        ("Dropped", f"{counts.share_dropped:.2%}"),
+        ("Learned", f"{counts.kept:,}"),
         *((f"Clause {number}", f"{share:.2%}") for number, share in enumerate(shares, 1)),
-        ("Saved by protection", f"{outcome.protected:,}"),
-        ("End of turn dropped", f"{outcome.end_of_turn_dropped:,} of {outcome.end_of_turn:,}"),
-        ("Rows with nothing", f"{outcome.nothing_kept:,}"),
+        ("Saved by protection", f"{counts.rescued:,}"),
+        ("End of turn dropped", f"{counts.ends_dropped:,} of {counts.ends:,}"),
+        ("Rows with nothing", f"{counts.rows_with_nothing_kept:,}"),
     ]
 
 

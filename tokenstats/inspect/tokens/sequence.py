@@ -182,7 +182,7 @@ def choose_scoring(store: Store, mask: MaskManifest | None, scoring: str | None)
     """
     if scoring is not None:
         return store.scorings.choose(scoring).name
-    read = [name for name in (mask.scorings if mask else {}) if not name.startswith("masks/")]
+    read = list(mask.scorings_read) if mask else []
     if mask is not None and mask.scoring is not None:
         read.insert(0, mask.scoring)
     for name in read:

@@ -2,13 +2,13 @@
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tokenstats.errors import RuleError
-from tokenstats.masking.engine.external_rank import Ranking
+from tokenstats.masking.engine.aggregates import Aggregate, Aggregates, Threshold, key_of
 from tokenstats.masking.engine.group_ops import (
     first_in_groups,
     minmax_in_groups,
@@ -19,7 +19,6 @@ from tokenstats.masking.engine.group_ops import (
     uniform,
     zscore_in_groups,
 )
-from tokenstats.masking.engine.resolved import Resolved, Scale, Threshold, key_of
 from tokenstats.masking.engine.targets import Targets
 from tokenstats.masking.language.builtins import FOLLOWING, SELECTIONS
 from tokenstats.masking.language.unparse import column_of, name_of, number_of, options_of, text_of
@@ -38,25 +37,25 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"abs": np.abs, "log": np.log, "exp"
 _SCALES = {"zscore": zscore_in_groups, "minmax": minmax_in_groups, "percent_rank": percent_rank_in_groups}
 
 
-def evaluate(node: ast.expr, population: Targets, resolved: Mapping[str, Resolved]) -> np.ndarray:
+def evaluate(node: ast.expr, targets: Targets, aggregates: Aggregates) -> np.ndarray:
     """[n] value of an expression for each token: boolean, or a number (float64, or a statistic's own float32).
 
-    resolved: what :func:`~tokenstats.masking.engine.aggregates.resolve_thresholds` found for the dataset-wide selections
+    aggregates: what :func:`~tokenstats.masking.engine.resolve.resolve` found for the dataset-wide selections
 
     NaN stands for "nothing follows", the value of ``following(x)`` at the end of a reply, and for nothing else. Raises
     RuleError, naming the token, where arithmetic would make another one.
     """
 
     def value(child: ast.expr) -> np.ndarray:
-        return evaluate(child, population, resolved)
+        return evaluate(child, targets, aggregates)
 
     match node:
         case ast.Constant():
-            return np.full(len(population), float(number_of(node)))
+            return np.full(len(targets), float(number_of(node)))
         case ast.Name() | ast.Attribute():
             column = column_of(node)
             assert column is not None
-            return population.column(column)
+            return targets.column(column)
         case ast.BoolOp(op=op, values=branches):
             join = np.logical_and if isinstance(op, ast.And) else np.logical_or
             result = value(branches[0])
@@ -66,24 +65,24 @@ def evaluate(node: ast.expr, population: Targets, resolved: Mapping[str, Resolve
         case ast.UnaryOp(op=op, operand=operand):
             return ~value(operand) if isinstance(op, ast.Not) else -_as_float(value(operand))
         case ast.BinOp(left=left, op=op, right=right):
-            return _compute(_ARITHMETIC[type(op)], [_wide(value(left)), _wide(value(right))], node, population)
+            return _compute(_ARITHMETIC[type(op)], [_wide(value(left)), _wide(value(right))], node, targets)
         case ast.Compare():
             return _comparison(node, value)
         case ast.Call(args=arguments):
             name = name_of(node)
             if name in SELECTIONS:
-                return _selection(node, name, population, resolved)
+                return _selection(node, name, targets, aggregates)
             if name == FOLLOWING:
-                return _following(value(arguments[0]), population)
-            return _compute(_FUNCTIONS[name], [_wide(value(a)) for a in arguments], node, population)
+                return _following(value(arguments[0]), targets)
+            return _compute(_FUNCTIONS[name], [_wide(value(a)) for a in arguments], node, targets)
     raise AssertionError(f"unchecked node {ast.dump(node)}")
 
 
-def argument_of(call: ast.Call, population: Targets, resolved: Mapping[str, Resolved]) -> np.ndarray:
+def argument_of(call: ast.Call, targets: Targets, aggregates: Aggregates) -> np.ndarray:
     """[n] floats that a selection looks at. ``random`` takes the smallest of numbers drawn for each token."""
     if name_of(call) == "random":
-        return draws(call, population)
-    return _as_float(evaluate(call.args[0], population, resolved))
+        return draws(call, targets)
+    return _as_float(evaluate(call.args[0], targets, aggregates))
 
 
 def argument_text(call: ast.Call) -> str:
@@ -91,61 +90,52 @@ def argument_text(call: ast.Call) -> str:
     return f"random, seed={options_of(call)[1]}" if name_of(call) == "random" else text_of(call.args[0])
 
 
-def draws(call: ast.Call, population: Targets) -> np.ndarray:
+def draws(call: ast.Call, targets: Targets) -> np.ndarray:
     """[n] numbers in [0, 1) that ``random(…)`` draws, from its seed, the dataset's row and the place in it alone."""
-    return uniform(options_of(call)[1], population.rows[population.row], population.position_in_sequence)
+    return uniform(options_of(call)[1], targets.rows[targets.row], targets.position_in_sequence)
 
 
-def _selection(call: ast.Call, name: str, population: Targets, resolved: Mapping[str, Resolved]) -> np.ndarray:
+def _selection(call: ast.Call, name: str, targets: Targets, aggregates: Aggregates) -> np.ndarray:
     scope, _ = options_of(call)
-    x = argument_of(call, population, resolved)
+    x = argument_of(call, targets, aggregates)
     if scope == "dataset":
-        return _against(resolved[text_of(call)], x, name, population)
+        return _against(aggregates[text_of(call)], x, name, targets)
     if scope == "role":
-        return _by_role(call, x, name, population, resolved)
-    starts = population.starts(scope)
+        return _by_role(call, x, name, targets, aggregates)
+    starts = targets.starts(scope)
     if name in _SCALES:
-        return _no_nan(_SCALES[name](x, starts), [x], call, population)
+        return _no_nan(_SCALES[name](x, starts), [x], call, targets)
     f, signed = number_of(call.args[-1]), -x if name == "top" else x  # the largest of x are the smallest of -x
     # sorted once for every share that is asked of the same values
     what = f"{'-' if name == 'top' else ''}{argument_text(call)} of {scope}s"
-    ordered = population.remembered(what, lambda: sorted_in_groups(signed, starts))
+    ordered = targets.remembered(what, lambda: sorted_in_groups(signed, starts))
     if name == "quantile":
         return quantile_in_groups(x, float(f), starts, ordered)
     return first_in_groups(signed, take_of(f, starts), starts, ordered)
 
 
-def _by_role(call: ast.Call, x: np.ndarray, name: str, population: Targets, resolved: Mapping[str, Resolved]) -> np.ndarray:
-    result = np.zeros(len(population), bool if SELECTIONS[name] == "boolean" else np.float64)
-    roles = population.column((None, "role"))
+def _by_role(call: ast.Call, x: np.ndarray, name: str, targets: Targets, aggregates: Aggregates) -> np.ndarray:
+    result = np.zeros(len(targets), bool if SELECTIONS[name] == "boolean" else np.float64)
+    roles = targets.column((None, "role"))
     for code in np.unique(roles):
-        own, found = roles == code, resolved.get(key_of(text_of(call), ROLES[code]))
+        own, found = roles == code, aggregates.get(key_of(text_of(call), ROLES[code]))
         if found is not None:  # a sample of the dataset need not have every role
-            result[own] = _against(found, x[own], name, population)
+            result[own] = _against(found, x[own], name, targets)
     return result
 
 
-def _against(found: Resolved, x: np.ndarray, name: str, population: Targets) -> np.ndarray:
+def _against(found: Aggregate, x: np.ndarray, name: str, targets: Targets) -> np.ndarray:
     """Hold values against what their selection came down to over the dataset."""
-    match found:
-        case Scale():
-            return found.of(x)
-        case Ranking():
-            return np.where(np.isnan(x), np.nan, found.percent(x))
-        case Threshold(value=None):
-            return np.full(len(x), np.nan) if name == "quantile" else np.zeros(len(x), bool)
-        case Threshold(value=value) if name == "quantile":
-            return np.full(len(x), value)
-        case Threshold(value=value, ties=ties):
-            beyond = np.asarray(x > value if name == "top" else x < value)
-            equal = np.flatnonzero(x == value)
-            beyond[equal[: ties.get(population.part, 0)]] = True
-            return beyond
+    if not isinstance(found, Threshold):
+        return found.of(x)
+    if name == "quantile":
+        return np.full(len(x), np.nan if found.value is None else found.value)
+    return found.takes(x, targets.part, largest=name == "top")
 
 
-def _following(values: np.ndarray, population: Targets) -> np.ndarray:
+def _following(values: np.ndarray, targets: Targets) -> np.ndarray:
     """Each token's value is that of the next token; NaN, or False, where the next token is no target of the sequence."""
-    followed = population.is_followed
+    followed = targets.is_followed
     result = np.zeros(len(values), bool) if values.dtype == bool else np.full(len(values), np.nan, _as_float(values).dtype)
     result[followed] = values[1:][followed[:-1]]
     return result
@@ -168,12 +158,12 @@ def _comparison(node: ast.Compare, value: Callable[[ast.expr], np.ndarray]) -> n
     return result
 
 
-def _compute(function: Callable[..., Any], values: list[np.ndarray], node: ast.expr, population: Targets) -> np.ndarray:
+def _compute(function: Callable[..., Any], values: list[np.ndarray], node: ast.expr, targets: Targets) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return _no_nan(function(*values), values, node, population)
+        return _no_nan(function(*values), values, node, targets)
 
 
-def _no_nan(result: np.ndarray, values: list[np.ndarray], node: ast.expr, population: Targets) -> np.ndarray:
+def _no_nan(result: np.ndarray, values: list[np.ndarray], node: ast.expr, targets: Targets) -> np.ndarray:
     """Refuse a NaN that was not among the values already."""
     bad = np.isnan(result)
     if bad.any():
@@ -181,7 +171,7 @@ def _no_nan(result: np.ndarray, values: list[np.ndarray], node: ast.expr, popula
     if bad.any():
         first = int(bad.argmax())
         raise RuleError(
-            f"{text_of(node)!r} is not a number for {population.name_of(first)}; "
+            f"{text_of(node)!r} is not a number for {targets.name_of(first)}; "
             "keep it in range, for example with clip(x, low, high)"
         )
     return result

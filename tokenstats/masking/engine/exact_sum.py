@@ -32,9 +32,10 @@ class ExactSum:
                 sums = np.bincount(place, weights=half.astype(np.float64))
                 self._total += sum(int(sums[i]) << (int(i) + shift) for i in np.flatnonzero(sums))
 
-    def merge(self, other: "ExactSum") -> None:
-        """Add all that another sum holds."""
-        self._total += other._total
+    def __add__(self, other: "ExactSum") -> "ExactSum":
+        total = ExactSum()
+        total._total = self._total + other._total
+        return total
 
     @property
     def value(self) -> Fraction:

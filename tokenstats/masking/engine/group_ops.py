@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from tokenstats.mixing import mixed
+
 
 def take_of(f: int | float, starts: np.ndarray) -> np.ndarray:
     """int64 [G]: how many a selection takes of each group: floor(f·size), or f, but no more than there are."""
@@ -120,17 +122,8 @@ def _zero_or_nan(values: np.ndarray) -> np.ndarray:
 
 
 def uniform(seed: int, row: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """float64 in [0, 1) from (seed, row, position) alone: the same token draws the same number wherever it is read.
-
-    Two rounds of the splitmix64 finaliser (Steele, Lea, Flood 2014).
-    """
+    """float64 in [0, 1) from (seed, row, position) alone: the same token draws the same number wherever it is read."""
     with np.errstate(over="ignore"):
-        state = _mix(np.uint64(seed) + row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-        state = _mix(state + position.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))
+        state = mixed(np.uint64(seed) + row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        state = mixed(state + position.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

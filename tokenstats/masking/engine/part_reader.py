@@ -1,17 +1,19 @@
-"""Where the tokens of a dataset come from: part by part from a store, by several threads, or from memory."""
+"""Where the targets of a dataset come from: part by part from a store, by several threads, or from memory."""
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from tokenstats.errors import InputError
+from tokenstats.masking.engine.sorted_runs import on_disk
 from tokenstats.masking.engine.targets import Targets, read_targets
 from tokenstats.masking.language.unparse import Column
 from tokenstats.store import Store
@@ -22,25 +24,39 @@ Answer = TypeVar("Answer")
 _MOST_BY_DEFAULT = 8  # each holds one part and what is computed from it: about 100 MB for a million tokens
 
 
-class Source(Protocol):
-    def each(self, work: Callable[[Targets], Answer], columns: Iterable[Column]) -> Iterator[Answer]:
+class PartReader(Protocol):
+    """Reads a dataset part by part."""
+
+    def each(self, work: Callable[[Targets], Answer], columns: Iterable[Column]) -> Generator[Answer, None, None]:
         """What ``work`` says of each part, in the order of the parts. It reads no other columns than these."""
+        ...
+
+    def keep(self, run: np.ndarray) -> np.ndarray:
+        """The same array, held where there is room for those of all parts."""
         ...
 
 
 @dataclass(frozen=True)
 class InMemory:
-    populations: Sequence[Targets]
+    """Targets that are in memory already."""
 
-    def each(self, work: Callable[[Targets], Answer], columns: Iterable[Column]) -> Iterator[Answer]:
-        return map(work, self.populations)
+    parts: Sequence[Targets]
+
+    def each(self, work: Callable[[Targets], Answer], columns: Iterable[Column]) -> Generator[Answer, None, None]:
+        """See :class:`PartReader`."""
+        yield from map(work, self.parts)
+
+    def keep(self, run: np.ndarray) -> np.ndarray:
+        """In memory, where the targets are."""
+        return run
 
 
 @dataclass(frozen=True)
 class OnDisk:
-    """The parts of a store. ``workers`` threads each hold one part; what they say does not depend on how many there are.
+    """The parts of a store, each held by one of ``workers`` threads; what they say does not depend on how many there are.
 
-    title: of the progress bar that each reading shows
+    Attributes:
+        title: Of the progress bar that each reading shows.
     """
 
     store: Store
@@ -49,6 +65,7 @@ class OnDisk:
     title: str
 
     def each(self, work: Callable[[Targets], Answer], columns: Iterable[Column]) -> Generator[Answer, None, None]:
+        """See :class:`PartReader`."""
         wanted = frozenset(columns)
 
         def read_and_work(part: int) -> Answer:
@@ -58,6 +75,10 @@ class OnDisk:
         count = self.store.part_count
         with closing(in_order(read_and_work, range(count), self.workers)) as answers:
             yield from tqdm(answers, desc=self.title, total=count, unit=" parts", leave=False, disable=None)
+
+    def keep(self, run: np.ndarray) -> np.ndarray:
+        """In a temporary file."""
+        return on_disk(run)
 
 
 def worker_count(workers: int | None) -> int:

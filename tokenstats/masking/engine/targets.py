@@ -7,11 +7,13 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from tokenstats.alignment import predicted
 from tokenstats.errors import RuleError, StoreError, nearest
 from tokenstats.masking.language.builtins import DERIVED, STATISTIC_COLUMNS, TOKEN_COLUMNS
 from tokenstats.masking.language.unparse import Column
 from tokenstats.schema import STATISTIC_BY_NAME
 from tokenstats.store import Store
+from tokenstats.store.lists import flat, offsets_of
 from tokenstats.store.manifests import Tokenizer
 
 _TOKEN_LISTS = {"token_id": "input_ids", "is_end_of_turn": "input_ids", "is_special": "input_ids", "role": "role"}
@@ -40,6 +42,11 @@ class Targets:
 
     def __len__(self) -> int:
         return len(self.place)
+
+    @property
+    def has_ids(self) -> bool:
+        """Was the reader asked for the ids?"""
+        return len(self.ids) == self.offsets[-1]
 
     @cached_property
     def row(self) -> np.ndarray:
@@ -72,6 +79,12 @@ class Targets:
     def name_of(self, token: int) -> str:
         """Which token this is, for messages."""
         return f"token {self.position_in_sequence[token]} of sequence {self.seq_ids[int(self.row[token])]}"
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """[N] the values [n] of the targets at their places among all the part's tokens; False or 0 where there is none."""
+        spread = np.zeros(int(self.offsets[-1]), values.dtype)
+        spread[self.place] = values
+        return spread
 
     def starts(self, scope: str) -> np.ndarray:
         return self.sequence_starts if scope == "sequence" else self.turn_starts
@@ -159,7 +172,7 @@ def resolve_scorings(store: Store, columns: Iterable[Column], scoring: str | Non
 def iter_targets(
     store: Store, columns: Iterable[Column], scorings: Mapping[str | None, str], parts: Iterable[int] | None = None
 ) -> Iterator[Targets]:
-    """Yield one population per part, holding the statistics that the columns need, and all columns of the tokens."""
+    """Yield the targets of each part with the statistics that the columns need, and all columns of the tokens."""
     wanted = {*columns, *((None, name) for name in TOKEN_COLUMNS)}
     for part in range(store.part_count) if parts is None else parts:
         yield read_targets(store, part, wanted, scorings)
@@ -175,39 +188,25 @@ def read_targets(store: Store, part: int, columns: Iterable[Column], scorings: M
         by_family.setdefault(f"stats/{scorings[prefix]}", []).append(name)
     tables = next(store.aligned(by_family, [part]))
     tokens = tables["tokens"]
-    is_target = tokens["is_target"].combine_chunks()
-    offsets = is_target.offsets.to_numpy().astype(np.int64)
-    target = is_target.flatten().to_numpy(zero_copy_only=False).copy()
-    target[offsets[:-1]] = False
-    place = np.flatnonzero(target)
-    statistics = {
-        (prefix, name): _targets_of(
-            tables[f"stats/{scorings[prefix]}"], name, place, len(target), f"stats/{scorings[prefix]}, part {part}"
-        )
-        for prefix, name in needed
-    }
+    offsets = offsets_of(tokens["is_target"])
+    place = np.flatnonzero(predicted(flat(tokens["is_target"]), offsets))
+
+    def of_targets(prefix: str | None, name: str) -> np.ndarray:
+        family = f"stats/{scorings[prefix]}"
+        chosen = tables[family][name].combine_chunks().flatten().take(pa.array(place))
+        if chosen.null_count:
+            where = f"{family}, part {part}"
+            raise StoreError(f"{where}: {name} is null for {chosen.null_count} target tokens; score the store again")
+        return chosen.to_numpy()
+
     return Targets(
         part=part,
         seq_ids=tokens["seq_id"],
         rows=tokens["row"].to_numpy(),
-        ids=_flat(tokens, "input_ids", np.int32),
-        roles=_flat(tokens, "role", np.int8),
+        ids=flat(tokens["input_ids"]) if "input_ids" in lists else np.zeros(0, np.int32),
+        roles=flat(tokens["role"]) if "role" in lists else np.zeros(0, np.int8),
         offsets=offsets,
         place=place,
-        statistics=statistics,
+        statistics={(prefix, name): of_targets(prefix, name) for prefix, name in needed},
         tokenizer=store.manifest.tokenizer,
     )
-
-
-def _flat(tokens: pa.Table, name: str, kind: type) -> np.ndarray:
-    return tokens[name].combine_chunks().flatten().to_numpy() if name in tokens.column_names else np.zeros(0, kind)
-
-
-def _targets_of(table: pa.Table, name: str, place: np.ndarray, tokens: int, where: str) -> np.ndarray:
-    values = table[name].combine_chunks().flatten()
-    if len(values) != tokens:
-        raise StoreError(f"{where}: {name} has {len(values)} values for {tokens} tokens; score the store again")
-    chosen = values.take(pa.array(place))
-    if chosen.null_count:
-        raise StoreError(f"{where}: {name} is null for {chosen.null_count} target tokens; score the store again")
-    return chosen.to_numpy()

@@ -13,9 +13,9 @@ from synthetic import END_OF_TURN, random_store
 from tokenstats import Rule, Store, build_mask
 from tokenstats.errors import RuleError
 from tokenstats.masking.build import mask_part
-from tokenstats.masking.engine.aggregates import resolve_thresholds
 from tokenstats.masking.engine.decisions import Decisions, decide
 from tokenstats.masking.engine.part_reader import InMemory
+from tokenstats.masking.engine.resolve import resolve_rules
 from tokenstats.masking.engine.targets import Targets, iter_targets
 from tokenstats.schema import mask_schema
 
@@ -24,7 +24,7 @@ here = st.sampled_from(["entropy", "kl", "nll", "position", "length", "token_id"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
-    return random_store(tmp_path_factory.mktemp("verdicts") / "store", sequences=200, seed=21, rows_per_part=60)
+    return random_store(tmp_path_factory.mktemp("decisions") / "store", sequences=200, seed=21, rows_per_part=60)
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,15 @@ def populations(store) -> list[Targets]:
     return list(iter_targets(store, names, {None: "warm"}))
 
 
-def verdicts(rule: Rule, populations: list[Targets]) -> list[Decisions]:
-    resolved = resolve_thresholds([rule], InMemory(populations))
+def decisions_on(rule: Rule, populations: list[Targets]) -> list[Decisions]:
+    resolved = resolve_rules([rule], InMemory(populations))
     return [decide(rule, population, resolved) for population in populations]
 
 
 def dropped(rule: Rule, populations: list[Targets]) -> np.ndarray:
     """[n] boolean, over the whole dataset; an example of hypothesis that has no such mask is passed over."""
     try:
-        return np.concatenate([v.dropped for v in verdicts(rule, populations)])
+        return np.concatenate([d.dropped for d in decisions_on(rule, populations)])
     except RuleError as error:
         assume("keep it" not in str(error))
         raise
@@ -80,7 +80,7 @@ def test_drop_keep_and_protect_under_any_rule(populations, drop):
 def test_only_targets_are_kept_and_only_what_is_kept_weighs(store, populations, drop, weight, min_kept, too_few):
     rule = Rule(drop=drop, weight=f"abs({weight})", min_kept=min_kept, too_few=too_few if min_kept else None)
     try:
-        parts = [mask_part(v) for v in verdicts(rule, populations)]
+        parts = [mask_part(d) for d in decisions_on(rule, populations)]
     except RuleError:
         assume(False)
     for index, part in enumerate(parts):
@@ -149,7 +149,7 @@ def test_adding_a_constant_changes_no_selection(populations, c, x, rule, f, scop
 
 
 def test_a_rule_may_only_weigh(store):
-    manifest = build_mask(store, Rule(weight="prob"), "dft")
+    manifest = build_mask(store, Rule(weight="prob"), "dft").manifest
     assert (manifest.kept, manifest.clauses, manifest.weighted) == (manifest.targets, (), True)
     assert manifest.rule == {"weight": "prob", "protect": "is_end_of_turn"}
     rows = sequences(store, "dft")
@@ -160,7 +160,7 @@ def test_a_rule_may_only_weigh(store):
 
 
 def test_a_mask_without_weight_has_no_such_column(store):
-    manifest = build_mask(store, Rule(drop="entropy > 1"), "hard")
+    manifest = build_mask(store, Rule(drop="entropy > 1"), "hard").manifest
     assert (manifest.weighted, manifest.weight_total) == (False, None)
     assert store.part("masks/hard", 0).schema.remove_metadata().equals(mask_schema(weighted=False))
 
@@ -185,7 +185,7 @@ def test_a_weight_does_not_matter_where_a_token_is_dropped(store):
 def test_rows_that_keep_too_few_are_dropped_or_kept_whole(store, n):
     drop = "entropy > 0.7 or kl > 1.5"
     plain, least, whole = (
-        build_mask(store, Rule(drop=drop, **more), name, replace=True)
+        build_mask(store, Rule(drop=drop, **more), name, replace=True).manifest
         for name, more in (
             ("plain", {}),
             ("least", {"min_kept": n}),
@@ -215,13 +215,13 @@ def test_rows_that_keep_too_few_are_dropped_or_kept_whole(store, n):
 
 def test_a_budget_that_cannot_be_met_is_said(store, cli):
     build_mask(store, Rule(drop="entropy >= 0", protect=""), "everything")
-    manifest = build_mask(store, Rule(drop="random(0.5)", budget="same as everything"), "control")
+    manifest = build_mask(store, Rule(drop="random(0.5)", budget="same as everything"), "control").manifest
     ends = sum(row["input_ids"][t] == END_OF_TURN for row in sequences(store, "control") for t in learnable(row))
     assert manifest.shortfall == ends == manifest.kept  # all else is dropped, and no end of turn
     status, out, _ = cli("mask", store.path, "--rule", "random", "--budget", "everything", "--name", "again")
     assert status == 0
     assert f"{ends:,} tokens fewer than the budget (same as everything)" in out
-    exact = build_mask(store, Rule(drop="random(0.5)", budget="same as everything", protect=""), "exact")
+    exact = build_mask(store, Rule(drop="random(0.5)", budget="same as everything", protect=""), "exact").manifest
     assert (exact.shortfall, exact.kept) == (0, 0)
 
 
