@@ -41,7 +41,7 @@ COLUMNS = ("entropy", "kl")
 
 def our_mask(rule: Rule, store: Store, workers: int) -> int:
     """How many tokens a mask keeps."""
-    return build_mask(store, rule, "bench", replace=True, workers=workers).kept
+    return build_mask(store, rule, "bench", replace=True, workers=workers).manifest.kept
 
 
 def our_sweep(fields: dict[str, Any], vary: str, store: Store, workers: int) -> int:

@@ -105,8 +105,8 @@ def main() -> None:
             f"  {store.manifest.targets:,} target tokens; mean entropy {means['entropy']:.3f}, mean KL {means['kl']:.4f} nats"
         )
     with step("3  mask: eksft, and random with its budget"):
-        eksft = build_mask(store, Rule.load("eksft"), "eksft")
-        random = build_mask(store, replace(Rule.load("random"), budget="same as eksft"), "random")
+        eksft = build_mask(store, Rule.load("eksft"), "eksft").manifest
+        random = build_mask(store, replace(Rule.load("random"), budget="same as eksft"), "random").manifest
         overlap = compare_masks(store, "eksft", "random")
         print(f"  each drops {eksft.targets - eksft.kept:,} of {eksft.targets:,} targets")
         print(f"  Jaccard of the two {overlap.jaccard:.2f}, by chance {overlap.by_chance:.2f}")
