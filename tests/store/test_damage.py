@@ -11,7 +11,7 @@ import pytest
 from conftest import write_jsonl
 from inspect_fixtures import edit_manifest, store_with_masks
 
-from tokenstats import Rule, Store, build_mask, compare_masks
+from tokenstats import Rule, Store, build_mask, compare
 from tokenstats.computing import compute
 from tokenstats.errors import StoreError
 from tokenstats.inspect.audit.audit import audit
@@ -36,8 +36,8 @@ def model_of(store: Store) -> str:
 COMMANDS: dict[str, tuple[set[str], Callable[[Store, Path], object]]] = {
     "mask": ({TOKENS, STATS}, lambda store, _: build_mask(store, Rule(drop="kl > 6"), "new")),
     "audit": ({TOKENS, STATS, MASK}, lambda store, _: audit(store, "eksft")),
-    "compare masks": ({TOKENS, MASK}, lambda store, _: compare_masks(store, "eksft", "random")),
-    "compare rules": ({TOKENS, STATS}, lambda store, _: compare_masks(store, "kl-only", "random")),
+    "compare masks": ({TOKENS, MASK}, lambda store, _: compare(store, "eksft", "random")),
+    "compare rules": ({TOKENS, STATS}, lambda store, _: compare(store, "kl-only", "random")),
     "show": ({TOKENS, STATS, MASK}, lambda store, _: plain_sequence(store, first_row(store), "eksft")),
     "export": ({TOKENS, MASK}, lambda store, to: export(store, mask="eksft", to=to / "out")),
     "report": ({TOKENS, STATS, MASK}, lambda store, to: report(store, to / "out")),

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from inspect_fixtures import copy_of_store
 
-from tokenstats import Rule, Store, build_mask, compare_masks
+from tokenstats import Rule, Store, build_mask, compare
 from tokenstats.errors import TokenstatsError
 from tokenstats.inspect.audit.audit import audit
 from tokenstats.inspect.histograms import measure
@@ -72,8 +72,8 @@ COMMANDS: dict[str, Callable[[Store], object]] = {
     "show plain": lambda store: shown(store, None),
     "audit": lambda store: asdict(audit(store, "control")),
     "audit plain": lambda store: asdict(audit(store)),
-    "compare": lambda store: asdict(compare_masks(store, "eksft", "random")),
-    "compare rules": lambda store: asdict(compare_masks(store, "kl-only", "dataset-wide")),
+    "compare": lambda store: asdict(compare(store, "eksft", "random")),
+    "compare rules": lambda store: asdict(compare(store, "kl-only", "dataset-wide")),
     "sweep": lambda store: asdict(sweep(store, {"drop": "top(entropy, f)"}, {"f": ["0.1", "0.4"]})),
     "train": lambda store: learned(store, "eksft"),
     "preview": previewed,

@@ -129,11 +129,12 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two masks or rules: where they agree, and where not. Rules are judged without being stored."""
-    from tokenstats import Store, compare_masks
+    from tokenstats import Store
     from tokenstats.inspect.render.terminal_compare import render_comparison
+    from tokenstats.masking.compare import compare as run
 
     opened = Store(store)
-    found = compare_masks(opened, a, b, scoring=scoring, scoring_b=scoring_b)
+    found = run(opened, a, b, scoring=scoring, scoring_b=scoring_b)
     if as_json:
         print_json(asdict(found))
     else:

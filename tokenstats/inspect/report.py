@@ -22,9 +22,9 @@ from tokenstats.inspect.render.html_tokens import HEAT, heat_of, token_view
 from tokenstats.inspect.threshold_lines import cuts
 from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.inspect.tokens.sequence import choose_scoring, read_sequence, rule_of
-from tokenstats.masking.compare import compare_masks
+from tokenstats.masking.compare import compare
 from tokenstats.masking.rule import rule_text
-from tokenstats.store import Store
+from tokenstats.store import Store, open_store
 from tokenstats.store.drafts import draft_of, put_in_place
 from tokenstats.store.manifests import now
 
@@ -34,7 +34,7 @@ MARKER = ".tokenstats-report"
 _EXAMPLES, _EXAMPLE_TOKENS = 3, 800
 
 
-def report(store: Store, to: str | Path, scoring: str | None = None, masks: Sequence[str] | None = None) -> Path:
+def report(store: Store | str | Path, to: str | Path, scoring: str | None = None, masks: Sequence[str] | None = None) -> Path:
     """Write a report into the folder ``to``; returns the path of its ``index.html``.
 
     scoring: whose statistics; None: those that the masks read, or the store's only scoring
@@ -43,7 +43,7 @@ def report(store: Store, to: str | Path, scoring: str | None = None, masks: Sequ
     The folder appears whole or not at all. A former report there is replaced, in one step where the system can. Raises
     InputError for a folder that holds anything else, StoreError for a mask or scoring that is not there.
     """
-    to = Path(to).resolve()
+    store, to = open_store(store), Path(to).resolve()
     _check_place(to)
     if masks is None:
         store.masks.check_all_listed()
@@ -159,7 +159,7 @@ def _mask(store: Store, found: Distributions, of_mask: Audit, scoring: str | Non
 
 
 def _comparison(store: Store, masks: list[str]) -> str:
-    found = {(a, b): compare_masks(store, a, b) for a, b in combinations(masks, 2)}
+    found = {(a, b): compare(store, a, b) for a, b in combinations(masks, 2)}
     text = (
         "Jaccard index of what two masks drop: 1 where they drop the same tokens. In brackets: two random masks of these sizes."
     )

@@ -1,13 +1,14 @@
 """Two masks or two rules side by side: how far they agree, and where they do not.
 
-    compare_masks(store, "eksft", "random")                                # two masks of the store, or presets
-    compare_masks(store, "eksft", Rule(drop="entropy > 2"))                # a rule, judged without being stored
-    compare_masks(store, "eksft", "eksft", scoring="warm", scoring_b="later")  # how a mask drifts between checkpoints
+    compare(store, "eksft", "random")                                # two masks of the store, or presets
+    compare(store, "eksft", Rule(drop="entropy > 2"))                # a rule, judged without being stored
+    compare(store, "eksft", "eksft", scoring="warm", scoring_b="later")  # how a mask drifts between checkpoints
 
 Reads part by part: memory does not grow with the dataset.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from tokenstats.masking.engine.targets import iter_targets
 from tokenstats.masking.operands import Operand, open_operand
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.schema import MAX_CLAUSES
-from tokenstats.store import Store
+from tokenstats.store import Store, open_store
 
 MOVED = ("logprob", "entropy", "kl")
 """Statistics whose drift is told where the two sides read different scorings."""
@@ -89,17 +90,29 @@ class Comparison:
     drift: tuple[Drift, ...]
 
 
-def compare_masks(
-    store: Store, a: str | Rule, b: str | Rule, *, scoring: str | None = None, scoring_b: str | None = None, most: int = 10
+def compare(
+    store: Store | str | Path,
+    a: str | Rule,
+    b: str | Rule,
+    *,
+    scoring: str | None = None,
+    scoring_b: str | None = None,
+    most: int = 10,
 ) -> Comparison:
     """Compare two masks or rules over the targets of a store.
 
-    a, b:      a mask of the store, else a preset, else a ``.toml`` file; or a :class:`Rule`
-    scoring:   judge the rules on these statistics, the rules of masks too, anew; ``scoring_b``: the second on these
-    most:      how many tokens ``only_a`` and ``only_b`` list at most
+    Args:
+        store: A store, or its path.
+        a: A mask of the store, else a preset, else a ``.toml`` file; or a :class:`Rule`.
+        b: The same.
+        scoring: Decide by these statistics, for the rules of masks too, anew.
+        scoring_b: Decide by these for ``b``.
+        most: How many tokens ``only_a`` and ``only_b`` list at most.
 
-    Raises InputError for a name that is neither mask nor preset, and what building a rule's mask would raise.
+    Raises:
+        InputError: A name is neither mask nor preset. What building a rule's mask would raise.
     """
+    store = open_store(store)
     one, two = open_operand(store, a, scoring), open_operand(store, b, scoring_b or scoring)
     name, other, moved = _moved(store, one, two)
     statistics = {(scoring, column) for scoring in (name, other) for column in moved}

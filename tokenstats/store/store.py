@@ -311,6 +311,11 @@ class Store:
         check_lengths(table, path, lengths, f"the rows of part {index} of the tokens")
 
 
+def open_store(store: Store | str | Path) -> Store:
+    """The store at a path, or the one that is open already."""
+    return store if isinstance(store, Store) else Store(store)
+
+
 def _with_seq_id(columns: Sequence[str] | None) -> list[str] | None:
     return None if columns is None else list(dict.fromkeys(["seq_id", *columns]))
 

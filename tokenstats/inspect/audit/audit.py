@@ -7,6 +7,7 @@ Reads part by part: memory does not grow with the dataset.
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from tokenstats.inspect.audit.breakdown import Breakdown
@@ -15,7 +16,7 @@ from tokenstats.inspect.audit.counts import END_OF_TURN, FIRST, LAST, MEANS_OF, 
 from tokenstats.inspect.audit.run_checks import run_checks
 from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.inspect.tokens.sequence import choose_scoring
-from tokenstats.store import Store
+from tokenstats.store import Store, open_store
 from tokenstats.store.manifests import MaskManifest
 
 AUDIT_SCHEMA = 1
@@ -148,7 +149,7 @@ class Audit:
         return {"schema": AUDIT_SCHEMA, **plain, "share_dropped": self.share_dropped, "verdict": self.verdict}
 
 
-def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> Audit:
+def audit(store: Store | str | Path, mask: str | None = None, scoring: str | None = None) -> Audit:
     """Count what a store teaches under a mask (None: plain SFT), and check it for what usually goes wrong.
 
     scoring: whose statistics to average; None: those that the mask read, or the store's only scoring, or none
@@ -156,6 +157,7 @@ def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> 
     Every byte of the parts behind the answer is held against the digests of their manifests: ``intact_parts``. Raises
     StoreError where the mask or scoring is not there, or a part is damaged.
     """
+    store = open_store(store)
     manifest = store.masks[mask].manifest if mask is not None else None
     scoring = choose_scoring(store, manifest, scoring)
     decoder = Decoder(store)
