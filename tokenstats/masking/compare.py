@@ -42,9 +42,10 @@ class ClauseOverlap:
 class Compared:
     """One side of a comparison.
 
-    kind:     what was found under ``name``: mask, rule of the mask, preset, file or rule
-    scorings: the scorings that were read to decide
-    clauses:  of a mask or rule, in the order of the bits of ``reason``; a token that two clauses drop counts in both
+    Attributes:
+        kind: What was found under ``name``: mask, rule of the mask, preset, file or rule.
+        scorings: The scorings that were read to decide.
+        clauses: Of a mask or rule, in the order of the bits of ``reason``; a token that two clauses drop counts in both.
     """
 
     name: str
@@ -60,15 +61,16 @@ class Compared:
 class Comparison:
     """Counts of target tokens, and what follows from them.
 
-    end_of_turn: end-of-turn tokens among the targets
-    jaccard:     |dropped by both| / |dropped by either|; 1.0 where neither drops anything
-    by_chance:   the same of expected counts, for two independent random masks that drop as many tokens as these
-    by_chance_in_rows: for two that drop as many tokens of each row as these
-    rows:        rows of which something is dropped: only they have a Jaccard index of their own
-    per_row:     10th, 50th and 90th percentile of the rows' own Jaccard index, rounded down to a thousandth
-    row_tenths:  how many rows have one in [0, 0.1), [0.1, 0.2), … [0.9, 1]
-    only_a/b:    (token id, count) of what is dropped most often by one side only
-    drift:       how the statistics moved, where the sides read one scoring each, and not the same
+    Attributes:
+        end_of_turn: End-of-turn tokens among the targets.
+        jaccard: |dropped by both| / |dropped by either|; 1.0 where neither drops anything.
+        by_chance: The same of expected counts, for two independent random masks that drop as many tokens as these.
+        by_chance_in_rows: For two that drop as many tokens of each row as these.
+        rows: Rows of which something is dropped: only they have a Jaccard index of their own.
+        per_row: 10th, 50th and 90th percentile of the rows' own Jaccard index, rounded down to a thousandth.
+        row_tenths: How many rows have one in [0, 0.1), [0.1, 0.2), … [0.9, 1].
+        only_a, only_b: (token id, count) of what is dropped most often by one side only.
+        drift: How the statistics moved, where the sides read one scoring each, and not the same.
     """
 
     a: Compared

@@ -33,11 +33,13 @@ _ENDS: Column = (None, "is_end_of_turn")
 class Line:
     """One rule of a sweep: what the mask of these numbers would drop, of the sweep's targets.
 
-    clauses:    text of each clause, as ``reason`` records it, and how many tokens it drops
-    overlap:    tokens that several clauses drop / tokens that any drops; 0 where there are none. Of two clauses: their Jaccard
-    by_chance:  the overlap that independent random clauses of the same sizes would have
-    jaccard:    |dropped here and by the first line| / |dropped by either|; 1 where neither drops anything
-    thresholds: the number behind each dataset-wide selection
+    Attributes:
+        clauses: Text of each clause, as ``reason`` records it, and how many tokens it drops.
+        overlap: Tokens that several clauses drop / tokens that any drops; 0 where there are none. Of two clauses: their
+            Jaccard.
+        by_chance: The overlap that independent random clauses of the same sizes would have.
+        jaccard: |dropped here and by the first line| / |dropped by either|; 1 where neither drops anything.
+        thresholds: The number behind each dataset-wide selection.
     """
 
     values: dict[str, str]

@@ -141,10 +141,12 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
+        """Digest of the identity of all sequences, in order."""
         return self.manifest.fingerprint
 
     @property
     def tokenizer_folder(self) -> Path:
+        """Where the tokenizer lies."""
         return self.path / TOKENIZER
 
     def check_tokenizer(self) -> None:
@@ -174,6 +176,7 @@ class Store:
 
     @property
     def part_count(self) -> int:
+        """Parts that the tokens are cut into."""
         return len(self.manifest.parts)
 
     def unproven(self) -> "Store":
