@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tokenstats.errors import InputError, StoreError, one_line
+from tokenstats.errors import InputError, StoreError, argument, one_line
 from tokenstats.masking.engine.aggregates import resolve_thresholds
 from tokenstats.masking.engine.decisions import Decisions, decide
 from tokenstats.masking.engine.exact_sum import ExactSum
@@ -80,7 +80,7 @@ def _same_mask(store: Store, name: str, rule: Rule, settings: dict[str, Any], sc
     if there != (store.fingerprint, rule.fingerprint, settings["scorings"], scoring):
         raise StoreError(
             f"mask {name!r} is there already, of another rule or scoring ({one_line(rule_text(found.rule), 80)}); "
-            "choose another name, or replace it with --replace"
+            f"choose another name, or replace it with {argument('replace', True)}"
         )
     store.verify(f"{MASKS}/{name}")
     return found

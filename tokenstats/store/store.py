@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import pyarrow as pa
 
-from tokenstats.errors import InputError, NotThere, StoreError, nearest, one_line
+from tokenstats.errors import InputError, NotThere, StoreError, argument, nearest, one_line
 from tokenstats.store.checks import ChangedFile, Proofs, check_columns, check_counts, check_lengths, row_lengths
 from tokenstats.store.drafts import name_of, places_of
 from tokenstats.store.manifests import MANIFEST, TOKENIZER, MaskManifest, Part, ScoringManifest, StoreManifest
@@ -42,8 +42,9 @@ def check_name(name: str, what: str) -> str:
 
 @dataclass(frozen=True)
 class Family(Generic[Kind]):
-    """A finished scoring or mask: its name and what its manifest says."""
+    """A finished scoring or mask: the store it is of, its name, and what its manifest says."""
 
+    store: "Store"
     name: str
     kind: str
     manifest: Kind
@@ -66,7 +67,7 @@ class Families(Mapping[str, Family[Kind]]):
             self.check_all_listed()
             known, store = list(self), self._store.path
             raise NotThere(f"no {self._what} {name!r} in {store}{nearest(name, known)}; it holds: {', '.join(known) or 'none'}")
-        return Family(name, self._kind, self._store.looked_up(f"{self._kind}/{name}", self._manifest))
+        return Family(self._store, name, self._kind, self._store.looked_up(f"{self._kind}/{name}", self._manifest))
 
     def __contains__(self, name: object) -> bool:
         return name in list(self)
@@ -90,7 +91,7 @@ class Families(Mapping[str, Family[Kind]]):
             raise StoreError(f"{self._store.path} holds no {self._what} yet")
         if len(known) > 1:
             raise StoreError(
-                f"{self._store.path} holds several {self._what}s ({', '.join(known)}): choose one with --{self._what}"
+                f"{self._store.path} holds several {self._what}s ({', '.join(known)}): choose one with {argument(self._what)}"
             )
         return self[known[0]]
 

@@ -59,7 +59,7 @@ class Finding:
 
     about:     the scoring that is judged, for the checks that come once for each; else None
     count, of: what was counted, and of how many; None where the check counts nothing
-    rows:      up to ten sequences to look at, counted from 0 over the store, as ``show --row`` takes them
+    rows:      up to ten sequences to look at, counted from 0 over the store, as ``show`` takes them
     """
 
     name: str
