@@ -13,10 +13,11 @@ PACKAGE = Path(tokenstats.__file__).parent
 STAGES = {"corpus", "scoring", "masking", "training"}
 FLOORS = [
     {"schema", "errors", "alignment", "__init__"},
+    {"options"},
     {"store"},
     {"modeling"},
     STAGES,
-    {"computing", "inspect"},
+    {"compute", "inspect"},
     {"cli"},
     {"__main__"},
 ]
@@ -52,7 +53,7 @@ def loaded_after(code: str, unwanted: str) -> list[str]:
         ("from tokenstats import Store, Rule, build_mask, compare_masks", "torch transformers"),
         ("import tokenstats.masking, tokenstats.inspect", "torch transformers"),
         ("import tokenstats.cli", "torch transformers polars pyarrow"),
-        ("import tokenstats.computing, tokenstats.corpus.build", "polars matplotlib streamlit"),
+        ("import tokenstats.compute, tokenstats.corpus.build", "polars matplotlib streamlit"),
     ],
 )
 def test_nobody_loads_what_they_do_not_need(code: str, unwanted: str):

@@ -70,8 +70,8 @@ class TokenstatsWarning(_Message, UserWarning):
 def argument(name: str, value: object = None) -> str:
     """An argument named in the message of an error or a warning, and in nothing else.
 
-    Python shows ``topk`` or ``topk=5``, the command line ``--topk`` or ``--topk 5``: what is marked so is never mistaken for a
-    word of the message.
+    Python shows ``topk`` or ``topk=5``, the command line its own option in that place. No word of a message can be mistaken
+    for an argument: they are told apart by a mark, not by their text.
 
     Args:
         name: The argument's or field's name in Python.
