@@ -60,7 +60,7 @@ SEED = Check("a whole number from 0 to 2³² - 1", lambda value: 0 <= value < 2*
 
 
 def field(
-    default: Any, help: str, must: Check | None = None, *, flag: str | None = None, parse: Callable[[str], Any] | None = None
+    default: Any, help: str, must: Check | None = None, *, alias: str | None = None, parse: Callable[[str], Any] | None = None
 ) -> Any:
     """The field of one option.
 
@@ -68,10 +68,10 @@ def field(
         default: Its value where it is not given. None: there is none, or the help text says in brackets what is taken.
         help: What it does, for the command line's help and for readers of the class.
         must: What its values must be beyond their type; None is never checked.
-        flag: Its name on the command line, where that is not the field's own.
+        alias: Its name on the command line, where that is not the field's own.
         parse: From the command line's text to its value, where that is no plain text or number.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "must": must, "flag": flag, "parse": parse})
+    return dataclasses.field(default=default, metadata={"help": help, "must": must, "alias": alias, "parse": parse})
 
 
 def check(options: Any) -> None:

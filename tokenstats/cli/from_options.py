@@ -51,7 +51,7 @@ def _made(kind: Any, values: dict[str, Any]) -> Any:
 def _parameter(option: "dataclasses.Field[Any]") -> inspect.Parameter:
     kind, optional = type_of(option)
     text: Any = str if option.metadata["parse"] is not None else kind
-    flag = option.metadata["flag"] or f"--{option.name.replace('_', '-')}"
-    names = f"{flag}/--no-{flag.removeprefix('--')}" if option.default is True else flag
+    name = option.metadata["alias"] or option.name.replace("_", "-")
+    names = f"--{name}/--no-{name}" if option.default is True else f"--{name}"
     annotation: Any = Annotated[text | None if optional else text, typer.Option(names, help=option.metadata["help"])]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation)

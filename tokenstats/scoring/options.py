@@ -23,8 +23,8 @@ class ScoringOptions:
     score_all: bool = field(False, "score prompt tokens too")
     dtype: str = field("auto", "auto, float32, bfloat16 or float16", one_of("auto", "float32", "bfloat16", "float16"))
     device: str = field("auto", "auto, cpu or cuda")
-    attention: str | None = field(None, "attention as transformers names it: sdpa, flash_attention_2, …", flag="--attn")
-    compiled: bool = field(False, "compile the models first: pays over hours", flag="--compile")
+    attention: str | None = field(None, "attention as transformers names it: sdpa, flash_attention_2, …", alias="attn")
+    compiled: bool = field(False, "compile the models first: pays over hours", alias="compile")
     reference_pass: str = field(
         TOGETHER, "together, or separate: the reference first, where two models do not fit", one_of(TOGETHER, SEPARATE)
     )
@@ -41,7 +41,7 @@ class EngineOptions:
     ``kind`` local is this process, or those that torchrun or srun started; ray: actors of a cluster.
     """
 
-    kind: str = field(LOCAL, "local (also below torchrun and srun), or ray: a cluster", one_of(LOCAL, RAY), flag="--engine")
+    kind: str = field(LOCAL, "local (also below torchrun and srun), or ray: a cluster", one_of(LOCAL, RAY), alias="engine")
     workers: int | None = field(None, "with ray: how many [one for each GPU, else each CPU]", at_least(1))
     ray_address: str | None = field(None, "with ray: the cluster; without one, this machine")
     patience: float = field(600.0, "seconds that a worker waits for the first one's next part of tokens", above(0))

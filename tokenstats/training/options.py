@@ -96,7 +96,7 @@ class ExportOptions:
         None,
         "whose config to print: trl, transformers, axolotl, llama-factory, unsloth, skyrl, verl or tinker",
         one_of(*GUIDES),
-        flag="--for",
+        alias="for",
     )
     save_to_disk: bool = field(False, "also as datasets.load_from_disk reads it")
     compat: str | None = field(None, "trl-legacy: also what TRL 0.24 to 1.6 keeps when it packs", one_of(TRL_LEGACY))
