@@ -99,9 +99,8 @@ def main() -> None:
     with step("1  warm-up: the base, one epoch of plain SFT"):
         warm_up(out / "warmup")
     with step("2  compute: warm-up against base"):
-        done = compute(DATA / "sft.jsonl", model=str(out / "warmup"), reference=str(BASE), store=out / "store")
-        store, scoring = done.store, done.name
-        means = store.scorings[scoring].manifest.means
+        scoring = compute(DATA / "sft.jsonl", model=str(out / "warmup"), reference=str(BASE), store=out / "store")
+        store, means = scoring.store, scoring.manifest.means
         print(
             f"  {store.manifest.targets:,} target tokens; mean entropy {means['entropy']:.3f}, mean KL {means['kl']:.4f} nats"
         )
