@@ -19,7 +19,7 @@ from tokenstats import Rule, Store, build_mask, compare
 from tokenstats.errors import InputError, RuleError, StoreError
 from tokenstats.masking.drift import Moments
 from tokenstats.store.manifests import ScoringManifest
-from tokenstats.store.parts import part_path, read_part, write_part
+from tokenstats.store.parts import digest_of, part_path, read_part, write_part
 
 ONE = Rule(drop="top(entropy, 0.2) or kl > 1 or position < 2", protect="")
 TWO = Rule(drop="top(kl, 0.3, per=sequence) or entropy > 2")
@@ -46,7 +46,10 @@ def add_scoring(store: Store, name: str, moved, columns: tuple[str, ...] = ("ent
             made = pa.ListArray.from_arrays(lists.offsets, values)
             table = table.set_column(table.column_names.index(column), table.schema.field(column), made)
         write_part(folder, index, table, {"made": "up"})
-    ScoringManifest.read(folder).model_copy(update={"fingerprint": "d" * 32}).write(folder)
+    manifest = ScoringManifest.read(folder)
+    digests = [digest_of(part_path(folder, index)) for index in range(store.part_count)]
+    parts = tuple(part.model_copy(update={"digest": d}) for part, d in zip(manifest.parts, digests, strict=True))
+    manifest.model_copy(update={"fingerprint": "d" * 32, "parts": parts}).write(folder)
 
 
 def rows_of(store: Store, *families: str) -> list[dict]:
