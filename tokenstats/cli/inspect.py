@@ -23,13 +23,15 @@ def show(
     """Show sequences, their tokens and which of them are learned."""
     from tokenstats import Store
     from tokenstats.inspect.render.terminal_tokens import plain_sequence, render_sequence
+    from tokenstats.inspect.tokens.sequence import read_sequence
 
     opened = Store(store)
     for number in range(row, min(row + count, max(row + 1, opened.manifest.sequences))):
+        view = read_sequence(opened, number, mask=mask, scoring=scoring)
         if text:
-            print(plain_sequence(opened, number, mask, scoring, details))
+            print(plain_sequence(view, details))
         else:
-            console().print(render_sequence(opened, number, mask, scoring, details))
+            console().print(render_sequence(view, details))
 
 
 def audit(
@@ -46,7 +48,6 @@ def audit(
     from tokenstats import Store
     from tokenstats.inspect.audit.audit import audit as run
     from tokenstats.inspect.audit.gate import Gate
-    from tokenstats.inspect.render.terminal_audit import render_audit
 
     gate = Gate.parse(fail_on) if fail_on is not None else Gate()
     found = run(Store(store), mask, scoring)
@@ -54,7 +55,7 @@ def audit(
     if as_json:
         print_json(found.to_dict())
     else:
-        console().print(render_audit(found))
+        console().print(found)
     if failing:
         named = [f"{f.name}{f' of {f.about}' if f.about else ''} ({f.verdict})" for f in failing]
         print(f"failed: {', '.join(named)}", file=sys.stderr)

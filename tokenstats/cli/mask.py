@@ -1,6 +1,5 @@
 """tokenstats mask, sweep, compare: rules and what they drop."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -97,7 +96,6 @@ def sweep(
 ) -> None:
     """Try a rule with many numbers, in as many readings as one mask takes. Nothing is stored."""
     from tokenstats import Store
-    from tokenstats.inspect.render.terminal_sweep import sweep_table
     from tokenstats.masking.sweep import sweep as run
     from tokenstats.masking.variants import parse_vary
 
@@ -113,9 +111,9 @@ def sweep(
     if plot is not None:
         plot_sweep(found, plot)
     if as_json:
-        print_json({"store": str(store), **asdict(found)})
+        print_json({"store": str(store), **found.to_dict()})
     else:
-        print(sweep_table(found))
+        print(found)
 
 
 def compare(
@@ -130,11 +128,9 @@ def compare(
 ) -> None:
     """Compare two masks or rules: where they agree, and where not. Rules are judged without being stored."""
     from tokenstats import Store, compare_masks
-    from tokenstats.inspect.render.terminal_compare import render_comparison
 
-    opened = Store(store)
-    found = compare_masks(opened, a, b, scoring=scoring, scoring_b=scoring_b)
+    found = compare_masks(Store(store), a, b, scoring=scoring, scoring_b=scoring_b)
     if as_json:
-        print_json(asdict(found))
+        print_json(found.to_dict())
     else:
-        console().print(render_comparison(found, opened))
+        console().print(found)

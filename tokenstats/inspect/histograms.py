@@ -23,7 +23,13 @@ _SMALLEST, _LARGEST = -6.0, 2.0  # powers of ten of KL that have bins of their o
 
 @dataclass
 class MaskCounts:
-    """What one mask drops: [E, K] over entropy and KL; (targets, dropped) by tenth, position and token id."""
+    """What one mask drops.
+
+    Attributes:
+        dropped: int64 [BINS, BINS] over entropy and KL.
+        by_tenth, by_position, by_token: int64 [n, 2], targets and those dropped, by tenth of the reply, by one of its first
+            tokens, and by token id.
+    """
 
     dropped: np.ndarray
     by_tenth: np.ndarray
@@ -35,9 +41,12 @@ class MaskCounts:
 class Distributions:
     """Counts of target tokens.
 
-    has_entropy, has_kl: whether a scoring gave them; without, all tokens lie in the first bin
-    joint: [E, K] tokens by entropy and KL; by_position: entropy and KL of the first positions of replies, [64, bins]
-    masks: what each mask drops, by name
+    Attributes:
+        vocabulary: Entries of the model's vocabulary, V.
+        has_entropy, has_kl: Whether a scoring gave them; without, all tokens lie in the first bin.
+        joint: int64 [BINS, BINS], tokens by entropy and KL.
+        by_position: Entropy and KL of the first tokens of replies, int64 [64, BINS] each.
+        masks: What each mask drops, by name.
     """
 
     vocabulary: int
@@ -53,10 +62,12 @@ class Distributions:
 
     @property
     def targets(self) -> int:
+        """How many were counted."""
         return int(self.joint.sum())
 
     @property
     def columns(self) -> list[str]:
+        """The statistics that there are histograms of."""
         return ["entropy"] * self.has_entropy + ["kl"] * self.has_kl
 
     def edges(self, column: str) -> np.ndarray:
@@ -71,7 +82,12 @@ class Distributions:
         return joint.sum(axis=1 if column == "entropy" else 0)
 
     def add(self, targets: Targets, dropped: dict[str, np.ndarray]) -> None:
-        """Count a part's targets; ``dropped`` [n] boolean for each mask."""
+        """Count a part's targets.
+
+        Args:
+            targets: n tokens, with the statistics of :attr:`columns`.
+            dropped: Boolean [n] for each mask.
+        """
         bins = {"entropy": self._entropy_bins(targets), "kl": self._kl_bins(targets)}
         position = targets.column((None, "position"))
         early = position < FIRST_TOKENS
@@ -115,7 +131,13 @@ class Distributions:
 
 
 def measure(store: Store, scoring: str | None, masks: Iterable[str]) -> Distributions:
-    """Count a whole store under several masks in one pass."""
+    """Count a whole store under several masks in one pass.
+
+    Args:
+        store: The store.
+        scoring: Whose entropy and KL; None for neither.
+        masks: Names of masks.
+    """
     names = list(masks)
     found = empty_distributions(store, scoring)
     for plain, *decisions in read_decisions(store, [None, *names], found.columns, scoring):

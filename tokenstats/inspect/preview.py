@@ -62,7 +62,15 @@ class Outcome:
 
 @dataclass
 class Preview:
-    """Some or all tokens of a store in memory, with the statistics that rules may read."""
+    """Some or all tokens of a store in memory, with the statistics that rules may read.
+
+    Attributes:
+        store: The store.
+        scoring: Which scoring bare column names mean; None where there is none.
+        columns: What rules may read.
+        scorings: Which scoring each prefix of a column means.
+        parts: The tokens.
+    """
 
     store: Store
     scoring: str | None
@@ -165,8 +173,16 @@ def threshold_rule(
 ) -> Rule | None:
     """A rule that drops high entropy and high KL.
 
-    entropy, kl: shares to drop (0 to 1), or with ``as_share=False`` the nats above which tokens are dropped; 0 turns one off
-    per:  scope of the shares, ``sequence`` or ``dataset``; both: drop only where both say so
+    Args:
+        entropy: Share to drop (0 to 1), or nats above which tokens are dropped; 0 turns it off.
+        kl: The same.
+        as_share: They are shares.
+        per: Scope of the shares, ``sequence`` or ``dataset``.
+        both: Drop only where both say so.
+        protect: What is never dropped; None for what a rule protects by default.
+
+    Returns:
+        The rule; None where both are off.
     """
     limits = {"entropy": entropy, "kl": kl}
     scope = "" if per == "dataset" else f", per={per}"
@@ -179,7 +195,21 @@ def threshold_rule(
 
 
 def save_mask(store: Store, rule: Rule, name: str, *, scoring: str | None, replace_old: bool = False) -> tuple[Mask, Path]:
-    """Build the mask over the whole store, and write the rule beside it as ``STORE/rules/NAME.toml``."""
+    """Build the mask over the whole store, and write the rule beside it as ``STORE/rules/NAME.toml``.
+
+    Args:
+        store: The store.
+        rule: The rule.
+        name: Of the mask.
+        scoring: Which scoring bare column names mean.
+        replace_old: Put it in the place of another mask of this name.
+
+    Returns:
+        The mask, and the path of the rule.
+
+    Raises:
+        InputError: The rule cannot be written. What building the mask would raise.
+    """
     mask = build_mask(store, rule, name, scoring=scoring, replace=replace_old)
     path = store.path / "rules" / f"{name}.toml"
     try:

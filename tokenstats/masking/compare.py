@@ -7,7 +7,8 @@
 Reads part by part: memory does not grow with the dataset.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from tokenstats.masking.engine.targets import iter_targets
 from tokenstats.masking.operands import Operand, open_operand
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.schema import MAX_CLAUSES
+from tokenstats.shown import Shown
 from tokenstats.store import Store
 
 MOVED = ("logprob", "entropy", "kl")
@@ -56,9 +58,10 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Counts of target tokens, and what follows from them.
 
+    store:       the store whose tokens they are
     end_of_turn: end-of-turn tokens among the targets
     jaccard:     |dropped by both| / |dropped by either|; 1.0 where neither drops anything
     by_chance:   the same of expected counts, for two independent random masks that drop as many tokens as these
@@ -70,6 +73,7 @@ class Comparison:
     drift:       how the statistics moved, where the sides read one scoring each, and not the same
     """
 
+    store: Store = field(repr=False, compare=False)
     a: Compared
     b: Compared
     targets: int
@@ -87,6 +91,11 @@ class Comparison:
     only_a: tuple[tuple[int, int], ...]
     only_b: tuple[tuple[int, int], ...]
     drift: tuple[Drift, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the names of the fields, without the store; for JSON."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "store"}
+        return plain | {"a": asdict(self.a), "b": asdict(self.b), "drift": [asdict(drift) for drift in self.drift]}
 
 
 def compare_masks(
@@ -158,6 +167,7 @@ class _PairCounts:
         """What the totals come to."""
         a, b, targets = self.each[0].dropped, self.each[1].dropped, self.each[0].targets
         return Comparison(
+            store=one.store,
             a=self._compared(one, 0),
             b=self._compared(two, 1),
             targets=targets,

@@ -6,7 +6,7 @@ found = sweep(store, Rule.load("eksft").to_dict(), dict([parse_vary("f=0.05:0.5:
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
@@ -22,6 +22,7 @@ from tokenstats.masking.engine.targets import Targets, resolve_scorings
 from tokenstats.masking.language.unparse import Column, selections_in, text_of
 from tokenstats.masking.variants import Variant, variants
 from tokenstats.schema import ROLES
+from tokenstats.shown import Shown
 from tokenstats.store import Store
 
 _ENDS: Column = (None, "is_end_of_turn")
@@ -53,13 +54,17 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Shown):
     """The lines in the order of the numbers, and what they share: targets, end-of-turn tokens among them, rows."""
 
     targets: int
     ends: int
     rows: int
     lines: tuple[Line, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the names of the fields; for JSON."""
+        return asdict(self)
 
 
 def sweep(

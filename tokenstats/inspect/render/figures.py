@@ -69,7 +69,13 @@ def title(ax: Axes, text: str, x: str = "", y: str = "") -> None:
 
 
 def distribution_figure(found: Distributions, mask: str | None, cuts: Mapping[str, Sequence[float]] | None = None) -> Figure:
-    """Histograms of entropy and of KL, all targets and those dropped, counts on a logarithmic scale."""
+    """Histograms of entropy and of KL, counts on a logarithmic scale.
+
+    Args:
+        found: What was counted.
+        mask: Whose dropped targets to draw too; None for none.
+        cuts: Values (nats) to mark, by statistic.
+    """
     figure, axes = new_figure(10.4, 3.1, max(1, len(found.columns)))
     for ax, column in zip(axes, found.columns, strict=False):
         _histogram(ax, found, column, mask)

@@ -42,7 +42,7 @@ class Span:
 
 
 class Decoder:
-    """The store's own tokenizer, for reading ids only. Raises StoreError where its file is missing or damaged."""
+    """Makes text of ids, with a store's own tokenizer. Raises StoreError where its file is missing or damaged."""
 
     def __init__(self, store: "Store"):
         self.tokenizer = load_tokenizer(store)
@@ -103,6 +103,7 @@ class Decoder:
 
 
 def load_tokenizer(store: "Store") -> "Tokenizer":
+    """The store's own tokenizer. Raises StoreError where its file is missing or damaged."""
     path = store.tokenizer_folder / "tokenizer.json"
     if not path.is_file():
         raise StoreError(f"{path} is missing: tokens cannot be decoded; copy the tokenizer that made the store there")
