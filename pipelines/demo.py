@@ -30,7 +30,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipelines.evaluate import evaluate, load_chats
-from tokenstats import Rule, Store, build_mask, compare_masks
+from tokenstats import Rule, Store, build_mask, compare
 from tokenstats.computing import compute
 from tokenstats.inspect.report import report
 from tokenstats.training import TrainOptions, train
@@ -107,7 +107,7 @@ def main() -> None:
     with step("3  mask: eksft, and random with its budget"):
         eksft = build_mask(store, Rule.load("eksft"), "eksft").manifest
         random = build_mask(store, replace(Rule.load("random"), budget="same as eksft"), "random").manifest
-        overlap = compare_masks(store, "eksft", "random")
+        overlap = compare(store, "eksft", "random")
         print(f"  each drops {eksft.targets - eksft.kept:,} of {eksft.targets:,} targets")
         print(f"  Jaccard of the two {overlap.jaccard:.2f}, by chance {overlap.by_chance:.2f}")
     shares = {"plain SFT": 1.0, "EKSFT": eksft.kept / eksft.targets, "random control": random.kept / random.targets}

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from tokenstats.alignment import outputs_that_predict
+from tokenstats.alignment import outputs_that_predict, predicted
 from tokenstats.modeling.load import LoadedModel
 from tokenstats.scoring.pair import ModelPair
 from tokenstats.store.manifests import Model
@@ -76,3 +76,10 @@ def test_picks_the_row_before_each_chosen_token():
     outputs = np.arange(8).reshape(2, 4)  # output t of row r is 4 r + t
     chosen = np.array([[False, True, False, True], [False, False, True, False]])
     assert outputs_that_predict(outputs, chosen).tolist() == [0, 2, 5]
+
+
+def test_the_first_token_of_each_row_is_never_predicted():
+    flags = np.ones(7, bool)
+    assert predicted(flags, np.array([0, 3, 3, 4, 7, 7])).tolist() == [False, True, True, False, False, True, True]
+    assert flags.all(), "the flags that were given stay as they are"
+    assert predicted(flags[:0], np.array([0, 0])).tolist() == []

@@ -1,34 +1,78 @@
 """tokenstats: score a fine-tuning dataset once, then decide which tokens to learn from.
 
-    from tokenstats import Store, Rule, build_mask, compare_masks
+    import tokenstats as ts
 
-Importing this module loads neither torch nor transformers.
+    ts.compute("data.jsonl", model="warm", reference="base", store="runs/store")
+    store = ts.Store("runs/store")
+    store.add_mask("mine", "eksft")
+    ts.train(store, model="base", mask="mine", out="runs/model")
+
+Importing this module loads no other library: each name loads what it needs when it is used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Rule", "Store", "TokenstatsError", "build_mask", "compare_masks"]
+__all__ = [
+    "InputError",
+    "NotThere",
+    "Rule",
+    "RuleError",
+    "Store",
+    "StoreError",
+    "TokenstatsError",
+    "TrainOptions",
+    "audit",
+    "build_mask",
+    "compare",
+    "compute",
+    "export",
+    "report",
+    "sweep",
+    "train",
+]
 
 if TYPE_CHECKING:
-    from tokenstats.errors import TokenstatsError
+    from tokenstats.api import Store
+    from tokenstats.computing import compute
+    from tokenstats.errors import InputError, NotThere, RuleError, StoreError, TokenstatsError
+    from tokenstats.inspect.audit.audit import audit
+    from tokenstats.inspect.report import report
     from tokenstats.masking.build import build_mask
-    from tokenstats.masking.compare import compare_masks
+    from tokenstats.masking.compare import compare
     from tokenstats.masking.rule import Rule
-    from tokenstats.store import Store
+    from tokenstats.masking.sweep import sweep
+    from tokenstats.training.exports import export
+    from tokenstats.training.options import TrainOptions
+    from tokenstats.training.trainer import train
 
 _HOMES = {
-    "Store": "tokenstats.store",
-    "TokenstatsError": "tokenstats.errors",
-    "Rule": "tokenstats.masking.rule",
-    "build_mask": "tokenstats.masking.build",
-    "compare_masks": "tokenstats.masking.compare",
+    "Store": "api",
+    "compute": "computing",
+    "InputError": "errors",
+    "NotThere": "errors",
+    "RuleError": "errors",
+    "StoreError": "errors",
+    "TokenstatsError": "errors",
+    "audit": "inspect.audit.audit",
+    "report": "inspect.report",
+    "build_mask": "masking.build",
+    "compare": "masking.compare",
+    "Rule": "masking.rule",
+    "sweep": "masking.sweep",
+    "export": "training.exports",
+    "TrainOptions": "training.options",
+    "train": "training.trainer",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # pyarrow and polars take a moment to load: only those who use them wait
+    # torch, pyarrow and polars take a moment to load: only those who use them wait
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(f"tokenstats.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'tokenstats' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

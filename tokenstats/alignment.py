@@ -32,5 +32,5 @@ def predicted(is_target: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         offsets: Where each of the R rows begins, [R + 1].
     """
     flags = is_target.copy()
-    flags[offsets[:-1]] = False
+    flags[offsets[:-1][np.diff(offsets) > 0]] = False
     return flags

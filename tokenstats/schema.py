@@ -39,6 +39,7 @@ class Statistic:
 
     @property
     def is_float(self) -> bool:
+        """Is it a real number, rather than a count or an id?"""
         return pa.types.is_floating(self.type)
 
 

@@ -10,12 +10,11 @@ from inspect_fixtures import HOSTILE_ROWS, copy_of_store, edit_manifest, store_w
 from rich.console import Console
 from test_report import Page, dropped_on_disk, targets_on_disk
 
-from tokenstats import Store, compare_masks
+from tokenstats import Store, compare, sweep
 from tokenstats.inspect.audit.audit import audit
 from tokenstats.inspect.render.html_tokens import token_view
 from tokenstats.inspect.tokens.detokenize import visible
 from tokenstats.inspect.tokens.sequence import read_sequence
-from tokenstats.masking.sweep import sweep
 from tokenstats.shown import Shown
 
 TAGS = {"style", "div", "p", "span", "b", "i", "code", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td"}
@@ -25,7 +24,7 @@ RESULTS = {
     "mask": lambda store: store.masks["dataset-wide"],
     "audit": lambda store: audit(store, "eksft"),
     "audit of plain SFT": lambda store: audit(store),
-    "comparison": lambda store: compare_masks(store, "eksft", "random"),
+    "comparison": lambda store: compare(store, "eksft", "random"),
     "sweep": lambda store: sweep(store, {"drop": "top(entropy, f) or kl > 6"}, {"f": ["0.1", "0.3"]}),
     "sequence": lambda store: read_sequence(store, 20, mask="eksft"),
 }
@@ -115,7 +114,7 @@ def test_an_audit_says_every_check_in_words(seen):
 
 
 def test_a_comparison_needs_nothing_else_to_be_shown(seen):
-    found = compare_masks(seen, "eksft", "dataset-wide")
+    found = compare(seen, "eksft", "dataset-wide")
     for said in (str(found), Page(found._repr_html_()).text):
         for number in (found.both_dropped, found.only_a_dropped, found.only_b_dropped, found.both_kept):
             assert f"{number:,}" in said
@@ -126,7 +125,7 @@ def test_a_comparison_needs_nothing_else_to_be_shown(seen):
 
 
 def test_plain_values_are_those_of_the_command(cli, seen):
-    found = compare_masks(seen, "eksft", "random")
+    found = compare(seen, "eksft", "random")
     assert json.loads(cli("compare", seen.path, "eksft", "random", "--json")[1]) == json.loads(json.dumps(found.to_dict()))
     tried = sweep(seen, {"drop": "top(entropy, f)"}, {"f": ["0.1", "0.3"]})
     printed = json.loads(cli("sweep", seen.path, "--drop", "top(entropy, f)", "--vary", "f=0.1,0.3", "--json")[1])
@@ -151,7 +150,7 @@ def test_names_of_files_and_notes_of_models_cannot_harm(tmp_path):
     edit_manifest(own.path / "masks" / "eksft", clauses=[{"text": HOSTILE, "dropped": 1}] * 2)
     hurt = Store(own.path)
     assert hurt.scorings["warm"].manifest.model.source != scoring.model.source
-    results = [hurt, hurt.scorings["warm"], hurt.masks["eksft"], audit(hurt, "eksft"), compare_masks(hurt, "eksft", "random")]
+    results = [hurt, hurt.scorings["warm"], hurt.masks["eksft"], audit(hurt, "eksft"), compare(hurt, "eksft", "random")]
     for thing in results:
         check_harmless(thing._repr_html_(), str(thing))
     assert all("alert(1)" in said for thing in results[:4] for said in (str(thing), Page(thing._repr_html_()).text))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import END_OF_TURN, random_store
 
-from tokenstats import Rule, Store, build_mask, compare_masks
+from tokenstats import Rule, Store, build_mask, compare
 from tokenstats.errors import InputError, RuleError, StoreError
 from tokenstats.masking.drift import Moments
 from tokenstats.store.manifests import ScoringManifest
@@ -56,7 +56,7 @@ def rows_of(store: Store, *families: str) -> list[dict]:
 
 
 def test_every_number_agrees_with_a_recount(store):
-    found = compare_masks(store, "one", "two", most=10**6)
+    found = compare(store, "one", "two", most=10**6)
     table, only, rows = Counter(), (Counter(), Counter()), []
     clauses, ends, in_rows = Counter(), Counter(), 0.0
     for row in rows_of(store, "tokens", "masks/one", "masks/two"):
@@ -113,8 +113,8 @@ def test_every_number_agrees_with_a_recount(store):
 )
 def test_a_rule_that_is_not_stored_drops_what_its_mask_drops(store, rule):
     build_mask(store, rule, "stored", scoring="warm", replace=True)
-    found = compare_masks(store, rule, "stored", scoring=None if not rule.needs_scoring else "warm")
-    stored = compare_masks(store, "stored", "stored")
+    found = compare(store, rule, "stored", scoring=None if not rule.needs_scoring else "warm")
+    stored = compare(store, "stored", "stored")
     assert (found.only_a_dropped, found.only_b_dropped, found.jaccard) == (0, 0, 1.0)
     assert (found.both_dropped, found.row_tenths) == (stored.both_dropped, stored.row_tenths)
     assert found.a.clauses == stored.a.clauses
@@ -122,7 +122,7 @@ def test_a_rule_that_is_not_stored_drops_what_its_mask_drops(store, rule):
 
 
 def test_the_two_sides_are_mirror_images(store):
-    there, back = compare_masks(store, "one", "two"), compare_masks(store, "two", "one")
+    there, back = compare(store, "one", "two"), compare(store, "two", "one")
     assert (there.a, there.b, there.only_a, there.only_b) == (back.b, back.a, back.only_b, back.only_a)
     assert (there.jaccard, there.by_chance, there.per_row) == (back.jaccard, back.by_chance, back.per_row)
 
@@ -132,13 +132,13 @@ def test_the_number_of_parts_changes_nothing(tmp_path):
     for rows_per_part in (7, 1000):
         parts = random_store(tmp_path / str(rows_per_part), 120, seed=5, rows_per_part=rows_per_part)
         add_scoring(parts, "later", np.sqrt)
-        found.append(compare_masks(parts, ONE, ONE, scoring="warm", scoring_b="later").to_dict())
+        found.append(compare(parts, ONE, ONE, scoring="warm", scoring_b="later").to_dict())
     assert found[0] == found[1]
 
 
 def test_random_masks_overlap_as_chance_has_it(store):
     """Two independent draws of 30 % of each row: within four standard errors of the level for rows."""
-    found = compare_masks(store, Rule(drop="random(0.3, per=sequence, seed=1)"), Rule(drop="random(0.3, per=sequence, seed=2)"))
+    found = compare(store, Rule(drop="random(0.3, per=sequence, seed=1)"), Rule(drop="random(0.3, per=sequence, seed=2)"))
     error = (found.by_chance_in_rows / found.both_dropped) ** 0.5
     assert abs(found.jaccard - found.by_chance_in_rows) < 4 * error < 0.1
 
@@ -147,45 +147,45 @@ def test_a_mask_wins_over_a_preset_and_the_answer_says_which_was_read(store, tmp
     build_mask(store, Rule(drop="entropy > 1"), "kl-only", scoring="warm")
     file = tmp_path / "mine.toml"
     file.write_text('drop = "entropy > 1"')
-    found = compare_masks(store, "kl-only", str(file), scoring_b="warm")
+    found = compare(store, "kl-only", str(file), scoring_b="warm")
     assert (found.a.kind, found.a.rule, found.a.scorings) == ("mask", "drop entropy > 1", ("warm",))
     assert (found.b.kind, found.b.name, found.jaccard) == ("file", str(file), 1.0)
     shutil.rmtree(store.path / "masks" / "kl-only")
-    found = compare_masks(store, "kl-only", TWO, scoring="warm")
+    found = compare(store, "kl-only", TWO, scoring="warm")
     assert (found.a.kind, found.b.kind) == ("preset", "rule")
     assert "top(kl" in found.a.rule
 
 
 def test_with_a_scoring_the_rule_of_a_mask_is_judged_anew(store):
-    again = compare_masks(store, "one", "one", scoring="warm")
+    again = compare(store, "one", "one", scoring="warm")
     assert (again.a.kind, again.jaccard, again.drift) == ("rule of the mask", 1.0, ())
-    moved = compare_masks(store, "two", "two", scoring="warm", scoring_b="later")
+    moved = compare(store, "two", "two", scoring="warm", scoring_b="later")
     build_mask(store, TWO, "two-later", scoring="later")
-    stored = compare_masks(store, "two", "two-later")
+    stored = compare(store, "two", "two-later")
     assert moved.jaccard == stored.jaccard < 1
     assert moved.drift == stored.drift != ()
 
 
 def test_names_that_are_nothing_are_met_with_the_nearest(store):
     with pytest.raises(InputError, match=r"no mask and no preset 'eksfd' \(did you mean 'eksft'\?\); expected a mask of the"):
-        compare_masks(store, "eksfd", "one")
+        compare(store, "eksfd", "one")
     with pytest.raises(StoreError, match=r"no scoring 'latr' .*did you mean 'later'"):
-        compare_masks(store, "one", "two", scoring_b="latr")
+        compare(store, "one", "two", scoring_b="latr")
     with pytest.raises(StoreError, match="several scorings"):
-        compare_masks(store, "eksft", "one")
+        compare(store, "eksft", "one")
     with pytest.raises(RuleError, match="wram"):
-        compare_masks(store, "one", Rule(drop="wram.entropy > 1"))
+        compare(store, "one", Rule(drop="wram.entropy > 1"))
     with pytest.raises(InputError, match="no rule file"):
-        compare_masks(store, "one", "nowhere.toml")
+        compare(store, "one", "nowhere.toml")
     control = Rule(drop="random(0.2, per=sequence)", budget="same as one")
     with pytest.raises(InputError, match="follows mask 'one' with its budget"):
-        compare_masks(store, "one", control)
+        compare(store, "one", control)
     build_mask(store, control, "control")
-    assert compare_masks(store, "one", "control", scoring="later").b.kind == "mask"  # it reads no statistics
+    assert compare(store, "one", "control", scoring="later").b.kind == "mask"  # it reads no statistics
 
 
 def test_drift_is_that_of_the_stored_statistics(store):
-    found = compare_masks(store, ONE, ONE, scoring="warm", scoring_b="later").drift
+    found = compare(store, ONE, ONE, scoring="warm", scoring_b="later").drift
     columns = {name: ([], []) for name in ("logprob", "entropy", "kl")}
     for row in rows_of(store, "stats/warm", "stats/later"):
         for name, values in columns.items():
@@ -206,7 +206,7 @@ def test_no_drift_of_kl_where_a_scoring_has_no_reference(tmp_path):
     folder = own.path / "stats" / "later"
     ScoringManifest.read(folder).model_copy(update={"reference": None}).write(folder)
     rule = Rule(drop="entropy > 1")
-    assert [d.statistic for d in compare_masks(own, rule, rule, scoring="warm", scoring_b="later").drift] == [
+    assert [d.statistic for d in compare(own, rule, rule, scoring="warm", scoring_b="later").drift] == [
         "logprob",
         "entropy",
     ]
@@ -237,7 +237,7 @@ def test_moments_do_not_depend_on_how_they_are_cut(pairs, cut):
 
 def test_nothing_dropped_is_full_agreement(store):
     nothing = Rule(drop="entropy > 1000")
-    found = compare_masks(store, nothing, nothing, scoring="warm")
+    found = compare(store, nothing, nothing, scoring="warm")
     assert (found.jaccard, found.by_chance, found.rows, found.per_row) == (1.0, 1.0, 0, (1.0, 1.0, 1.0))
     assert found.both_kept == found.targets
 
@@ -248,7 +248,7 @@ def test_on_the_command_line(cli, store):
 
     byte_level_tokenizer().save(str(store.path / "tokenizer" / "tokenizer.json"))
     status, out, _ = cli("compare", store.path, "one", "eksft", "--scoring", "warm", "--scoring-b", "later", "--json")
-    found = compare_masks(store, "one", "eksft", scoring="warm", scoring_b="later")
+    found = compare(store, "one", "eksft", scoring="warm", scoring_b="later")
     assert (status, json.loads(out)) == (0, json.loads(json.dumps(found.to_dict())))
     status, text, _ = cli("compare", store.path, "one", "eksft", "--scoring", "warm", "--scoring-b", "later")
     assert status == 0
@@ -267,9 +267,9 @@ def test_memory_does_not_grow_with_the_number_of_parts(tmp_path: Path):
     for sequences in (1000, 10_000):  # 5 parts and 50: both have one for every thread, and one ahead
         own = random_store(tmp_path / str(sequences), sequences, seed=1, rows_per_part=200)
         other = replace(ONE, drop="top(kl, 0.2)")
-        compare_masks(own, ONE, other)  # once before: imports and caches are not the comparison's
+        compare(own, ONE, other)  # once before: imports and caches are not the comparison's
         tracemalloc.start()
-        compare_masks(own, ONE, other)
+        compare(own, ONE, other)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0]

@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 from synthetic import END_OF_TURN, random_store
 
-from tokenstats import Rule, Store, build_mask, compare_masks
+from tokenstats import Rule, build_mask, compare
 from tokenstats.errors import InputError, RuleError, StoreError
+from tokenstats.store import Store
 
 COLUMNS = {"tokens": ["input_ids", "is_target"], "stats/warm": ["entropy", "kl", "logprob"]}
 
@@ -183,7 +184,7 @@ def test_random_control_matches_its_model_row_by_row_among_droppable_tokens(stor
     for row, twin in zip(sequences(store, "eksft"), sequences(store, "control"), strict=True):
         assert sum(row["keep"]) == sum(twin["keep"])
         assert all(twin["keep"][t] for t in learnable(twin) if twin["input_ids"][t] == END_OF_TURN)
-    found = compare_masks(store, "eksft", "control")
+    found = compare(store, "eksft", "control")
     assert found.both_dropped + found.only_a_dropped == found.both_dropped + found.only_b_dropped
     assert 0 < found.jaccard < 0.7
     # the mask named by the budget is part of what the control was made from
@@ -198,7 +199,7 @@ def test_random_is_uniform_over_positions_and_follows_its_seed(store):
     late = np.array([i > len(learnable(row)) / 2 for row in rows for i, _ in enumerate(learnable(row))])
     assert dropped.sum() == int(0.25 * len(dropped))
     assert dropped[late].mean() == pytest.approx(dropped[~late].mean(), abs=0.02)
-    found = compare_masks(store, "one", "two")
+    found = compare(store, "one", "two")
     assert found.jaccard == pytest.approx(found.by_chance, abs=0.01)
 
 
@@ -208,13 +209,13 @@ def test_de_morgan(store, a):
     one = build_mask(store, Rule(drop=f"not (({a}) or {b})"), "one", replace=True).manifest
     two = build_mask(store, Rule(drop=f"not ({a}) and not ({b})"), "two", replace=True).manifest
     assert one.kept == two.kept
-    assert compare_masks(store, "one", "two").jaccard == 1.0
+    assert compare(store, "one", "two").jaccard == 1.0
 
 
 def test_keep_is_the_opposite_of_drop(store):
     build_mask(store, Rule(drop="entropy > 1.3", protect=""), "one", replace=True)
     build_mask(store, Rule(keep="not entropy > 1.3", protect=""), "two", replace=True)
-    assert compare_masks(store, "one", "two").jaccard == 1.0
+    assert compare(store, "one", "two").jaccard == 1.0
 
 
 def test_derived_columns_mean_what_they_say(store):
@@ -269,7 +270,7 @@ def test_a_failed_mask_leaves_nothing(store):
 def test_a_named_scoring_is_the_same_as_the_only_one(store):
     build_mask(store, Rule(drop="warm.entropy > 1"), "one", replace=True)
     build_mask(store, Rule(drop="entropy > 1"), "two", replace=True)
-    assert compare_masks(store, "one", "two").jaccard == 1.0
+    assert compare(store, "one", "two").jaccard == 1.0
 
 
 def test_comparison_counts(store):
@@ -277,11 +278,11 @@ def test_comparison_counts(store):
     build_mask(store, Rule(drop="kl > 1"), "two", replace=True)
     a, b = sequences(store, "one"), sequences(store, "two")
     pairs = [(not x["keep"][t], not y["keep"][t]) for x, y in zip(a, b, strict=True) for t in learnable(x)]
-    found = compare_masks(store, "one", "two")
+    found = compare(store, "one", "two")
     counts = {k: sum(p == k for p in pairs) for k in [(True, True), (True, False), (False, True), (False, False)]}
     assert (found.both_dropped, found.only_a_dropped, found.only_b_dropped, found.both_kept) == tuple(counts.values())
     assert found.jaccard == pytest.approx(counts[True, True] / (len(pairs) - counts[False, False]))
-    assert sum(n for _, n in compare_masks(store, "one", "two", most=10**6).only_a) == found.only_a_dropped
+    assert sum(n for _, n in compare(store, "one", "two", most=10**6).only_a) == found.only_a_dropped
 
 
 def test_a_share_too_small_for_one_token_takes_none_and_the_mask_can_be_read(store):

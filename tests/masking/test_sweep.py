@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import END_OF_TURN, random_store
 
-from tokenstats import Rule, Store, build_mask
+from tokenstats import Rule, build_mask
 from tokenstats.errors import RuleError
 from tokenstats.masking.rule import rule_fields
 from tokenstats.masking.sweep import Sweep, sweep
 from tokenstats.masking.variants import MOST_VARIANTS, parse_vary, variants
+from tokenstats.store import Store
 
 EKSFT = "top(entropy, 0.2, per=sequence) or top(kl, 0.2, per=sequence)"
 

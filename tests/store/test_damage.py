@@ -11,12 +11,13 @@ import pytest
 from conftest import write_jsonl
 from inspect_fixtures import edit_manifest, store_with_masks
 
-from tokenstats import Rule, Store, build_mask, compare_masks
+from tokenstats import Rule, Store, build_mask, compare
 from tokenstats.computing import compute
 from tokenstats.errors import StoreError
 from tokenstats.inspect.audit.audit import audit
 from tokenstats.inspect.render.terminal_tokens import plain_sequence
 from tokenstats.inspect.report import report
+from tokenstats.inspect.tokens.sequence import read_sequence
 from tokenstats.store.parts import part_path
 from tokenstats.training import export, train
 from tokenstats.training.options import TrainOptions
@@ -36,9 +37,9 @@ def model_of(store: Store) -> str:
 COMMANDS: dict[str, tuple[set[str], Callable[[Store, Path], object]]] = {
     "mask": ({TOKENS, STATS}, lambda store, _: build_mask(store, Rule(drop="kl > 6"), "new")),
     "audit": ({TOKENS, STATS, MASK}, lambda store, _: audit(store, "eksft")),
-    "compare masks": ({TOKENS, MASK}, lambda store, _: compare_masks(store, "eksft", "random")),
-    "compare rules": ({TOKENS, STATS}, lambda store, _: compare_masks(store, "kl-only", "random")),
-    "show": ({TOKENS, STATS, MASK}, lambda store, _: plain_sequence(store, first_row(store), "eksft")),
+    "compare masks": ({TOKENS, MASK}, lambda store, _: compare(store, "eksft", "random")),
+    "compare rules": ({TOKENS, STATS}, lambda store, _: compare(store, "kl-only", "random")),
+    "show": ({TOKENS, STATS, MASK}, lambda store, _: plain_sequence(read_sequence(store, first_row(store), mask="eksft"))),
     "export": ({TOKENS, MASK}, lambda store, to: export(store, mask="eksft", to=to / "out")),
     "report": ({TOKENS, STATS, MASK}, lambda store, to: report(store, to / "out")),
     "train": (
@@ -237,4 +238,4 @@ def test_swapped_tokens_are_noticed_where_nothing_else_is_read(of_any_age):
     shutil.rmtree(own.path / "stats")
     shutil.rmtree(own.path / "masks")
     with pytest.raises(StoreError, match=r"part-00001\.parquet (was changed|holds \d+ \w+, its manifest counts \d+)"):
-        plain_sequence(own, first_row(own))
+        plain_sequence(read_sequence(own, first_row(own)))

@@ -127,9 +127,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two masks or rules: where they agree, and where not. Rules are judged without being stored."""
-    from tokenstats import Store, compare_masks
+    from tokenstats.masking.compare import compare as run
 
-    found = compare_masks(Store(store), a, b, scoring=scoring, scoring_b=scoring_b)
+    found = run(store, a, b, scoring=scoring, scoring_b=scoring_b)
     if as_json:
         print_json(found.to_dict())
     else:

@@ -16,6 +16,7 @@ from tokenstats.corpus.tokenize import Corpus, Counts, Sequence, tokenized
 from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.modeling.tokenizer import describe_tokenizer, save_tokenizer
 from tokenstats.schema import TOKENS_SCHEMA
+from tokenstats.store.lists import flat
 from tokenstats.store.manifests import MANIFEST, Dataset, Part, StoreManifest, Template, now
 from tokenstats.store.parts import (
     clear_leftovers,
@@ -201,8 +202,8 @@ def _finish(corpus: Corpus, folder: Path, counts: Counts) -> Store:
         path = part_path(folder / TOKENS, index)
         table = read_part(path, ["seq_id", "is_target"])
         identity.update("".join(f"{i}\n" for i in table["seq_id"].to_pylist()).encode())
-        flags = table["is_target"].combine_chunks().flatten()
-        targets += flags.true_count
+        flags = flat(table["is_target"])
+        targets += int(np.count_nonzero(flags))
         parts.append(Part(rows=len(table), tokens=len(flags), digest=digest_of(path)))
     renderer = corpus.renderer
     save_tokenizer(corpus.tokenizer, folder / "tokenizer", renderer.brought)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from tokenstats.alignment import predicted
 from tokenstats.corpus.encode import AS_IS, PLAIN, Encoded
 from tokenstats.corpus.formats import BadRow, as_chat, read_example
 from tokenstats.corpus.sources import Row, Source, next_digest
@@ -203,6 +204,4 @@ def _align(corpus: Corpus, encoded: Encoded, rendered: Rendered) -> tuple[np.nda
         elif len(token_ids) and token_ids[-1] == eos:
             is_target[-1] = True
     role[is_target] = spoken
-    if len(token_ids):
-        is_target[0] = False  # nothing predicts the first token
-    return token_ids, is_target, role.astype(np.int8)
+    return token_ids, predicted(is_target, np.array([0, len(is_target)])), role.astype(np.int8)

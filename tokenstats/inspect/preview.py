@@ -26,8 +26,7 @@ from tokenstats.masking.engine.resolve import resolve_rules
 from tokenstats.masking.engine.targets import Column, Targets, read_targets, resolve_scorings
 from tokenstats.masking.language.builtins import TOKEN_COLUMNS
 from tokenstats.masking.rule import Rule
-from tokenstats.store import Store
-from tokenstats.store.store import Mask
+from tokenstats.store import Mask, Store
 
 MOST_TOKENS = 2_000_000
 """Tokens that a preview holds in memory at most."""

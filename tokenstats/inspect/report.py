@@ -25,9 +25,9 @@ from tokenstats.inspect.render.html_tokens import HEAT, heat_of, token_view
 from tokenstats.inspect.render.store_blocks import store_facts
 from tokenstats.inspect.threshold_lines import cuts
 from tokenstats.inspect.tokens.sequence import choose_scoring, read_sequence
-from tokenstats.masking.compare import compare_masks
+from tokenstats.masking.compare import compare
 from tokenstats.masking.rule import Rule, rule_text
-from tokenstats.store import Store
+from tokenstats.store import Store, open_store
 from tokenstats.store.drafts import draft_of, put_in_place
 from tokenstats.store.manifests import now
 
@@ -37,11 +37,11 @@ MARKER = ".tokenstats-report"
 _EXAMPLES, _EXAMPLE_TOKENS = 3, 800
 
 
-def report(store: Store, to: str | Path, scoring: str | None = None, masks: Sequence[str] | None = None) -> Path:
+def report(store: Store | str | Path, to: str | Path, scoring: str | None = None, masks: Sequence[str] | None = None) -> Path:
     """Write a report. Its folder appears whole or not at all; a former report there is replaced, in one step where it can be.
 
     Args:
-        store: The store.
+        store: A store, or its path.
         to: The folder.
         scoring: Whose statistics; None: those that the masks read, or the store's only scoring.
         masks: Names of masks; None: all of the store's.
@@ -53,7 +53,7 @@ def report(store: Store, to: str | Path, scoring: str | None = None, masks: Sequ
         InputError: The folder holds anything else.
         StoreError: A mask or scoring is not there.
     """
-    to = Path(to).resolve()
+    store, to = open_store(store), Path(to).resolve()
     _check_place(to)
     if masks is None:
         store.masks.check_all_listed()
@@ -166,9 +166,9 @@ def _mask(store: Store, found: Distributions, of_mask: Audit, scoring: str | Non
 
 
 def _comparison(store: Store, masks: list[str]) -> Iterator[Note | Table]:
-    text = "Jaccard index of what two masks drop: 1 where they drop the same tokens. In brackets: random masks of these sizes."
-    yield Note(text, Look.PLAIN)
-    yield jaccard_table(masks, {(a, b): compare_masks(store, a, b) for a, b in combinations(masks, 2)})
+    same = "Jaccard index of what two masks drop: 1 where they drop the same tokens."
+    yield Note(f"{same} In brackets: two random masks of these sizes.", Look.PLAIN)
+    yield jaccard_table(masks, {(a, b): compare(store, a, b) for a, b in combinations(masks, 2)})
 
 
 def _examples(store: Store, scoring: str | None, masks: list[str]) -> Iterator[Example]:

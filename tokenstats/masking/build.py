@@ -20,16 +20,16 @@ from tokenstats.masking.engine.resolve import resolve_rules
 from tokenstats.masking.engine.targets import Targets, resolve_scorings
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.schema import SCHEMA_VERSION, mask_schema
-from tokenstats.store import Store, check_name
+from tokenstats.store import Mask, Store, check_name, open_store
 from tokenstats.store.drafts import draft_of, put_in_place
 from tokenstats.store.lists import as_lists
 from tokenstats.store.manifests import Clause, MaskManifest, Part, now
 from tokenstats.store.parts import digest_of, part_path, write_part
-from tokenstats.store.store import MASKS, Mask
+from tokenstats.store.store import MASKS
 
 
 def build_mask(
-    store: Store,
+    store: Store | str | Path,
     rule: Rule,
     name: str,
     *,
@@ -42,7 +42,7 @@ def build_mask(
     A mask that is there already, of the same rule and scorings, is left as it is.
 
     Args:
-        store: The store.
+        store: A store, or its path.
         rule: What to drop, protect and weigh.
         name: Of the mask.
         scoring: Which scoring the rule's bare column names mean; not needed where the store has one.
@@ -56,6 +56,7 @@ def build_mask(
         RuleError: The rule reads what the store does not have.
         StoreError: The name is taken by another mask, or the disk refuses.
     """
+    store = open_store(store)
     check_name(name, "mask")
     if name == "none":
         raise InputError("a mask cannot be called 'none': that means plain SFT, without a mask; choose another name")

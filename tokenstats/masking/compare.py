@@ -1,13 +1,14 @@
 """Two masks or two rules side by side: how far they agree, and where they do not.
 
-    compare_masks(store, "eksft", "random")                                # two masks of the store, or presets
-    compare_masks(store, "eksft", Rule(drop="entropy > 2"))                # a rule, judged without being stored
-    compare_masks(store, "eksft", "eksft", scoring="warm", scoring_b="later")  # how a mask drifts between checkpoints
+    compare(store, "eksft", "random")                                # two masks of the store, or presets
+    compare(store, "eksft", Rule(drop="entropy > 2"))                # a rule, judged without being stored
+    compare(store, "eksft", "eksft", scoring="warm", scoring_b="later")  # how a mask drifts between checkpoints
 
 Reads part by part: memory does not grow with the dataset.
 """
 
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from tokenstats.masking.operands import Operand, open_operand
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.schema import MAX_CLAUSES
 from tokenstats.shown import Shown
-from tokenstats.store import Store
+from tokenstats.store import Store, open_store
 
 MOVED = ("logprob", "entropy", "kl")
 """Statistics whose drift is told where the two sides read different scorings."""
@@ -43,9 +44,10 @@ class ClauseOverlap:
 class Compared:
     """One side of a comparison.
 
-    kind:     what was found under ``name``: mask, rule of the mask, preset, file or rule
-    scorings: the scorings that were read to decide
-    clauses:  of a mask or rule, in the order of the bits of ``reason``; a token that two clauses drop counts in both
+    Attributes:
+        kind: What was found under ``name``: mask, rule of the mask, preset, file or rule.
+        scorings: The scorings that were read to decide.
+        clauses: Of a mask or rule, in the order of the bits of ``reason``; a token that two clauses drop counts in both.
     """
 
     name: str
@@ -61,16 +63,17 @@ class Compared:
 class Comparison(Shown):
     """Counts of target tokens, and what follows from them.
 
-    store:       the store whose tokens they are
-    end_of_turn: end-of-turn tokens among the targets
-    jaccard:     |dropped by both| / |dropped by either|; 1.0 where neither drops anything
-    by_chance:   the same of expected counts, for two independent random masks that drop as many tokens as these
-    by_chance_in_rows: for two that drop as many tokens of each row as these
-    rows:        rows of which something is dropped: only they have a Jaccard index of their own
-    per_row:     10th, 50th and 90th percentile of the rows' own Jaccard index, rounded down to a thousandth
-    row_tenths:  how many rows have one in [0, 0.1), [0.1, 0.2), … [0.9, 1]
-    only_a/b:    (token id, count) of what is dropped most often by one side only
-    drift:       how the statistics moved, where the sides read one scoring each, and not the same
+    Attributes:
+        store: The store whose tokens they are.
+        end_of_turn: End-of-turn tokens among the targets.
+        jaccard: |dropped by both| / |dropped by either|; 1.0 where neither drops anything.
+        by_chance: The same of expected counts, for two independent random masks that drop as many tokens as these.
+        by_chance_in_rows: For two that drop as many tokens of each row as these.
+        rows: Rows of which something is dropped: only they have a Jaccard index of their own.
+        per_row: 10th, 50th and 90th percentile of the rows' own Jaccard index, rounded down to a thousandth.
+        row_tenths: How many rows have one in [0, 0.1), [0.1, 0.2), … [0.9, 1].
+        only_a, only_b: (token id, count) of what is dropped most often by one side only.
+        drift: How the statistics moved, where the sides read one scoring each, and not the same.
     """
 
     store: Store = field(repr=False, compare=False)
@@ -98,17 +101,29 @@ class Comparison(Shown):
         return plain | {"a": asdict(self.a), "b": asdict(self.b), "drift": [asdict(drift) for drift in self.drift]}
 
 
-def compare_masks(
-    store: Store, a: str | Rule, b: str | Rule, *, scoring: str | None = None, scoring_b: str | None = None, most: int = 10
+def compare(
+    store: Store | str | Path,
+    a: str | Rule,
+    b: str | Rule,
+    *,
+    scoring: str | None = None,
+    scoring_b: str | None = None,
+    most: int = 10,
 ) -> Comparison:
     """Compare two masks or rules over the targets of a store.
 
-    a, b:      a mask of the store, else a preset, else a ``.toml`` file; or a :class:`Rule`
-    scoring:   judge the rules on these statistics, the rules of masks too, anew; ``scoring_b``: the second on these
-    most:      how many tokens ``only_a`` and ``only_b`` list at most
+    Args:
+        store: A store, or its path.
+        a: A mask of the store, else a preset, else a ``.toml`` file; or a :class:`Rule`.
+        b: The same.
+        scoring: Decide by these statistics, for the rules of masks too, anew.
+        scoring_b: Decide by these for ``b``.
+        most: How many tokens ``only_a`` and ``only_b`` list at most.
 
-    Raises InputError for a name that is neither mask nor preset, and what building a rule's mask would raise.
+    Raises:
+        InputError: A name is neither mask nor preset. What building a rule's mask would raise.
     """
+    store = open_store(store)
     one, two = open_operand(store, a, scoring), open_operand(store, b, scoring_b or scoring)
     name, other, moved = _moved(store, one, two)
     statistics = {(scoring, column) for scoring in (name, other) for column in moved}

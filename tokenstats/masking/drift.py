@@ -13,9 +13,10 @@ from tokenstats.masking.engine.exact_sum import ExactSum
 class Drift:
     """A statistic x of scoring a and y of scoring b over all targets, in the statistic's unit (nats).
 
-    mean_a, mean_b:       means of x and y
-    mean_absolute_change: mean of |y - x|
-    correlation:          Pearson's, cov(x, y) / (sd(x) sd(y)); None where one of them does not vary
+    Attributes:
+        mean_a, mean_b: Means of x and y.
+        mean_absolute_change: Mean of |y - x|.
+        correlation: Pearson's, cov(x, y) / (sd(x) sd(y)); None where one of them does not vary.
     """
 
     statistic: str
@@ -42,6 +43,7 @@ class Moments:
             self.sums[name].add(values)
 
     def drift(self, statistic: str, scoring_a: str, scoring_b: str) -> Drift:
+        """What the sums come to."""
         n = max(1, self.count)
         x, y, xx, yy, xy, change = (self.sums[k].value / n for k in ("x", "y", "xx", "yy", "xy", "change"))
         spread = (xx - x * x) * (yy - y * y)

@@ -27,16 +27,17 @@ _BUDGET = re.compile(r"same as ([A-Za-z0-9][A-Za-z0-9._-]{0,63})")
 class Rule:
     """Which target tokens the loss leaves out, and what the others count for.
 
-    drop / keep: a boolean expression over the target tokens: one of the two, or none where the rule only weighs
-    weight:      a number for each kept token, finite and at least 0
-    protect:     tokens that are never dropped; "" protects none
-    min_kept:    rows that would keep fewer tokens are dropped whole, the protected ones too (``too_few="drop"``, the
-                 default), or kept whole (``too_few="keep"``)
-    budget:      "same as MASK": in each sequence drop as many tokens as that mask drops, drawn among those that may be
-                 dropped; the rule's drop must then be a single random(…), whose own share is not used
-    source:      where the rule was published
-
     Raises RuleError for a text that is not in the rule language.
+
+    Attributes:
+        drop, keep: A boolean expression over the target tokens: one of the two, or none where the rule only weighs.
+        weight: A number for each kept token, finite and at least 0.
+        protect: Tokens that are never dropped; "" protects none.
+        min_kept: Rows that would keep fewer tokens are dropped whole, the protected ones too (``too_few="drop"``, the
+            default), or kept whole (``too_few="keep"``).
+        budget: "same as MASK": in each sequence drop as many tokens as that mask drops, drawn among those that may be dropped;
+            the rule's drop must then be a single random(…), whose own share is not used.
+        source: Where the rule was published.
     """
 
     drop: str | None = None
@@ -94,10 +95,12 @@ class Rule:
 
     @cached_property
     def protected(self) -> Expression | None:
+        """What is never dropped; None: nothing is spared."""
         return parse(self.protect) if self.protect.strip() else None
 
     @cached_property
     def weighting(self) -> Expression | None:
+        """What a kept token counts for; None: the rule does not weigh."""
         return parse(self.weight, NUMBER) if self.weight is not None else None
 
     @property
@@ -107,6 +110,7 @@ class Rule:
 
     @property
     def budget_mask(self) -> str | None:
+        """The mask whose number of dropped tokens the rule follows in each row."""
         match = _BUDGET.fullmatch(self.budget or "")
         return match.group(1) if match else None
 
@@ -117,6 +121,7 @@ class Rule:
 
     @property
     def needs_scoring(self) -> bool:
+        """Does the rule read statistics by their bare names?"""
         return any(scoring is None and name not in TOKEN_COLUMNS for scoring, name in self.columns)
 
     @property
@@ -127,6 +132,7 @@ class Rule:
         return hashlib.blake2b(json.dumps([*texts, self.budget_mask, few]).encode(), digest_size=16).hexdigest()
 
     def to_dict(self) -> dict[str, str | int]:
+        """The fields that are set."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def to_toml(self) -> str:
@@ -147,6 +153,7 @@ class Rule:
 
     @classmethod
     def from_preset(cls, name: str) -> "Rule":
+        """A preset by name."""
         return cls(**_preset_fields(name))
 
 
@@ -206,5 +213,6 @@ def rule_text(rule: Mapping[str, Any]) -> str:
 
 
 def preset_names() -> list[str]:
+    """The presets that come with the package."""
     folder = files("tokenstats.masking") / "presets"
     return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))

@@ -1,6 +1,6 @@
 """Many numbers for one rule, tried in one go: what each would drop, without storing a mask.
 
-found = sweep(store, Rule.load("eksft").to_dict(), dict([parse_vary("f=0.05:0.5:0.05")]))
+found = sweep(store, "eksft", {"f": "0.05:0.5:0.05"})
 [(line.values["f"], line.share_dropped) for line in found.lines]
 """
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from tokenstats.masking.engine.part_reader import OnDisk, worker_count
 from tokenstats.masking.engine.resolve import resolve_rules
 from tokenstats.masking.engine.targets import Targets, resolve_scorings
 from tokenstats.masking.language.unparse import Column, selections_in, text_of
-from tokenstats.masking.variants import Variant, variants
+from tokenstats.masking.rule import rule_fields
+from tokenstats.masking.variants import Variant, numbers_of, variants
 from tokenstats.schema import ROLES
 from tokenstats.shown import Shown
-from tokenstats.store import Store
+from tokenstats.store import Store, open_store
 
 _ENDS: Column = (None, "is_end_of_turn")
 
@@ -32,11 +34,13 @@ _ENDS: Column = (None, "is_end_of_turn")
 class Line:
     """One rule of a sweep: what the mask of these numbers would drop, of the sweep's targets.
 
-    clauses:    text of each clause, as ``reason`` records it, and how many tokens it drops
-    overlap:    tokens that several clauses drop / tokens that any drops; 0 where there are none. Of two clauses: their Jaccard
-    by_chance:  the overlap that independent random clauses of the same sizes would have
-    jaccard:    |dropped here and by the first line| / |dropped by either|; 1 where neither drops anything
-    thresholds: the number behind each dataset-wide selection
+    Attributes:
+        clauses: Text of each clause, as ``reason`` records it, and how many tokens it drops.
+        overlap: Tokens that several clauses drop / tokens that any drops; 0 where there are none. Of two clauses: their
+            Jaccard.
+        by_chance: The overlap that independent random clauses of the same sizes would have.
+        jaccard: |dropped here and by the first line| / |dropped by either|; 1 where neither drops anything.
+        thresholds: The number behind each dataset-wide selection.
     """
 
     values: dict[str, str]
@@ -68,22 +72,31 @@ class Sweep(Shown):
 
 
 def sweep(
-    store: Store,
-    fields: Mapping[str, Any],
-    vary: Mapping[str, Sequence[str]],
+    store: Store | str | Path,
+    rule: str | Path | Mapping[str, Any],
+    vary: Mapping[str, str | Sequence[str | float]],
     *,
     scoring: str | None = None,
     workers: int | None = None,
 ) -> Sweep:
-    """Try a rule with many numbers. Each line is what :func:`build_mask` of that rule would decide, token for token.
+    """Try a rule with many numbers. Each line is what the mask of these numbers would drop, token for token.
 
-    fields: of a rule, as ``Rule.to_dict()`` gives them, with names in the place of numbers
-    vary:   the numbers that each name stands for, as :func:`parse_vary` reads them; combined where there are several names
+    The store is read as often as for one mask, however many numbers there are: once, and once more where selections look at the
+    whole dataset.
 
-    The store is read as often as for one mask, however many numbers there are: once, and once more where selections look
-    at the whole dataset. Raises RuleError for numbers that make no valid rule, and as ``build_mask`` does.
+    Args:
+        store: A store, or its path.
+        rule: A preset, a ``.toml`` file, or the fields of a rule, with names in the place of numbers: ``{"drop": "kl > t"}``.
+        vary: The numbers that each name stands for: ``[0.1, 0.2]``, or ``"0.05:0.5:0.05"``; combined where there are several.
+        scoring: Which scoring the rule's bare column names mean; not needed where the store has one.
+        workers: Threads, each with one part in memory; by default one a processor, up to 8.
+
+    Raises:
+        RuleError: The numbers make no valid rule; and what building the mask would raise.
     """
-    tried = variants(fields, vary)
+    store = open_store(store)
+    fields = rule if isinstance(rule, Mapping) else rule_fields(rule)
+    tried = variants(fields, {name: numbers_of(name, given) for name, given in vary.items()})
     rules = [variant.rule for variant in tried]
     columns = frozenset({_ENDS}).union(*(rule.columns for rule in rules))
     reader = OnDisk(store, resolve_scorings(store, columns, scoring), worker_count(workers), "sweep")

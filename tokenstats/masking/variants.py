@@ -64,6 +64,12 @@ def parse_vary(text: str) -> tuple[str, list[str]]:
     return name, [_written(low + i * step, _is_whole(given)) for i in range(count)]
 
 
+def numbers_of(name: str, given: str | Sequence[str | float]) -> list[str]:
+    """The numbers that a name stands for, as they will be written in the rule: see :func:`parse_vary`."""
+    text = given if isinstance(given, str) else ",".join(map(str, given))
+    return parse_vary(f"{name}={text}")[1]
+
+
 def variants(fields: Mapping[str, Any], vary: Mapping[str, Sequence[str]]) -> list[Variant]:
     """Every combination of the numbers, put into the fields of a rule; the last name's change fastest.
 

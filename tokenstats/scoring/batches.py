@@ -10,7 +10,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from tokenstats.alignment import predicted
 from tokenstats.errors import InputError
+from tokenstats.store.lists import flat, offsets_of
 
 _ALIKE, _ENOUGH = 0.8, 1 / 8
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -44,13 +46,9 @@ class PartTokens:
 
     @classmethod
     def of(cls, table: pa.Table, score_all: bool) -> "PartTokens":
-        ids = table["input_ids"].combine_chunks()
-        offsets = ids.offsets.to_numpy()
-        chosen = table["is_target"].combine_chunks().flatten().to_numpy(zero_copy_only=False).copy()
-        if score_all:
-            chosen[:] = True
-        chosen[offsets[:-1]] = False
-        return cls(ids.flatten().to_numpy(), chosen, offsets)
+        ids, offsets = flat(table["input_ids"]), offsets_of(table["input_ids"])
+        chosen = np.ones(len(ids), bool) if score_all else flat(table["is_target"])
+        return cls(ids, predicted(chosen, offsets), offsets)
 
     @property
     def lengths(self) -> np.ndarray:

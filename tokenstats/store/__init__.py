@@ -1,5 +1,5 @@
 """The disk: parts, manifests, and the store that joins them. No torch."""
 
-from tokenstats.store.store import Store, check_name
+from tokenstats.store.store import Mask, Scoring, Store, check_name, open_store
 
-__all__ = ["Store", "check_name"]
+__all__ = ["Mask", "Scoring", "Store", "check_name", "open_store"]

@@ -43,6 +43,7 @@ def abandon() -> None:
 
 
 def is_abandoned() -> bool:
+    """Is the process about to end?"""
     return _abandoned.is_set()
 
 
@@ -149,6 +150,7 @@ def swap(one: Path, two: Path) -> bool:
 
 
 def flush_folder(folder: Path) -> None:
+    """Make sure that the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -30,6 +30,7 @@ TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
 def now() -> str:
+    """The time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -52,6 +53,7 @@ class _Manifest(_Record):
     fingerprint: str
 
     def write(self, folder: Path) -> None:
+        """Write it into a folder, with its checksum, in one step."""
         fields = json.loads(self.model_dump_json())
         write_json(folder / MANIFEST, json.dumps({**fields, _CHECKSUM: _checksum(fields)}, indent=2, ensure_ascii=False))
 
@@ -109,7 +111,8 @@ def _what_is_wrong(error: Exception) -> str:
 class Dataset(_Record):
     """Where the rows came from and what became of them.
 
-    dropped: rows left out, by reason; noted: rows that are in, with something that their reader should know
+    Attributes:
+        dropped: Rows left out, by reason; noted: rows that are in, with something that their reader should know.
     """
 
     source: str
@@ -147,8 +150,9 @@ class Tokenizer(_Record):
 class Template(_Record):
     """How rows became text, and how targets were found in it.
 
-    source:       own (the tokenizer's), training (what trl ships in its place) or the path of a Jinja file
-    special_text: special tokens that rows write out are those tokens (as-is) or their characters (plain)
+    Attributes:
+        source: Own (the tokenizer's), training (what trl ships in its place) or the path of a Jinja file.
+        special_text: Special tokens that rows write out are those tokens (as-is) or their characters (plain).
     """
 
     fingerprint: str
@@ -171,6 +175,7 @@ class StoreManifest(_Manifest):
     tokenizer_files: dict[str, str] = {}
 
     def write(self, folder: Path) -> None:
+        """Write it beside the tokenizer, with the digests of the tokenizer's files."""
         files = sorted(path for path in (folder / TOKENIZER).glob("*") if path.is_file())
         _Manifest.write(self.model_copy(update={"tokenizer_files": {p.name: digest_of(p) for p in files}}), folder)
 
@@ -195,7 +200,8 @@ class Model(_Record):
 class ScoringManifest(_Manifest):
     """``stats/<scoring>/manifest.json``.
 
-    notes: what a user should know of these models' numbers
+    Attributes:
+        notes: What a user should know of these models' numbers.
     """
 
     store_fingerprint: str
@@ -227,13 +233,14 @@ class Clause(_Record):
 class MaskManifest(_Manifest):
     """``masks/<mask>/manifest.json``.
 
-    scorings:          name and fingerprint of all that was read: scorings, and of a budget ``masks/<mask>``
-    scoring:           the one of them that the rule's bare names mean; None where it has none, and before that was recorded
-    weighted:          the parts have a column ``weight``; ``weight_total`` is its sum
-    thresholds:        the number behind each dataset-wide selection; scales: (centre, width) of each zscore and minmax
-    clauses:           a rule that only weighs has none; ``min_kept`` that drops rows is the last one
-    rows_with_too_few: rows that ``min_kept`` dropped or kept whole
-    shortfall:         tokens that a budget asked for and that could not be dropped: too few were unprotected
+    Attributes:
+        scorings: Name and fingerprint of all that was read: scorings, and of a budget ``masks/<mask>``.
+        scoring: The one of them that the rule's bare names mean; None where it has none, and before that was recorded.
+        weighted: The parts have a column ``weight``; ``weight_total`` is its sum.
+        thresholds: The number behind each dataset-wide selection; scales: (centre, width) of each zscore and minmax.
+        clauses: A rule that only weighs has none; ``min_kept`` that drops rows is the last one.
+        rows_with_too_few: Rows that ``min_kept`` dropped or kept whole.
+        shortfall: Tokens that a budget asked for and that could not be dropped: too few were unprotected.
     """
 
     store_fingerprint: str

@@ -28,6 +28,7 @@ Settings = Mapping[str, Any]
 
 
 def part_path(folder: Path, index: int) -> Path:
+    """Where a part lies in the folder of its family."""
     return folder / f"part-{index:05d}.parquet"
 
 
@@ -60,7 +61,10 @@ def read_part(
 ) -> pa.Table:
     """Read a part, or some of its columns. Raises StoreError, naming it, where it is missing or damaged.
 
-    prove: called with the open file before it is read, to raise where it is not the right one
+    Args:
+        path: Of the part.
+        columns: Those to read; None: all.
+        prove: Called with the open file before it is read, to raise where it is not the right one.
     """
     with open_part(path) as file:
         if prove is not None:
@@ -146,6 +150,7 @@ def _index_of(path: Path) -> int:
 
 
 def part_progress(path: Path) -> dict[str, Any]:
+    """What the run that wrote a part had counted by then."""
     return _metadata(path, _PROGRESS)
 
 

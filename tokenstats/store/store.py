@@ -142,10 +142,12 @@ class Store(Shown):
 
     @property
     def fingerprint(self) -> str:
+        """Digest of the identity of all sequences, in order."""
         return self.manifest.fingerprint
 
     @property
     def tokenizer_folder(self) -> Path:
+        """Where the tokenizer lies."""
         return self.path / TOKENIZER
 
     def check_tokenizer(self) -> None:
@@ -175,6 +177,7 @@ class Store(Shown):
 
     @property
     def part_count(self) -> int:
+        """Parts that the tokens are cut into."""
         return len(self.manifest.parts)
 
     def unproven(self) -> "Store":
@@ -310,6 +313,11 @@ class Store(Shown):
                 "delete it and run the command that made it again"
             )
         check_lengths(table, path, lengths, f"the rows of part {index} of the tokens")
+
+
+def open_store(store: Store | str | Path) -> Store:
+    """The store at a path, or the one that is open already."""
+    return store if isinstance(store, Store) else Store(store)
 
 
 def _with_seq_id(columns: Sequence[str] | None) -> list[str] | None:

@@ -1,11 +1,7 @@
 """A store's rows and what is learned in them, as files that other trainers read as they are. Loads no torch.
 
-    labels      input_ids, attention_mask, labels (-100: not learned)           TRL, transformers, Axolotl, Unsloth, …
-    loss-mask   input_ids, loss_mask (1: learned)                               SkyRL, and verl through a dataset class
-    weights     input_ids, attention_mask, labels, weights (0: not learned)     verl through a dataset class, Tinker
-
-Lists of int32, int8 and float32, and no column beyond these: Axolotl asks for exactly three, and LLaMA-Factory cannot
-batch one more.
+The columns are those of a form (forms.py), and no others: Axolotl asks for exactly three, and LLaMA-Factory cannot batch one
+more.
 """
 
 import os
@@ -17,27 +13,19 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from tokenstats.errors import InputError, one_line
-from tokenstats.store import Store
+from tokenstats.errors import InputError
+from tokenstats.store import Store, open_store
 from tokenstats.store.drafts import draft_of
 from tokenstats.training import guides
 from tokenstats.training.card import dataset_card
 from tokenstats.training.files import ArrowStream, Files, describe_for_datasets, open_parquet
+from tokenstats.training.forms import check_weights, form_table, schema_of
 from tokenstats.training.provenance import provenance, write_record
-from tokenstats.training.rows import IGNORED, ChosenMask, LearnedPart, check_writable, choose_mask, open_store, read_parts
+from tokenstats.training.rows import LearnedPart, check_writable, choose_mask, read_parts
 
 ROWS_PER_FILE = 100_000
 DATA, DISK = "data", "disk"
 """Folders of an export: the Parquet files, alone, since SkyRL refuses anything else beside them; and for load_from_disk."""
-
-_IDS, _FLAGS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.int8()), pa.list_(pa.float32())
-_LABELS = pa.schema([("input_ids", _IDS), ("attention_mask", _FLAGS), ("labels", _IDS)])
-FORMS = {
-    guides.LABELS: _LABELS,
-    guides.LOSS_MASK: pa.schema([("input_ids", _IDS), ("loss_mask", _FLAGS)]),
-    guides.WEIGHTS: _LABELS.append(pa.field("weights", _FLOATS)),
-}
-TRL_LEGACY = "trl-legacy"
 
 
 @dataclass(frozen=True)
@@ -92,12 +80,12 @@ def export(
     """
     to = Path(to).expanduser()
     form, trainer = guides.choose(form, trainer)
-    schema = _schema(form, trainer, compat)
+    schema = schema_of(form, trainer, compat)
     if rows_per_file < 1:
         raise InputError(f"rows_per_file got {rows_per_file}; expected at least 1")
     opened = open_store(store)
     chosen = choose_mask(opened, mask)
-    _check_weights(chosen, form, ignore_weights)
+    check_weights(chosen, form, ignore_weights)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to} exists and is not empty; choose another folder")
     check_writable(to)
@@ -128,28 +116,6 @@ def export(
     )
 
 
-def _schema(form: str, trainer: str, compat: str | None) -> pa.Schema:
-    if compat is None:
-        return FORMS[form]
-    if compat != TRL_LEGACY:
-        raise InputError(f"compat got {one_line(compat, 60)!r}; expected {TRL_LEGACY}")
-    if trainer != "trl":
-        raise InputError(f"compat {TRL_LEGACY} adds a column for TRL; expected the form labels and the trainer trl with it")
-    return FORMS[form].append(pa.field("assistant_masks", _FLAGS))
-
-
-def _check_weights(mask: ChosenMask, form: str, ignore_weights: bool) -> None:
-    if not mask.weighted:
-        return
-    if form == guides.WEIGHTS and ignore_weights:
-        raise InputError("ignore_weights was given with the form weights; expected one of the two")
-    if form != guides.WEIGHTS and not ignore_weights:
-        raise InputError(
-            f"mask {mask.name!r} weighs its tokens, and the form {form} would lose the weights; choose --form weights, train "
-            "with 'tokenstats train', or export which tokens are kept alone (--ignore-weights)"
-        )
-
-
 class _Writer:
     """Takes parts of a store into the files of one export; counts what goes by."""
 
@@ -171,7 +137,7 @@ class _Writer:
         self.longest = max(self.longest, int(lengths.max(initial=0)))
         tokens = np.repeat(chosen, part.lengths)
         self.kept += int(np.count_nonzero(part.keep[tokens]))
-        table = _table(part, tokens, lengths, self.schema)
+        table = form_table(part, chosen, self.schema)
         self._data.add(table)
         if self._disk is not None:
             self._disk.add(table)
@@ -181,20 +147,3 @@ class _Writer:
         if self._disk is not None:
             describe_for_datasets(self.folder / DISK, self._disk.close(), self.schema, record)
         return tuple(f"{DATA}/{name}" for name in self._data.close())
-
-
-def _table(part: LearnedPart, tokens: np.ndarray, lengths: np.ndarray, schema: pa.Schema) -> pa.Table:
-    """The chosen tokens of a part ([N] boolean, whole rows of ``lengths`` [R]) as a table of one form."""
-    ids, keep = part.ids[tokens], part.keep[tokens]
-    flags = keep.astype(np.int8)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    values = {
-        "input_ids": ids,
-        "attention_mask": np.ones(len(ids), np.int8),
-        "labels": np.where(keep, ids, np.int32(IGNORED)),
-        "loss_mask": flags,
-        "assistant_masks": flags,
-        "weights": flags if part.weight is None else part.weight[tokens],
-    }
-    columns = [pa.ListArray.from_arrays(offsets, pa.array(values[f.name], f.type.value_type), type=f.type) for f in schema]
-    return pa.table(columns, schema=schema)

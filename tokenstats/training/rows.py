@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tokenstats.alignment import predicted
 from tokenstats.errors import InputError, StoreError
+from tokenstats.mixing import mixed
 from tokenstats.store import Store
+from tokenstats.store.lists import flat, offsets_of
 from tokenstats.store.manifests import MaskManifest
 
 IGNORED = -100
@@ -38,10 +41,6 @@ class ChosenMask:
     @property
     def weighted(self) -> bool:
         return self.manifest is not None and self.manifest.weighted
-
-
-def open_store(store: Store | str | Path) -> Store:
-    return store if isinstance(store, Store) else Store(store)
 
 
 def choose_mask(store: Store, name: str | None) -> ChosenMask:
@@ -98,23 +97,21 @@ def read_parts(store: Store, mask: ChosenMask, with_weights: bool = True) -> Ite
         columns[family] = ["keep", "weight"] if weighted else ["keep"]
     for index, tables in enumerate(store.aligned(columns)):
         tokens = tables["tokens"]
-        lists = tokens["input_ids"].combine_chunks()
-        offsets = lists.offsets.to_numpy().astype(np.int64)
-        is_target = _values(tokens["is_target"]).copy()
-        is_target[offsets[:-1]] = False
+        offsets = offsets_of(tokens["input_ids"])
+        is_target = predicted(flat(tokens["is_target"]), offsets)
         keep, weight = is_target, None
         if mask.name is not None:
             where = f"{store.path / family}, part {index}"
-            keep = _values(tables[family]["keep"])
+            keep = flat(tables[family]["keep"])
             if bool((keep & ~is_target).any()):
                 raise _broken(where, "keeps tokens that are no targets of its rows")
             if weighted:
                 weight = _weights(tables[family], keep, where)
-        yield LearnedPart(tokens["seq_id"], lists.flatten().to_numpy(), offsets, is_target, keep, weight)
+        yield LearnedPart(tokens["seq_id"], flat(tokens["input_ids"]), offsets, is_target, keep, weight)
 
 
 def _weights(mask: pa.Table, keep: np.ndarray, where: str) -> np.ndarray:
-    weight = _values(mask["weight"])
+    weight = flat(mask["weight"])
     kept = weight[keep]
     if not bool((np.isfinite(kept) & (kept >= 0)).all()):  # a null reads as NaN
         raise _broken(where, "holds a weight that is no finite number of at least 0")
@@ -136,19 +133,9 @@ def row_keys(store: Store) -> np.ndarray:
 
 
 def shuffled(keys: np.ndarray, *salt: object) -> np.ndarray:
-    """An order of rows that depends on their keys and the salt alone: common rows of two sets come in the same order.
-
-    The finalizer of SplitMix64 (Steele, Lea and Flood, 2014) makes the salted keys random; their ranks are the order.
-    """
-    mixed = keys ^ np.uint64(_key(repr(salt)))
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(mixed ^ (mixed >> np.uint64(31)), kind="stable")
+    """An order of rows that depends on their keys and the salt alone: common rows of two sets come in the same order."""
+    return np.argsort(mixed(keys ^ np.uint64(_key(repr(salt)))), kind="stable")
 
 
 def _key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def _values(column: pa.ChunkedArray) -> np.ndarray:
-    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False)

@@ -19,14 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArgum
 from tokenstats.errors import InputError, one_line
 from tokenstats.modeling.load import pick_device
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
-from tokenstats.store import Store
+from tokenstats.store import Store, open_store
 from tokenstats.store.parts import describe_difference, write_json
 from tokenstats.training.data import TrainingData, load_training_data
 from tokenstats.training.loop import MaskedTrainer
 from tokenstats.training.models import TrainableModel, load_store_tokenizer, load_trainable
 from tokenstats.training.options import SCHEDULES, TrainOptions
 from tokenstats.training.provenance import RECORD, provenance, without_folders, write_record
-from tokenstats.training.rows import check_writable, choose_mask, open_store
+from tokenstats.training.rows import check_writable, choose_mask
 
 HISTORY = "history.json"
 _CHECKPOINTS_KEPT = 2  # the last, and the one before it in case a kill has cut the last short

@@ -7,6 +7,7 @@ Reads part by part: memory does not grow with the dataset.
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from tokenstats.inspect.audit.breakdown import Breakdown
@@ -16,7 +17,7 @@ from tokenstats.inspect.audit.run_checks import run_checks
 from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.inspect.tokens.sequence import choose_scoring
 from tokenstats.shown import Shown
-from tokenstats.store import Store
+from tokenstats.store import Store, open_store
 from tokenstats.store.manifests import MaskManifest
 
 AUDIT_SCHEMA = 1
@@ -144,19 +145,20 @@ class Audit(Shown):
         return {"schema": AUDIT_SCHEMA, **plain, "share_dropped": self.share_dropped, "verdict": self.verdict}
 
 
-def audit(store: Store, mask: str | None = None, scoring: str | None = None) -> Audit:
+def audit(store: Store | str | Path, mask: str | None = None, scoring: str | None = None) -> Audit:
     """Count what a store teaches under a mask, and check it for what usually goes wrong.
 
     Every byte of the parts behind the answer is held against the digests of their manifests: ``intact_parts``.
 
     Args:
-        store: The store.
+        store: A store, or its path.
         mask: A mask; None: plain SFT.
         scoring: Whose statistics to average; None: those that the mask read, or the store's only scoring, or none.
 
     Raises:
         StoreError: The mask or scoring is not there, or a part is damaged.
     """
+    store = open_store(store)
     manifest = store.masks[mask].manifest if mask is not None else None
     scoring = choose_scoring(store, manifest, scoring)
     decoder = Decoder(store)

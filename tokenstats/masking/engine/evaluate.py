@@ -40,10 +40,13 @@ _SCALES = {"zscore": zscore_in_groups, "minmax": minmax_in_groups, "percent_rank
 def evaluate(node: ast.expr, targets: Targets, aggregates: Aggregates) -> np.ndarray:
     """[n] value of an expression for each token: boolean, or a number (float64, or a statistic's own float32).
 
-    aggregates: what :func:`~tokenstats.masking.engine.resolve.resolve` found for the dataset-wide selections
-
     NaN stands for "nothing follows", the value of ``following(x)`` at the end of a reply, and for nothing else. Raises
     RuleError, naming the token, where arithmetic would make another one.
+
+    Args:
+        node: A checked expression.
+        targets: The tokens, with the columns that it reads.
+        aggregates: What :func:`~tokenstats.masking.engine.resolve.resolve` found for the dataset-wide selections.
     """
 
     def value(child: ast.expr) -> np.ndarray:

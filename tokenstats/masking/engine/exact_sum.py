@@ -39,4 +39,5 @@ class ExactSum:
 
     @property
     def value(self) -> Fraction:
+        """The sum."""
         return Fraction(self._total, 1 << _LOWEST)

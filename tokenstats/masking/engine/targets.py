@@ -24,9 +24,10 @@ _TOKEN_LISTS = {"token_id": "input_ids", "is_end_of_turn": "input_ids", "is_spec
 class Targets:
     """n target tokens of one part, in dataset order.
 
-    offsets: [R + 1] where each of the part's R rows begins among all its N tokens
-    place:   [n] index of each target among all the part's tokens
-    ids, roles: [N] of all tokens; empty where the reader was not asked for them
+    Attributes:
+        offsets: [R + 1] where each of the part's R rows begins among all its N tokens.
+        place: [n] index of each target among all the part's tokens.
+        ids, roles: [N] of all tokens; empty where the reader was not asked for them.
     """
 
     part: int
@@ -55,6 +56,7 @@ class Targets:
 
     @cached_property
     def position_in_sequence(self) -> np.ndarray:
+        """[n] place of each target in its sequence, counted from 0."""
         return self.place - self.offsets[self.row]
 
     @cached_property
@@ -87,6 +89,7 @@ class Targets:
         return spread
 
     def starts(self, scope: str) -> np.ndarray:
+        """Where each sequence, or each turn, begins among the targets."""
         return self.sequence_starts if scope == "sequence" else self.turn_starts
 
     def remembered(self, what: str, compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -30,6 +30,7 @@ class Expression:
         return [self]
 
     def negated(self) -> "Expression":
+        """The opposite condition."""
         return _expression(_canonical(ast.UnaryOp(ast.Not(), self.tree)), BOOLEAN)
 
 

@@ -47,6 +47,7 @@ class Checker:
         return RuleError(f"{message}, at {place} of the rule {one_line(self.text, 120)!r}")
 
     def fail(self, node: ast.AST, message: str) -> RuleError:
+        """An error about a node, with its place in the text."""
         before = self.text.encode()[: getattr(node, "col_offset", 0)]
         return self.error(message, len(before.decode(errors="ignore")))
 
@@ -73,7 +74,7 @@ class Checker:
                 tree = ast.parse(self.text, mode="eval").body
         except SyntaxError as error:
             end = len(self.text) + 1
-            message = f"syntax error: {one_line(error.msg, 80)}{self.dashed_scoring()}"
+            message = f"syntax error: {one_line(error.msg, 80)}{self._dashed_scoring()}"
             raise self.error(message, (error.offset or end) - 1) from None
         except (ValueError, RecursionError, MemoryError) as error:
             raise RuleError(
@@ -87,33 +88,34 @@ class Checker:
         raise RuleError(f"the rule nests more than {_MOST_DEPTH} operations deep")
 
     def kind_of(self, node: ast.expr) -> str:
+        """The kind of an expression: number, boolean or role. Raises RuleError where it has none."""
         match node:
             case ast.BoolOp(values=values):
                 for value in values:
-                    self.expect(value, BOOLEAN, "'and' and 'or'")
+                    self._expect(value, BOOLEAN, "'and' and 'or'")
                 return BOOLEAN
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                self.expect(operand, BOOLEAN, "'not'")
+                self._expect(operand, BOOLEAN, "'not'")
                 return BOOLEAN
             case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
-                self.expect(operand, NUMBER, "a sign")
+                self._expect(operand, NUMBER, "a sign")
                 return NUMBER
             case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _ARITHMETIC):
-                self.expect(left, NUMBER, "arithmetic")
-                self.expect(right, NUMBER, "arithmetic")
+                self._expect(left, NUMBER, "arithmetic")
+                self._expect(right, NUMBER, "arithmetic")
                 return NUMBER
             case ast.Compare():
-                return self.comparison(node)
+                return self._comparison(node)
             case ast.Call():
-                return self.call(node)
+                return self._call(node)
             case ast.Name() | ast.Attribute():
-                return self.column(node)
+                return self._column(node)
             case ast.Constant(value=bool() | str() | bytes() | None):
                 raise self.fail(
                     node, f"{self.source(node)} has no place here; expected a column, number, comparison or selection"
                 )
             case ast.Constant(value=int() | float() as value):
-                self.finite(node, value)
+                self._finite(node, value)
                 return NUMBER
         raise self.fail(
             node,
@@ -121,13 +123,13 @@ class Checker:
             f"expected columns, numbers, and/or/not, comparisons, + - * /, {', '.join(WORDS)}",
         )
 
-    def expect(self, node: ast.expr, wanted: str, by: str) -> None:
+    def _expect(self, node: ast.expr, wanted: str, by: str) -> None:
         kind = self.kind_of(node)
         if kind != wanted:
             hint = "; compare it, as in entropy > 2" if wanted == BOOLEAN and kind == NUMBER else ""
             raise self.fail(node, f"{by} needs a {wanted}, but {self.source(node)!r} is a {kind}{hint}")
 
-    def finite(self, node: ast.expr, value: float) -> None:
+    def _finite(self, node: ast.expr, value: float) -> None:
         try:
             usable = math.isfinite(float(value))
         except OverflowError:
@@ -135,17 +137,17 @@ class Checker:
         if not usable:
             raise self.fail(node, "a number is too large; expected one that fits a float64")
 
-    def comparison(self, node: ast.Compare) -> str:
+    def _comparison(self, node: ast.Compare) -> str:
         if not all(isinstance(op, _COMPARISONS) for op in node.ops):
             raise self.fail(node, "only < <= > >= == != compare")
         sides = [node.left, *node.comparators]
         if any(isinstance(s, ast.Name) and s.id == "role" for s in sides):
-            return self.role_comparison(node, sides)
+            return self._role_comparison(node, sides)
         for side in sides:
-            self.expect(side, NUMBER, "a comparison")
+            self._expect(side, NUMBER, "a comparison")
         return BOOLEAN
 
-    def role_comparison(self, node: ast.Compare, sides: list[ast.expr]) -> str:
+    def _role_comparison(self, node: ast.Compare, sides: list[ast.expr]) -> str:
         names = [s for s in sides if isinstance(s, ast.Constant)]
         if len(sides) != 2 or len(names) != 1 or not isinstance(node.ops[0], ast.Eq | ast.NotEq):
             raise self.fail(node, f"role is compared with == or != and one of: {', '.join(ROLES)}")
@@ -154,7 +156,7 @@ class Checker:
             raise self.fail(names[0], f"role is compared with one of {', '.join(ROLES)}; got {self.source(names[0])}{hint}")
         return BOOLEAN
 
-    def column(self, node: ast.expr) -> str:
+    def _column(self, node: ast.expr) -> str:
         column = column_of(node)
         if column is None:
             raise self.fail(
@@ -164,11 +166,11 @@ class Checker:
         known = list(STATISTIC_COLUMNS) if scoring is not None else list(COLUMNS)
         if name not in known:
             what = f" of scoring {one_line(scoring, 40)!r}" if scoring is not None else ""
-            hint = self.dashed_scoring() or nearest(name, known)
+            hint = self._dashed_scoring() or nearest(name, known)
             raise self.fail(node, f"unknown column {one_line(name, 40)!r}{what}{hint}")
         return COLUMNS[name]
 
-    def dashed_scoring(self) -> str:
+    def _dashed_scoring(self) -> str:
         """How to write ``Qwen3-8B.entropy``, where the text has such a word; or nothing."""
         for word in re.split(r"[^\w.-]+", self.text):
             scoring, _, name = word.rpartition(".")
@@ -176,7 +178,7 @@ class Checker:
                 return f' (for a scoring called {one_line(scoring, 64)} write stats["{one_line(scoring, 64)}"].{name})'
         return ""
 
-    def call(self, node: ast.Call) -> str:
+    def _call(self, node: ast.Call) -> str:
         if not isinstance(node.func, ast.Name) or node.func.id not in WORDS:
             close = nearest(node.func.id, list(WORDS)) if isinstance(node.func, ast.Name) else ""
             raise self.fail(node, f"unknown function {self.source(node.func)!r}{close}; expected one of: {', '.join(WORDS)}")
@@ -184,7 +186,7 @@ class Checker:
         if any(isinstance(a, ast.Starred) for a in node.args) or any(k.arg is None for k in node.keywords):
             raise self.fail(node, "* and ** have no place in a rule")
         if name in SELECTIONS:
-            return self.selection(node, name)
+            return self._selection(node, name)
         wanted = FUNCTIONS.get(name, 1)
         if len(node.args) != wanted or node.keywords:
             raise self.fail(node, f"{name} takes {wanted} value(s), got {len(node.args) + len(node.keywords)}")
@@ -193,17 +195,17 @@ class Checker:
                 raise self.fail(node, "following takes a number or a condition, not a role; compare the role inside it")
             return kind
         for argument in node.args:
-            self.expect(argument, NUMBER, name)
+            self._expect(argument, NUMBER, name)
         return NUMBER
 
-    def selection(self, node: ast.Call, name: str) -> str:
+    def _selection(self, node: ast.Call, name: str) -> str:
         takes_x, takes_share = name != "random", name in SHARED
         if len(node.args) != takes_x + takes_share:
             raise self.fail(node, f"{name} is written {USAGE[name]}; got {len(node.args)} value(s)")
         if takes_x:
-            self.expect(node.args[0], NUMBER, name)
+            self._expect(node.args[0], NUMBER, name)
         if takes_share:
-            self.share(node.args[-1], name)
+            self._share(node.args[-1], name)
         seen: set[str] = set()
         for option in node.keywords:
             key = option.arg or ""
@@ -211,17 +213,17 @@ class Checker:
                 hint = nearest(key, list(OPTIONS[name])) if key not in seen else ""
                 raise self.fail(option, f"{name} takes {' and '.join(OPTIONS[name])} once, got {one_line(key, 40)!r}{hint}")
             seen.add(key)
-            self.option(option.value, key)
+            self._option(option.value, key)
         return SELECTIONS[name]
 
-    def option(self, value: ast.expr, key: str) -> None:
+    def _option(self, value: ast.expr, key: str) -> None:
         if key == "per" and not (isinstance(value, ast.Name) and value.id in SCOPES):
             hint = nearest(value.id, list(SCOPES)) if isinstance(value, ast.Name) else ""
             raise self.fail(value, f"per is one of {', '.join(SCOPES)}; got {self.source(value)}{hint}")
         if key == "seed" and not (isinstance(value, ast.Constant) and type(value.value) is int and value.value < 2**63):
             raise self.fail(value, "seed is a whole number from 0 to 2**63 - 1")
 
-    def share(self, node: ast.expr, name: str) -> None:
+    def _share(self, node: ast.expr, name: str) -> None:
         value = node.value if isinstance(node, ast.Constant) else None
         share = type(value) is float and 0.0 < value < 1.0
         count = type(value) is int and 0 < value < 2**63 and name != "quantile"

@@ -60,11 +60,13 @@ def options_of(call: ast.Call) -> tuple[str, int]:
 
 
 def name_of(call: ast.Call) -> str:
+    """The name of the function that is called."""
     assert isinstance(call.func, ast.Name)
     return call.func.id
 
 
 def number_of(node: ast.expr) -> int | float:
+    """The number that a checked constant is."""
     assert isinstance(node, ast.Constant)
     assert isinstance(node.value, int | float)
     return node.value

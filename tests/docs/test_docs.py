@@ -1,0 +1,46 @@
+"""What the README and docs/ show is what the commands print."""
+
+import re
+
+import pytest
+
+from pipelines.run_docs import ROOT, blocks_of, make_store, prepare, run_page, same
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_BLOCKS = [page for page in PAGES if list(blocks_of(page.read_text(encoding="utf-8")))]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("made"))
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
+def test_what_stands_there_is_what_is_printed(page, store, tmp_path):
+    text = page.read_text(encoding="utf-8")
+    prepare(tmp_path, store)
+    _, differ = run_page(text, tmp_path)
+    assert not differ, "\n\n".join(differ)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?://)([^)#\s]+)", text):
+        assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "equal"),
+    [
+        ("mean 0.1234, 5 rows", "mean 0.1233, 5 rows", True),
+        ("mean 0.1234", "mean 0.1334", False),
+        ("1,234 rows", "1,235 rows", True),
+        ("12 rows", "14 rows", False),
+        ("a\nb\nc", "a\n…\nc", True),
+        ("a\nb\nd", "a\n…\nc", False),
+        ("dropped", "kept", False),
+    ],
+)
+def test_numbers_may_round_otherwise_and_words_may_not_differ(found, expected, equal):
+    assert same(found, expected) is equal
