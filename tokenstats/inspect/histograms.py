@@ -27,14 +27,12 @@ class MaskCounts:
 
     Attributes:
         dropped: int64 [BINS, BINS] over entropy and KL.
-        by_tenth, by_position, by_token: int64 [n, 2], targets and those dropped, by tenth of the reply, by one of its first
-            tokens, and by token id.
+        by_tenth, by_position: int64 [n, 2], targets and those dropped, by tenth of the reply and by one of its first tokens.
     """
 
     dropped: np.ndarray
     by_tenth: np.ndarray
     by_position: np.ndarray
-    by_token: np.ndarray
 
 
 @dataclass
@@ -96,11 +94,10 @@ class Distributions:
         for column, table in self.by_position.items():
             table += np.bincount(position[early] * BINS + bins[column][early], minlength=table.size).reshape(table.shape)
         for mask, flags in dropped.items():
-            counts = self.masks.setdefault(mask, self._empty(targets.tokenizer.size))
+            counts = self.masks.setdefault(mask, _nothing_dropped())
             counts.dropped += np.bincount(cells[flags], minlength=BINS * BINS).reshape(BINS, BINS)
             counts.by_tenth += count_by(tenth_of_reply(targets), flags, 10)
             counts.by_position += count_by(position[early], flags[early], FIRST_TOKENS)
-            counts.by_token += count_by(targets.column((None, "token_id")), flags, len(counts.by_token))
 
     def quantiles(self, column: str, shares: Sequence[float]) -> np.ndarray:
         """[positions, shares] quantiles (nats, to the middle of a bin) over the first positions; NaN where nothing is."""
@@ -125,9 +122,9 @@ class Distributions:
         places = (np.log10(values) - _SMALLEST) * ((BINS - 2) / (_LARGEST - _SMALLEST))
         return np.clip(np.floor(places) + 1, 0, BINS - 1).astype(np.int64)
 
-    def _empty(self, vocabulary: int) -> MaskCounts:
-        shapes = ((BINS, BINS), (10, 2), (FIRST_TOKENS, 2), (vocabulary, 2))
-        return MaskCounts(*(np.zeros(shape, np.int64) for shape in shapes))
+
+def _nothing_dropped() -> MaskCounts:
+    return MaskCounts(*(np.zeros(shape, np.int64) for shape in ((BINS, BINS), (10, 2), (FIRST_TOKENS, 2))))
 
 
 def measure(store: Store, scoring: str | None, masks: Iterable[str]) -> Distributions:

@@ -115,11 +115,8 @@ class Preview:
         plain = read_sequence(self.store, number, scoring=self.scoring)
         decisions, row = self._decisions_on(outcome, number)
         assert decisions.protected is not None
-        own = slice(*decisions.targets.sequence_starts[row : row + 2])
-        place = decisions.targets.position_in_sequence[own]
-        keep, reason, protected = (np.zeros(len(plain), kind) for kind in (bool, np.uint16, bool))
-        keep[place], reason[place] = ~decisions.dropped[own], decisions.reason[own]
-        protected[place] = decisions.protected[own]
+        own, spread = slice(*decisions.targets.offsets[row : row + 2]), decisions.targets.spread
+        keep, reason, protected = (spread(of)[own] for of in (~decisions.dropped, decisions.reason, decisions.protected))
         return plain.decided(keep, reason, protected, outcome.rule.reasons)
 
     def largest(self, column: str, share: float = 0.999) -> float:

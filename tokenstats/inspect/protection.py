@@ -26,7 +26,7 @@ class NotKnown(Exception):
     """What was protected can no longer be told, and why."""
 
 
-def protected_targets(store: Store, mask: MaskManifest, number: int) -> np.ndarray:
+def protected_targets(store: Store, mask: MaskManifest, number: int) -> np.ndarray | None:
     """Which targets of a sequence the mask's rule protects.
 
     Args:
@@ -35,21 +35,20 @@ def protected_targets(store: Store, mask: MaskManifest, number: int) -> np.ndarr
         number: Of the sequence, counted from 0 over the store.
 
     Returns:
-        Their places within the sequence, rising.
+        Boolean [T], of all its tokens; None where the rule protects nothing.
 
     Raises:
         NotKnown: A scoring that decides about it is gone, or no longer is what the mask was made from.
     """
     rule = Rule.from_dict(mask.rule)
     if rule.protected is None:
-        return np.zeros(0, np.int64)
+        return None
     scorings = _scorings(store, mask, rule, rule.protected)
     part, row = store.locate(number)
     targets = read_targets(store, part, rule.protected.columns, scorings)
     key = str(store.path.resolve()), store.fingerprint, mask.fingerprint  # a mask's fingerprint holds all that it depends on
     aggregates = _aggregates(_Question(key, store, rule.protected, scorings))
-    own = slice(*targets.sequence_starts[row : row + 2])
-    return targets.position_in_sequence[own][evaluate(rule.protected.tree, targets, aggregates)[own]]
+    return targets.spread(evaluate(rule.protected.tree, targets, aggregates))[slice(*targets.offsets[row : row + 2])]
 
 
 def _scorings(store: Store, mask: MaskManifest, rule: Rule, protected: Expression) -> dict[str | None, str]:

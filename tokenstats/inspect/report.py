@@ -6,7 +6,6 @@ report(Store("runs/gsm8k"), "runs/gsm8k-report")  # returns runs/gsm8k-report/in
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -150,7 +149,7 @@ def _mask(store: Store, found: Distributions, of_mask: Audit, scoring: str | Non
     yield Shares("clause", of_mask.by_clause, numbered=True)
     yield Shares("class of token", of_mask.by_class)
     if of_mask.means:
-        yield replace(means_table(of_mask), title="", head=("mean, in nats", "learned", "dropped"))
+        yield means_table(of_mask)
     if found.columns:
         lines = cuts(rule, manifest.thresholds, scoring)
         per_group = "The rule has no threshold over the whole dataset that could be marked."

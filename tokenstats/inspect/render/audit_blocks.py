@@ -27,7 +27,7 @@ def audit_blocks(audit: Audit) -> Iterator[Block]:
         most = [(token.text, f"{token.dropped:,}/{token.targets:,}") for token in audit.most_dropped[:_WORDS]]
         yield Words("most often dropped", most)
     if audit.means:
-        yield means_table(audit)
+        yield means_table(audit, title="means, in nats")
     yield findings_table([(finding.name, finding) for finding in audit.findings], title="checks")
 
 
@@ -87,7 +87,7 @@ def summary_table(plain: Audit, audits: Sequence[Audit]) -> Table:
 
 
 def findings_table(findings: Sequence[tuple[str, Finding]], title: str = "") -> Table:
-    """Findings, each with what it is about. The verdict is a word, not a colour alone."""
+    """Findings, each with what it is about. The verdict is a word, not a colour alone. With a title there is no head."""
     rows = [
         [
             Cell(finding.verdict, Look(finding.verdict)),
@@ -106,12 +106,12 @@ def worth_saying(plain: Audit, audits: Sequence[Audit]) -> list[tuple[str, Findi
     return [("data", f) for f in plain.findings] + of_masks
 
 
-def means_table(audit: Audit) -> Table:
-    """Mean statistics of what is learned and of what is dropped."""
+def means_table(audit: Audit, title: str = "") -> Table:
+    """Mean statistics of what is learned and of what is dropped. Without a title the head says what they are."""
     rows = [
         [NAMES[mean.statistic], *("–" if x is None else f"{x:.4f}" for x in (mean.kept, mean.dropped))] for mean in audit.means
     ]
-    return Table("means, in nats", ("", "learned", "dropped"), rows, numbers=(1, 2))
+    return Table(title, ("" if title else "mean, in nats", "learned", "dropped"), rows, numbers=(1, 2))
 
 
 def dropped_shares(audit: Audit) -> Shares:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from tokenstats.errors import InputError, one_line
 from tokenstats.inspect.render.blocks import share_of
-from tokenstats.inspect.render.figures import INK, LINES, MARKERS, legend_below, new_figure, title
+from tokenstats.inspect.render.figures import INK, LINES, MARKERS, legend_below, new_figure, percent_axes, title
 from tokenstats.masking.sweep import Line, Sweep
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -49,9 +48,7 @@ def sweep_figure(sweep: Sweep) -> Figure:
         _draw_all(left, right, sweep)
     title(left, "Share of targets dropped", name, "share")
     title(right, "Share of end-of-turn tokens dropped" if others else "Overlap of the clauses, and what is lost", name)
-    for ax in (left, right):
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        ax.set_ylim(0, max(0.05, ax.get_ylim()[1]))
+    percent_axes((left, right))
     legend_below(figure, *((left,) if others else (left, right)))
     return figure
 

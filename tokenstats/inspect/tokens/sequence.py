@@ -229,11 +229,12 @@ def _plain_sft(
 def _under(plain: SequenceView, mask: str, manifest: MaskManifest, decisions: dict[str, Any]) -> SequenceView:
     """The sequence with what a stored mask decided."""
     keep, reason = np.asarray(decisions["keep"], bool), np.asarray(decisions["reason"], np.uint16)
-    protected, caveat = np.zeros(len(plain), bool), None
+    protected, caveat = None, None
     try:
-        protected[protected_targets(plain.store, manifest, plain.number)] = True
+        protected = protected_targets(plain.store, manifest, plain.number)
     except NotKnown as why:
         caveat = f"which tokens are protected is not known: {why}"
+    protected = plain.protected if protected is None else protected
     view = plain.decided(keep, reason, protected, [c.text for c in manifest.clauses])
     return replace(view, mask=mask, caveat=caveat)
 
