@@ -13,7 +13,9 @@ _MEANS = ("entropy", "kl", "logprob")
 
 
 def store_blocks(store: Store) -> Iterator[Block]:
-    """The whole store, for who sees it for the first time. Raises StoreError where one of its manifests is damaged."""
+    """The whole store, for who sees it for the first time. Raises StoreError where a manifest is damaged or was lost."""
+    for families in (store.scorings, store.masks):
+        families.check_all_listed()  # else one that lost its manifest would be left out without a word
     yield Line(str(store.path), "one tokenized dataset, with scorings and masks of it")
     yield store_facts(store.manifest)
     yield _scorings(store.scorings.values()) if store.scorings else Note("no scoring yet: tokenstats compute makes one")
@@ -26,7 +28,8 @@ def family_blocks(family: Family) -> Iterator[Block]:
     if isinstance(manifest, MaskManifest):
         yield Line(f"mask {family.name}", rule_text(manifest.rule))
         yield Facts(list(_mask_facts(manifest)))
-        yield Shares("clause", [Share(c.text, manifest.targets, c.dropped) for c in manifest.clauses], numbered=True)
+        if manifest.clauses:
+            yield Shares("clause", [Share(c.text, manifest.targets, c.dropped) for c in manifest.clauses], numbered=True)
     else:
         yield Line(f"scoring {family.name}", f"of {family.store.path}")
         scored = ("scored", f"{manifest.scored:,} tokens on {manifest.device}")
@@ -63,7 +66,8 @@ def _mask_facts(manifest: MaskManifest) -> Iterator[tuple[str, str]]:
     yield "targets", f"{manifest.targets:,}"
     yield "learned", f"{manifest.kept:,}"
     yield "dropped", f"{manifest.dropped:,} ({share:.1%})"
-    yield "protected", f"{manifest.protected:,} more would be dropped, but are protected"
+    if manifest.protected:
+        yield "protected", f"{manifest.protected:,} more would be dropped, but are protected"
     yield "made from", ", ".join(manifest.scorings) or "the tokens alone"
     yield from ((f"threshold of {text}", f"{value:.6g}") for text, value in manifest.thresholds.items())
     if manifest.weight_total is not None:
