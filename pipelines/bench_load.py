@@ -33,6 +33,7 @@ VARIANTS = {
 def score_when_told(folder: Path, rows: int, alone: bool) -> None:
     """What a run is: warm up, say so, wait for a line, score, say what it took."""
     from tokenstats.computing import compute
+    from tokenstats.corpus.options import CorpusOptions
 
     lines = (DATA / "sft.jsonl").read_text().splitlines(keepends=True)
     for name, count in (("few", 8), ("many", rows)):
@@ -44,7 +45,7 @@ def score_when_told(folder: Path, rows: int, alone: bool) -> None:
     for thread in os.listdir("/proc/self/task") if alone else ():
         os.sched_setscheduler(int(thread), os.SCHED_RR, os.sched_param(1))
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-    compute(folder / "many.jsonl", **models, store=folder / "many", part_tokens=20_000)
+    compute(folder / "many.jsonl", **models, store=folder / "many", corpus=CorpusOptions(part_tokens=20_000))
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(json.dumps({"wall": time.perf_counter() - started, "cpu": cpu}))

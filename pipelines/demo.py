@@ -63,7 +63,7 @@ def fresh_folder(out: Path) -> None:
 def warm_up(folder: Path, sft: Path = DATA / "sft.jsonl", base: Path = BASE) -> Path:
     """Fine-tune the base for one epoch on all targets. The store that this needs is scratch and goes."""
     scratch = folder.parent / f"{folder.name}-store"
-    store, _ = compute(sft, model=str(base), store=scratch)
+    store = compute(sft, model=str(base), store=scratch).store
     train(store, model=str(base), mask="none", out=folder, options=WARM_UP)
     shutil.rmtree(scratch)
     return folder
@@ -99,8 +99,8 @@ def main() -> None:
     with step("1  warm-up: the base, one epoch of plain SFT"):
         warm_up(out / "warmup")
     with step("2  compute: warm-up against base"):
-        store, scoring = compute(DATA / "sft.jsonl", model=str(out / "warmup"), reference=str(BASE), store=out / "store")
-        means = store.scorings[scoring].manifest.means
+        scoring = compute(DATA / "sft.jsonl", model=str(out / "warmup"), reference=str(BASE), store=out / "store")
+        store, means = scoring.store, scoring.manifest.means
         print(
             f"  {store.manifest.targets:,} target tokens; mean entropy {means['entropy']:.3f}, mean KL {means['kl']:.4f} nats"
         )

@@ -45,11 +45,16 @@ def write_jsonl(path: Path, rows: list) -> Path:
 def scored(tmp_path_factory: pytest.TempPathFactory, base: str, warmup: str, chats: list[dict]):
     """A store of 60 chats in several parts, scored by the warm-up against the base. Tests do not write to it."""
     from tokenstats.computing import compute
+    from tokenstats.corpus.options import CorpusOptions
 
     folder = tmp_path_factory.mktemp("scored")
-    store, _ = compute(
-        write_jsonl(folder / "chats.jsonl", chats[:60]), model=warmup, reference=base, store=folder / "store", part_tokens=2000
-    )
+    store = compute(
+        write_jsonl(folder / "chats.jsonl", chats[:60]),
+        model=warmup,
+        reference=base,
+        store=folder / "store",
+        corpus=CorpusOptions(part_tokens=2000),
+    ).store
     assert store.part_count > 2
     return store
 

@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "CorpusOptions",
+    "EngineOptions",
+    "ExportOptions",
     "InputError",
     "NotThere",
     "Rule",
     "RuleError",
+    "ScoringOptions",
     "Store",
     "StoreError",
     "TokenstatsError",
+    "TokenstatsWarning",
     "TrainOptions",
     "audit",
     "build_mask",
@@ -36,32 +41,39 @@ __all__ = [
 if TYPE_CHECKING:
     from tokenstats.api import Store
     from tokenstats.computing import compute
-    from tokenstats.errors import InputError, NotThere, RuleError, StoreError, TokenstatsError
+    from tokenstats.corpus.options import CorpusOptions
+    from tokenstats.errors import InputError, NotThere, RuleError, StoreError, TokenstatsError, TokenstatsWarning
     from tokenstats.inspect.audit.audit import audit
     from tokenstats.inspect.report import report
     from tokenstats.masking.build import build_mask
     from tokenstats.masking.compare import compare
     from tokenstats.masking.rule import Rule
     from tokenstats.masking.sweep import sweep
+    from tokenstats.scoring.options import EngineOptions, ScoringOptions
     from tokenstats.training.exports import export
-    from tokenstats.training.options import TrainOptions
+    from tokenstats.training.options import ExportOptions, TrainOptions
     from tokenstats.training.trainer import train
 
 _HOMES = {
     "Store": "api",
     "compute": "computing",
+    "CorpusOptions": "corpus.options",
     "InputError": "errors",
     "NotThere": "errors",
     "RuleError": "errors",
     "StoreError": "errors",
     "TokenstatsError": "errors",
+    "TokenstatsWarning": "errors",
     "audit": "inspect.audit.audit",
     "report": "inspect.report",
     "build_mask": "masking.build",
     "compare": "masking.compare",
     "Rule": "masking.rule",
     "sweep": "masking.sweep",
+    "EngineOptions": "scoring.options",
+    "ScoringOptions": "scoring.options",
     "export": "training.exports",
+    "ExportOptions": "training.options",
     "TrainOptions": "training.options",
     "train": "training.trainer",
 }

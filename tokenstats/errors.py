@@ -6,16 +6,42 @@
     ├── StoreError           what lies in a store: damaged, unfinished, or made from something else
     │   └── NotThere         a scoring or mask of that name is not in it (a KeyError too)
     └── RuleError            the text of a rule (a ValueError too)
+    TokenstatsWarning        the work goes on, and its user should know something (a UserWarning)
 
-Anything else that escapes is a bug of tokenstats and shows its traceback.
+Any other error that escapes is a bug of tokenstats and shows its traceback.
+
+Messages name the arguments of Python functions through :func:`argument`; the command line says its own options instead.
 """
 
 import re
+from collections.abc import Callable
 
-__all__ = ["InputError", "NotThere", "RuleError", "StoreError", "TokenstatsError", "nearest", "one_line"]
+__all__ = [
+    "InputError",
+    "NotThere",
+    "RuleError",
+    "StoreError",
+    "TokenstatsError",
+    "TokenstatsWarning",
+    "argument",
+    "nearest",
+    "one_line",
+    "with_arguments",
+]
+
+_MARK = "\x1f"  # one_line lets none through: text from outside holds no mark
+_ARGUMENT = re.compile(f"{_MARK}(\\w+)(?:=([^{_MARK}]*))?{_MARK}")
 
 
-class TokenstatsError(Exception):
+class _Message(Exception):
+    """A message as Python shows it, and ``marked``: the same with what :func:`argument` wrote."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(with_arguments(message, lambda name, value: name if value is None else f"{name}={value}"))
+        self.marked = message
+
+
+class TokenstatsError(_Message):
     """Base of all errors that a user can mend."""
 
 
@@ -35,6 +61,28 @@ class NotThere(StoreError, KeyError):
 
 class RuleError(TokenstatsError, ValueError):
     """The text of a rule cannot be used."""
+
+
+class TokenstatsWarning(_Message, UserWarning):
+    """What the work goes on in spite of, and its user should know."""
+
+
+def argument(name: str, value: object = None) -> str:
+    """An argument named in the message of an error or a warning, and in nothing else.
+
+    Python shows ``topk`` or ``topk=5``, the command line its own option in that place. No word of a message can be mistaken
+    for an argument: they are told apart by a mark, not by their text.
+
+    Args:
+        name: The argument's or field's name in Python.
+        value: What it should be given, or was given; None names the argument alone.
+    """
+    return f"{_MARK}{name}{'' if value is None else f'={value!r}'}{_MARK}"
+
+
+def with_arguments(marked: str, say: Callable[[str, str | None], str]) -> str:
+    """A message in which ``say`` writes each argument, from its name and the ``repr`` of its value (None: no value)."""
+    return _ARGUMENT.sub(lambda found: say(found[1], found[2]), marked)
 
 
 def one_line(text: object, limit: int = 300) -> str:

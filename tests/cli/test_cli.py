@@ -95,13 +95,24 @@ def compute_mistakes(tmp_path: Path, base: str, warmup: str) -> dict[str, tuple[
         "other tokenizer": ([good, "--model", warmup, "--reference", other], "different tokenizers"),
         "bad name": ([good, "--model", warmup, "--name", "../x"], "scoring name '../x'"),
         "bad columns": ([good, "--model", warmup, "--columns", "promt=q"], "did you mean 'prompt'"),
-        "bad device": ([good, "--model", warmup, "--device", "abacus"], "device 'abacus'"),
-        "bad dtype": ([good, "--model", warmup, "--dtype", "float99"], "dtype 'float99'"),
+        "bad device": ([good, "--model", warmup, "--device", "abacus"], "--device abacus cannot be used"),
+        "bad dtype": (
+            [good, "--model", warmup, "--dtype", "float99"],
+            "--dtype got 'float99' (did you mean 'float32'?); expected one of: auto",
+        ),
         "no template": (
             [good, "--model", warmup, "--template", tmp_path / "gone.jinja"],
             "expected own, training or a Jinja file",
         ),
         "no training template": ([good, "--model", warmup, "--template", "training"], "--template training"),
+        "bad length": ([good, "--model", warmup, "--max-length", 1], "--max-length got 1; expected a whole number, at least 2"),
+        "alone": ([good, "--model", warmup, "--reference-pass", "separate"], "--reference-pass separate got no reference"),
+        "split of a file": ([good, "--model", warmup, "--split", "test"], "--split would do nothing"),
+        "chats only": ([good, "--model", warmup, "--no-chat"], "--no-chat is for plain prompts and completions"),
+        "unread column": (
+            [good, "--model", warmup, "--columns", "messages=messages,input=messages"],
+            "--columns maps 'input', which would do nothing: rows are read as messages",
+        ),
         "bad special text": ([good, "--model", warmup, "--special-text", "never"], "expected one of: as-is, plain"),
         "bad number": ([good, "--model", warmup, "--topk", "many"], "--topk"),
         "no model": ([good], "--model"),
@@ -206,5 +217,5 @@ def test_a_real_process_ends_with_status_2_and_no_traceback(tmp_path):
 def test_options_of_a_cluster_are_refused_without_one(cli, data, tmp_path, warmup, option, value):
     status, out, err = cli("compute", data, "--model", warmup, "--store", tmp_path / "store", option, value)
     assert (status, out) == (2, "")
-    assert f"{option} got {value} with engine local; it is for --engine ray alone" in err
+    assert f"{option} would do nothing: the engine is local; give --engine ray with it" in err
     assert not (tmp_path / "store").exists()

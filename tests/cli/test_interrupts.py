@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import write_jsonl
+from flat_options import grouped
 from inspect_fixtures import copy_of_store
 from test_resume import contents
 
@@ -85,7 +86,7 @@ def test_compute_goes_on_after_it_was_interrupted(run, arguments, tmp_path, numb
     assert f"{parts} parts of warmup, whole; run the same command again" in said
     assert not (store / "stats" / "warmup" / "manifest.json").exists()
     for place in (store, tmp_path / "whole"):
-        compute(**run, store=place)
+        compute(**grouped(**run), store=place)
     assert contents(store) == contents(tmp_path / "whole")
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenstats.corpus.build import build_tokens, plan_corpus
 from tokenstats.corpus.formats import parse_columns
+from tokenstats.corpus.options import CorpusOptions
 from tokenstats.corpus.sources import open_source
 from tokenstats.errors import InputError, StoreError
 from tokenstats.modeling.tokenizer import load_tokenizer
@@ -40,7 +41,7 @@ def tokenizer(base: str) -> PreTrainedTokenizerFast:
 
 def build(tokenizer: PreTrainedTokenizerFast, folder: Path, rows: list, **options) -> Store:
     source = open_source(write_jsonl(folder / "rows.jsonl", rows))
-    return build_tokens(plan_corpus(source, tokenizer, "here", **options), folder / "store")
+    return build_tokens(plan_corpus(source, tokenizer, "here", CorpusOptions(**options)), folder / "store")
 
 
 def only_row(store: Store) -> dict:
@@ -187,7 +188,7 @@ def test_a_file_mended_after_its_last_usable_row_is_finished(tokenizer, tmp_path
     path = write_jsonl(tmp_path / "rows.jsonl", chats[:4])
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines, "{broken\n"]))
-    corpus = plan_corpus(open_source(path), tokenizer, "here", part_tokens=1)
+    corpus = plan_corpus(open_source(path), tokenizer, "here", CorpusOptions(part_tokens=1))
     with pytest.raises(InputError, match="line 5 is not JSON"):
         build_tokens(corpus, tmp_path / "stopped")
     assert len(list((tmp_path / "stopped" / "tokens").iterdir())) == 3
@@ -282,7 +283,7 @@ def test_a_stopped_build_goes_on_and_ends_the_same(tokenizer, tmp_path, chats, m
     (tmp_path / "whole").mkdir()
     whole = build(tokenizer, tmp_path / "whole", rows, part_tokens=500)
     source = open_source(write_jsonl(tmp_path / "rows.jsonl", rows))
-    corpus = plan_corpus(source, tokenizer, "here", part_tokens=500)
+    corpus = plan_corpus(source, tokenizer, "here", CorpusOptions(part_tokens=500))
 
     import tokenstats.corpus.build as module
 
@@ -354,8 +355,8 @@ def test_a_store_of_other_data_or_settings_is_refused(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("text", ["prompt", "prompt=", "=x", "promt=question"])
 def test_column_maps_that_make_no_sense(text):
-    with pytest.raises(InputError, match="--columns"):
-        parse_columns(text)
+    with pytest.raises(InputError, match=r"columns (got|maps)"):
+        CorpusOptions(columns=parse_columns(text))
 
 
 def test_mapping_a_column_that_is_not_there_lists_those_that_are(tokenizer, tmp_path):
@@ -380,7 +381,9 @@ def test_nothing_that_is_no_store_is_touched(tokenizer, tmp_path):
 def test_a_full_disk_keeps_what_was_written(tokenizer, tmp_path, chats, monkeypatch):
     import tokenstats.corpus.build as module
 
-    corpus = plan_corpus(open_source(write_jsonl(tmp_path / "rows.jsonl", chats[:20])), tokenizer, "here", part_tokens=500)
+    corpus = plan_corpus(
+        open_source(write_jsonl(tmp_path / "rows.jsonl", chats[:20])), tokenizer, "here", CorpusOptions(part_tokens=500)
+    )
     real, written = module.write_part, []
 
     def full(*arguments):
@@ -435,7 +438,7 @@ def test_columns_that_are_named_come_before_those_that_are_not(tokenizer, tmp_pa
 
 
 def test_no_chat_is_refused_where_there_are_only_chats(tokenizer, tmp_path):
-    with pytest.raises(InputError, match="--no-chat is for plain prompts"):
+    with pytest.raises(InputError, match="chat=False is for plain prompts"):
         build(tokenizer, tmp_path, [{"messages": CHAT}], chat=False)
 
 

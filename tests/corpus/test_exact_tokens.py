@@ -13,6 +13,7 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from tokenstats.corpus.build import build_tokens, plan_corpus
 from tokenstats.corpus.encode import Encoded
 from tokenstats.corpus.formats import BadRow, Example
+from tokenstats.corpus.options import CorpusOptions
 from tokenstats.corpus.sources import open_source
 from tokenstats.corpus.template import Rendered, Renderer
 from tokenstats.errors import InputError
@@ -94,7 +95,7 @@ def chat(*contents: str) -> Example:
 
 
 def read(tokenizer: PreTrainedTokenizerFast, example: Example, **options: str) -> tuple[Renderer, Rendered]:
-    renderer = Renderer(tokenizer, "messages", **options)
+    renderer = Renderer(tokenizer, "messages", CorpusOptions(**options))
     return renderer, renderer.render(example)
 
 
@@ -284,7 +285,7 @@ def test_special_tokens_in_the_data_are_counted(tmp_path, way):
         {"messages": chat("<s>", "a").messages},
     ]
     source = open_source(write_jsonl(tmp_path / "rows.jsonl", rows))
-    store = build_tokens(plan_corpus(source, tokenizer, "here", special_text=way), tmp_path / "store")
+    store = build_tokens(plan_corpus(source, tokenizer, "here", CorpusOptions(special_text=way)), tmp_path / "store")
     (remark,) = store.manifest.dataset.noted
     assert "special tokens written out in the text" in remark
     assert store.manifest.dataset.noted[remark] == 2
@@ -302,8 +303,8 @@ def test_what_cannot_be_told_from_the_template_is_not_written_as_plain_text(toke
     renderer, rendered = read(tokenizer, Example(chat("q", "say <|im_end|>").messages, tools), special_text="plain")
     with pytest.raises(BadRow, match="cannot be told from the template's"):
         renderer.encode_plain(rendered)
-    with pytest.raises(InputError, match="--special-text got 'never'; expected one of: as-is, plain"):
-        read(tokenizer, chat("q", "a"), special_text="never")
+    with pytest.raises(InputError, match="special_text got 'never'; expected one of: as-is, plain"):
+        CorpusOptions(special_text="never")
 
 
 def test_lost_reasoning_is_counted_and_its_rows_are_kept(tmp_path):

@@ -10,6 +10,7 @@ pytest.importorskip("trl", reason="the templates are read from the trl extra")
 
 from pipelines.template_table import BEGIN, END, PAGE, byte_tokenizer, shipped_templates, table
 from tokenstats.corpus.formats import BadRow, Example
+from tokenstats.corpus.options import CorpusOptions
 from tokenstats.corpus.template import Rendered, Renderer
 from tokenstats.errors import InputError
 
@@ -302,7 +303,7 @@ def test_targets_do_not_depend_on_what_is_installed(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_the_training_template_is_used_where_it_is_asked_for(name):
-    chosen = Renderer(byte_tokenizer(TEMPLATES[name], name), "messages", template="training")
+    chosen = Renderer(byte_tokenizer(TEMPLATES[name], name), "messages", CorpusOptions(template="training"))
     assert chosen.targets == "training template of trl"
     assert chosen.render(chat(["x", "y"])).text == renderer(f"{name}_training").render(chat(["x", "y"])).text
 
@@ -310,10 +311,10 @@ def test_the_training_template_is_used_where_it_is_asked_for(name):
 def test_a_training_template_that_is_not_there_is_an_error(monkeypatch):
     own = byte_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     with pytest.raises(InputError, match="trl ships none"):
-        Renderer(own, "messages", template="training")
+        Renderer(own, "messages", CorpusOptions(template="training"))
     monkeypatch.setattr("tokenstats.corpus.template.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs trl.*pip install 'tokenstats\[trl\]'"):
-        Renderer(own, "messages", template="training")
+        Renderer(own, "messages", CorpusOptions(template="training"))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -13,6 +13,7 @@ from pipelines.matrix import as_tokens, definitions
 from pipelines.tiny_models import VOCABULARY, tiny_model
 from tokenstats.errors import InputError
 from tokenstats.scoring.batches import Budget
+from tokenstats.scoring.options import Request, ScoringOptions
 from tokenstats.scoring.pair import load_pair
 from tokenstats.scoring.score_part import score_part
 
@@ -21,6 +22,7 @@ peft = pytest.importorskip("peft", reason="needs the peft extra")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::UserWarning:torch")
 
 CPU = torch.device("cpu")
+FLOAT32 = ScoringOptions(dtype="float32")
 MODULES = ["q_proj", "v_proj", "down_proj"]
 OWN: dict[str, dict[str, Any]] = {
     "ADALORA": {"total_step": 10},
@@ -84,7 +86,7 @@ def sample_rows() -> list[np.ndarray]:
 
 
 def score(model: Path, reference: Path | None) -> dict[str, np.ndarray]:
-    pair = load_pair(str(model), reference and str(reference), "float32", CPU, VOCABULARY, "")
+    pair = load_pair(Request(str(model), reference and str(reference), FLOAT32), CPU, VOCABULARY, "")
     pair.check(torch.arange(5, 45)[None])
     table, _ = score_part(as_tokens(sample_rows()), pair, topk=0, score_all=True, budget=Budget(100))
     columns = table.column_names[1:]
@@ -168,7 +170,7 @@ def test_an_adapter_on_the_head_of_a_half_precision_model_is_off_where_the_base_
     sides = (adapter, base_model) if adapter_is == "model" else (base_model, adapter)
 
     def columns() -> dict[str, np.ndarray]:
-        pair = load_pair(str(sides[0]), str(sides[1]), "bfloat16", CPU, VOCABULARY, "")
+        pair = load_pair(Request(str(sides[0]), str(sides[1]), ScoringOptions(dtype="bfloat16")), CPU, VOCABULARY, "")
         pair.check(torch.arange(5, 45)[None])
         table, _ = score_part(as_tokens(sample_rows()), pair, topk=0, score_all=True, budget=Budget(100))
         return {n: table[n].combine_chunks().flatten().drop_null().to_numpy() for n in ("logprob", "ref_logprob", "kl")}

@@ -26,11 +26,13 @@ from transformers import (
 from pipelines.matrix import as_tokens, definitions
 from pipelines.tiny_models import VOCABULARY, tiny_model
 from tokenstats.computing import compute
-from tokenstats.errors import InputError
+from tokenstats.corpus.options import CorpusOptions
+from tokenstats.errors import InputError, TokenstatsWarning
 from tokenstats.modeling.load import LoadedModel, _described, load_model
 from tokenstats.modeling.positions import forget_widths, max_positions, width_classes
 from tokenstats.scoring.batches import Budget
 from tokenstats.scoring.model_checks import probe_ids
+from tokenstats.scoring.options import ScoringOptions
 from tokenstats.scoring.pair import ModelPair, Sharing
 from tokenstats.scoring.score_part import score_part
 
@@ -243,7 +245,8 @@ def test_a_policy_that_differs_in_one_word_is_scored(word, base, chats, tmp_path
     with torch.no_grad():
         model.model.embed_tokens.weight[word] += 0.5
     policy = save(model, tmp_path / "policy", base)
-    store, name = compute(write_jsonl(tmp_path / "d.jsonl", chats[:6]), model=policy, reference=reference, store=tmp_path / "s")
+    done = compute(write_jsonl(tmp_path / "d.jsonl", chats[:6]), model=policy, reference=reference, store=tmp_path / "s")
+    store, name = done.store, done.name
     assert_scoring_is_true(store, name, policy, reference, 6)
 
 
@@ -268,18 +271,23 @@ def with_one_word_more(base: str, folder: Path) -> str:
     return str(folder)
 
 
-def test_a_tokenizer_larger_than_the_head_is_scored_as_long_as_such_a_word_does_not_occur(base, chats, tmp_path, capsys):
+def test_a_tokenizer_larger_than_the_head_is_scored_as_long_as_such_a_word_does_not_occur(base, chats, tmp_path):
     model = with_one_word_more(base, tmp_path / "model")
     data = write_jsonl(tmp_path / "d.jsonl", chats[:4])
-    store, name = compute(data, model=model, store=tmp_path / "s")
-    assert "its tokenizer has" in capsys.readouterr().err
+    with pytest.warns(TokenstatsWarning, match="its tokenizer has"):
+        done = compute(data, model=model, store=tmp_path / "s")
+    store, name = done.store, done.name
     assert store.scorings[name].manifest.vocabulary < store.manifest.tokenizer.size
     assert store.scorings[name].manifest.notes
-    plain, plain_name = compute(data, model=base, store=tmp_path / "plain")
+    done = compute(data, model=base, store=tmp_path / "plain")
+    plain, plain_name = done.store, done.name
     assert plain.part(f"stats/{plain_name}", 0)["entropy"].equals(store.part(f"stats/{name}", 0)["entropy"])
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "an <extra> word"}]
     data = write_jsonl(tmp_path / "e.jsonl", [*chats[:4], {"messages": chat}])
-    with pytest.raises(InputError, match=r"sequence 000000004-.* holds id \d+, but the model knows"):
+    with (
+        pytest.warns(TokenstatsWarning, match="its tokenizer has"),
+        pytest.raises(InputError, match=r"sequence 000000004-.* holds id \d+, but the model knows"),
+    ):
         compute(data, model=model, store=tmp_path / "t")
 
 
@@ -352,7 +360,9 @@ def test_two_passes_too_refuse_models_that_answer_the_same(changed, base, chats,
         peft.get_peft_model(bare, peft.LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(policy)
     data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
     with pytest.raises(InputError, match="same logits"):
-        compute(data, model=str(policy), reference=base, store=tmp_path / "s", reference_pass="separate")
+        compute(
+            data, model=str(policy), reference=base, store=tmp_path / "s", scoring=ScoringOptions(reference_pass="separate")
+        )
 
 
 @pytest.mark.parametrize("kind", ["mamba", "mamba2", "nemotron_h"])
@@ -400,11 +410,18 @@ def test_a_dataset_whose_scoring_is_refused_is_not_tokenized_behind_its_back(bas
     from tokenstats.errors import StoreError
 
     data = write_jsonl(tmp_path / "d.jsonl", chats[:40])
-    compute(data, model=base, store=tmp_path / "s", part_tokens=200, name="it")
+    compute(data, model=base, store=tmp_path / "s", name="it", corpus=CorpusOptions(part_tokens=200))
     (tmp_path / "s" / "manifest.json").unlink()
     before = threading.active_count()
     with pytest.raises(StoreError, match="other settings"):
-        compute(data, model=base, store=tmp_path / "s", part_tokens=200, name="it", topk=3)
+        compute(
+            data,
+            model=base,
+            store=tmp_path / "s",
+            name="it",
+            corpus=CorpusOptions(part_tokens=200),
+            scoring=ScoringOptions(topk=3),
+        )
     assert threading.active_count() <= before
 
 

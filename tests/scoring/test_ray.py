@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 from conftest import write_jsonl
+from flat_options import grouped
 from test_resume import contents
 
 from tokenstats.computing import compute
+from tokenstats.corpus.options import CorpusOptions
 from tokenstats.errors import InputError, StoreError
+from tokenstats.scoring.options import EngineOptions
 
 ray = pytest.importorskip("ray", reason="needs the ray extra")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files for the garbage collector
@@ -35,7 +38,8 @@ def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(cluster, tmp_path: P
     nodes, workers = cluster
     data = write_jsonl(tmp_path / "d.jsonl", chats[:120])
     options = {"model": warmup, "reference": base, "part_tokens": 500, "batch_tokens": 100, "reference_pass": passes}
-    alone, name = compute(data, **options, store=tmp_path / "alone")
+    done = compute(data, **grouped(**options), store=tmp_path / "alone")
+    alone, name = done.store, done.name
     folder = tmp_path / "store" / "stats" / name
 
     def lose_a_node() -> None:
@@ -46,9 +50,9 @@ def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(cluster, tmp_path: P
 
     killer = threading.Thread(target=lose_a_node)
     killer.start()
-    together, _ = compute(
-        data, **options, store=tmp_path / "store", engine="ray", workers=2, ray_address=nodes.address, device="cpu"
-    )
+    together = compute(
+        data, **grouped(**options, kind="ray", workers=2, ray_address=nodes.address, device="cpu"), store=tmp_path / "store"
+    ).store
     killer.join()
     assert alone.part_count > 10
     assert contents(together.path) == contents(alone.path)
@@ -61,10 +65,10 @@ def test_actors_that_the_cluster_has_no_room_for_are_not_waited_for(cluster, tmp
     nodes.remove_node(workers[0])
     options = {"model": base, "part_tokens": 500, "batch_tokens": 100}
     data = write_jsonl(tmp_path / "d.jsonl", chats[:30])
-    alone, _ = compute(data, **options, store=tmp_path / "alone")
-    on_ray = {"engine": "ray", "workers": 2, "ray_address": nodes.address, "device": "cpu"}
+    alone = compute(data, **grouped(**options), store=tmp_path / "alone").store
+    on_ray = {"kind": "ray", "workers": 2, "ray_address": nodes.address, "device": "cpu"}
     store = tmp_path / "store"
-    run = threading.Thread(target=lambda: compute(data, **options, **on_ray, store=store), daemon=True)
+    run = threading.Thread(target=lambda: compute(data, **grouped(**options, **on_ray), store=store), daemon=True)
     run.start()
     run.join(timeout=200)
     assert not run.is_alive(), "still waiting for the second actor"
@@ -78,7 +82,7 @@ def test_answers_that_never_come_stop_nobody(cluster, tmp_path: Path, chats, bas
     nodes, _ = cluster
     options = {"model": base, "part_tokens": 500, "batch_tokens": 100}
     data = write_jsonl(tmp_path / "d.jsonl", chats[:30])
-    alone, _ = compute(data, **options, store=tmp_path / "alone")
+    alone = compute(data, **grouped(**options), store=tmp_path / "alone").store
     tasks: dict = {}  # in the order they were given out
     real, glance = ray_engine.ray.wait, 0.5
 
@@ -92,8 +96,8 @@ def test_answers_that_never_come_stop_nobody(cluster, tmp_path: Path, chats, bas
     monkeypatch.setattr(ray_engine.ray, "wait", wait)
     monkeypatch.setattr(ray_engine, "_GLANCE", glance)
     store = tmp_path / "store"
-    on_ray = {"engine": "ray", "workers": 2, "ray_address": nodes.address, "device": "cpu"}
-    run = threading.Thread(target=lambda: compute(data, **options, **on_ray, store=store), daemon=True)
+    on_ray = {"kind": "ray", "workers": 2, "ray_address": nodes.address, "device": "cpu"}
+    run = threading.Thread(target=lambda: compute(data, **grouped(**options, **on_ray), store=store), daemon=True)
     run.start()
     run.join(timeout=200)
     assert not run.is_alive(), "still waiting for an answer"
@@ -105,7 +109,13 @@ def test_what_the_user_must_mend_comes_back_from_the_cluster_as_one_line(cluster
     nodes, _ = cluster
     data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
     with pytest.raises(InputError, match="same weights"):
-        compute(data, model=base, reference=base, store=tmp_path / "s", engine="ray", workers=1, ray_address=nodes.address)
+        compute(
+            data,
+            model=base,
+            reference=base,
+            store=tmp_path / "s",
+            engine=EngineOptions(kind="ray", workers=1, ray_address=nodes.address),
+        )
     assert not (tmp_path / "s").exists()
     assert not ray.is_initialized()
 
@@ -113,7 +123,7 @@ def test_what_the_user_must_mend_comes_back_from_the_cluster_as_one_line(cluster
 def test_an_address_where_no_cluster_is_is_named(tmp_path: Path, chats, base):
     data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
     with pytest.raises(InputError, match="no Ray cluster answers at nonsense"):
-        compute(data, model=base, store=tmp_path / "s", engine="ray", ray_address="nonsense")
+        compute(data, model=base, store=tmp_path / "s", engine=EngineOptions(kind="ray", ray_address="nonsense"))
     assert not (tmp_path / "s").exists()
 
 
@@ -124,8 +134,8 @@ def test_no_actor_outlives_a_run_that_failed(cluster, tmp_path: Path, chats, bas
     data = write_jsonl(tmp_path / "d.jsonl", chats[:30])
     bad = tmp_path / "bad.jsonl"
     bad.write_text(data.read_text() + "no JSON\n")
-    on_ray = {"part_tokens": 500, "engine": "ray", "workers": 2, "device": "cpu"}
-    compute(data, model=base, store=tmp_path / "other", part_tokens=900)
+    on_ray = {"part_tokens": 500, "kind": "ray", "workers": 2, "device": "cpu"}
+    compute(data, model=base, store=tmp_path / "other", corpus=CorpusOptions(part_tokens=900))
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -141,7 +151,7 @@ def test_no_actor_outlives_a_run_that_failed(cluster, tmp_path: Path, chats, bas
             if patch:
                 patched.setattr(patch, interrupt)
             with pytest.raises(error) as failure:
-                compute(rows, **models, store=tmp_path / store, **on_ray)
+                compute(rows, **grouped(**models, **on_ray), store=tmp_path / store)
         kept.append(failure)
         until = time.monotonic() + 60
         while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < until:
@@ -152,4 +162,6 @@ def test_no_actor_outlives_a_run_that_failed(cluster, tmp_path: Path, chats, bas
 
 def test_an_unknown_engine_is_named(tmp_path: Path, chats, base):
     with pytest.raises(InputError, match="engine got 'spark'; expected one of: local, ray"):
-        compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", engine="spark")
+        compute(
+            write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", engine=EngineOptions(kind="spark")
+        )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_jsonl
+from flat_options import grouped
 
 from tokenstats.computing import compute
 from tokenstats.errors import StoreError
@@ -44,7 +45,7 @@ def arguments(tmp_path_factory, chats, base, warmup) -> dict:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, arguments) -> dict[str, bytes]:
-    store, _ = compute(**arguments, store=tmp_path_factory.mktemp("undisturbed") / "store")
+    store = compute(**grouped(**arguments), store=tmp_path_factory.mktemp("undisturbed") / "store").store
     assert store.part_count >= 4
     return contents(store.path)
 
@@ -68,7 +69,7 @@ def test_killed_at_every_file_in_turn(arguments, undisturbed, tmp_path, monkeypa
         try:
             with monkeypatch.context() as patch:
                 patch.setattr(os, "replace", replace)
-                compute(**arguments, store=tmp_path / "store")
+                compute(**grouped(**arguments), store=tmp_path / "store")
             break
         except Killed:
             deaths += 1
@@ -103,8 +104,7 @@ def test_a_real_kill_at_random_moments(arguments, undisturbed, tmp_path):
 
 
 def copy(arguments: dict, tmp_path: Path) -> Store:
-    store, _ = compute(**arguments, store=tmp_path / "store")
-    return store
+    return compute(**grouped(**arguments), store=tmp_path / "store").store
 
 
 def test_damaged_parts_are_errors_that_name_them(arguments, tmp_path):

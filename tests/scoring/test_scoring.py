@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import write_jsonl
+from flat_options import grouped
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
@@ -20,9 +21,11 @@ from transformers import (
 )
 
 from tokenstats.computing import compute
-from tokenstats.errors import InputError, StoreError
+from tokenstats.corpus.options import CorpusOptions
+from tokenstats.errors import InputError, StoreError, TokenstatsWarning
 from tokenstats.modeling.head import SplitModel
 from tokenstats.schema import STATISTICS
+from tokenstats.scoring.options import ScoringOptions
 from tokenstats.store import Store
 
 CLOSE = {"logprob", "ref_logprob", "entropy", "ref_entropy", "kl", "reverse_kl", "sum_p2", "top1_logprob"}
@@ -96,7 +99,8 @@ def assert_scoring_is_true(store: Store, scoring: str, model, reference: str, ro
 
 def test_every_statistic_of_two_hundred_sequences(tmp_path, chats, base, warmup):
     data = write_jsonl(tmp_path / "d.jsonl", chats[:200])
-    store, name = compute(data, model=warmup, reference=base, store=tmp_path / "store")
+    done = compute(data, model=warmup, reference=base, store=tmp_path / "store")
+    store, name = done.store, done.name
     assert name == "warmup"
     assert store.manifest.sequences == 200
     assert_scoring_is_true(store, name, warmup, base, 200, most_unsure=0.001)
@@ -123,15 +127,21 @@ def test_batch_budget_and_part_size_change_nothing(scored, tmp_path, chats, base
     data = write_jsonl(tmp_path / "d.jsonl", chats[:60])
     reference = table(scored, "warmup")
     for folder, options in {"one by one": {"batch_tokens": 1}, "at once": {"batch_tokens": 10**6}}.items():
-        store, name = compute(data, model=warmup, reference=base, store=tmp_path / folder, **options)
+        done = compute(data, **grouped(**options), model=warmup, reference=base, store=tmp_path / folder)
+        store, name = done.store, done.name
         assert store.part_count == 1
         assert_tables_close(table(store, name), reference)
 
 
 def test_score_all_scores_prompts_and_leaves_targets_as_they_were(scored, tmp_path, chats, base, warmup):
-    store, name = compute(
-        write_jsonl(tmp_path / "d.jsonl", chats[:5]), model=warmup, reference=base, store=tmp_path / "s", score_all=True, topk=3
+    done = compute(
+        write_jsonl(tmp_path / "d.jsonl", chats[:5]),
+        model=warmup,
+        reference=base,
+        store=tmp_path / "s",
+        scoring=ScoringOptions(score_all=True, topk=3),
     )
+    store, name = done.store, done.name
     for number in range(5):
         row = store.sequence(number, {"tokens": ["is_target"], f"stats/{name}": ["entropy", "topk_ids", "top1_id"]})
         entropy, target = row[f"stats/{name}"]["entropy"], row["tokens"]["is_target"]
@@ -145,7 +155,8 @@ def test_score_all_scores_prompts_and_leaves_targets_as_they_were(scored, tmp_pa
 
 
 def test_without_reference_there_are_no_columns_of_one(tmp_path, chats, base):
-    store, name = compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", name="alone")
+    done = compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", name="alone")
+    store, name = done.store, done.name
     assert name == "alone"
     assert store.part("stats/alone", 0).column_names == ["seq_id", *(s.name for s in STATISTICS if not s.of_reference)]
 
@@ -183,12 +194,13 @@ def test_heads_of_other_architectures(tmp_path, chats, base, architecture):
         for p in first.parameters():
             p.add_(0.05 * torch.randn_like(p))
     two = save(first, tmp_path / "two", base)
-    store, name = compute(write_jsonl(tmp_path / "d.jsonl", chats[:4]), model=two, reference=one, store=tmp_path / "s")
+    done = compute(write_jsonl(tmp_path / "d.jsonl", chats[:4]), model=two, reference=one, store=tmp_path / "s")
+    store, name = done.store, done.name
     assert set(store.scorings[name].manifest.head.values()) == {"split"}
     assert_scoring_is_true(store, name, two, one, 4)
 
 
-def test_a_head_that_cannot_be_split_off_is_scored_whole_and_said(tmp_path, chats, base, monkeypatch, capsys):
+def test_a_head_that_cannot_be_split_off_is_scored_whole_and_said(tmp_path, chats, base, monkeypatch):
     """Take away what is known about soft-capping: the check at the start must notice, and the numbers stay true."""
     import tokenstats.modeling.head as module
 
@@ -197,8 +209,10 @@ def test_a_head_that_cannot_be_split_off_is_scored_whole_and_said(tmp_path, chat
     torch.nn.init.normal_(other.model.layers[0].mlp.up_proj.weight)
     reference = save(other, tmp_path / "two", base)
     monkeypatch.setattr(module, "_after_head", lambda config: lambda logits: logits)
-    store, name = compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=model, reference=reference, store=tmp_path / "s")
-    assert "full logits" in capsys.readouterr().err
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
+    with pytest.warns(TokenstatsWarning, match="full logits"):
+        done = compute(data, model=model, reference=reference, store=tmp_path / "s")
+    store, name = done.store, done.name
     assert all(way.startswith("whole") for way in store.scorings[name].manifest.head.values())
     assert_scoring_is_true(store, name, model, reference, 3)
 
@@ -223,7 +237,8 @@ def test_an_adapter_is_scored_with_its_base(tmp_path, chats, base):
     adapter = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False))
     adapter.save_pretrained(tmp_path / "adapter")
     data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
-    store, name = compute(data, model=str(tmp_path / "adapter"), reference=base, store=tmp_path / "s")
+    done = compute(data, model=str(tmp_path / "adapter"), reference=base, store=tmp_path / "s")
+    store, name = done.store, done.name
     assert_scoring_is_true(store, name, adapter.eval(), base, 3)
 
     fresh = peft.get_peft_model(
@@ -285,22 +300,23 @@ def test_a_sequence_longer_than_the_model_reads_is_named_and_once_it_is_cut_the_
     options = {"model": base, "store": tmp_path / "s", "part_tokens": 200}
     data = write_jsonl(tmp_path / "d.jsonl", [*chats[:5], long])
     with pytest.raises(InputError, match=r"row 5 has \d+ tokens, but the model reads at most 2048; .*--max-length"):
-        compute(data, **options)
+        compute(data, **grouped(**options))
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("part-*")}
     assert before, "the parts before the bad row stay"
     write_jsonl(data, chats[:6])
-    store, name = compute(data, **options)
+    done = compute(data, **grouped(**options))
+    store, name = done.store, done.name
     assert all(p.stat().st_mtime_ns == time for p, time in before.items())
-    fresh, _ = compute(data, **{**options, "store": tmp_path / "fresh"})
+    fresh = compute(data, **grouped(**{**options, "store": tmp_path / "fresh"})).store
     assert store.fingerprint == fresh.fingerprint
     assert table(store, name).equals(table(fresh, name))
 
 
 def test_a_second_scoring_shares_the_tokens(tmp_path, chats, base, warmup):
     data = write_jsonl(tmp_path / "d.jsonl", chats[:5])
-    store, _ = compute(data, model=warmup, store=tmp_path / "s", name="a")
+    store = compute(data, model=warmup, store=tmp_path / "s", name="a").store
     before = (store.path / "tokens" / "part-00000.parquet").stat().st_mtime_ns
-    again, _ = compute(data, model=base, store=tmp_path / "s", name="b")
+    again = compute(data, model=base, store=tmp_path / "s", name="b").store
     assert list(again.scorings) == ["a", "b"]
     assert (store.path / "tokens" / "part-00000.parquet").stat().st_mtime_ns == before
     with pytest.raises(StoreError, match="model: there"):
@@ -309,16 +325,23 @@ def test_a_second_scoring_shares_the_tokens(tmp_path, chats, base, warmup):
 
 def test_more_alternatives_than_there_are_tokens_are_refused(tmp_path, chats, base):
     with pytest.raises(InputError, match="--topk got 5000; expected at most the vocabulary's 703 tokens"):
-        compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", topk=5000)
+        compute(
+            write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", scoring=ScoringOptions(topk=5000)
+        )
     with pytest.raises(InputError, match="--batch-tokens got 0; expected at least 1"):
-        compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", batch_tokens=0)
+        compute(
+            write_jsonl(tmp_path / "d.jsonl", chats[:3]),
+            model=base,
+            store=tmp_path / "s",
+            scoring=ScoringOptions(batch_tokens=0),
+        )
 
 
 def test_other_settings_of_the_tokens_are_named_before_those_of_the_scoring(tmp_path, chats, base):
     data = write_jsonl(tmp_path / "d.jsonl", chats[:10])
-    compute(data, model=base, store=tmp_path / "s", part_tokens=500)
+    compute(data, model=base, store=tmp_path / "s", corpus=CorpusOptions(part_tokens=500))
     with pytest.raises(StoreError, match=r"part_tokens: there 500, asked for 600; ask for the same again, or choose another"):
-        compute(data, model=base, store=tmp_path / "s", part_tokens=600)
+        compute(data, model=base, store=tmp_path / "s", corpus=CorpusOptions(part_tokens=600))
 
 
 def test_a_model_that_looks_ahead_is_refused(tmp_path, chats, base):
@@ -359,22 +382,24 @@ def test_positions_that_depend_on_the_width_of_a_batch_do_not_change_results(tmp
         )
     )
     folder = save(model, tmp_path / "dynamic", base)
-    together, name = compute(write_jsonl(tmp_path / "d.jsonl", chats[:6]), model=folder, store=tmp_path / "a")
-    alone, _ = compute(tmp_path / "d.jsonl", model=folder, store=tmp_path / "b", batch_tokens=1)
+    done = compute(write_jsonl(tmp_path / "d.jsonl", chats[:6]), model=folder, store=tmp_path / "a")
+    together, name = done.store, done.name
+    alone = compute(tmp_path / "d.jsonl", model=folder, store=tmp_path / "b", scoring=ScoringOptions(batch_tokens=1)).store
     assert_tables_close(table(together, name), table(alone, name))
 
 
 def test_an_edited_configuration_is_another_model(tmp_path, chats, base):
     shutil.copytree(base, tmp_path / "model")
     data = write_jsonl(tmp_path / "d.jsonl", chats[:10])
-    store, name = compute(data, model=str(tmp_path / "model"), store=tmp_path / "s", part_tokens=500)
+    done = compute(data, model=str(tmp_path / "model"), store=tmp_path / "s", corpus=CorpusOptions(part_tokens=500))
+    store, name = done.store, done.name
     (store.path / "stats" / name / "part-00001.parquet").unlink()
     path = tmp_path / "model" / "config.json"
     config = json.loads(path.read_text())
     config["rms_norm_eps"] = 0.5
     path.write_text(json.dumps(config))
     with pytest.raises(StoreError, match="model: there"):
-        compute(data, model=str(tmp_path / "model"), store=tmp_path / "s", part_tokens=500)
+        compute(data, model=str(tmp_path / "model"), store=tmp_path / "s", corpus=CorpusOptions(part_tokens=500))
 
 
 def test_a_scoring_is_not_called_like_a_column(tmp_path, chats, base):

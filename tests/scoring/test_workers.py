@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_jsonl
+from flat_options import grouped
 from test_resume import contents
 from test_scoring import assert_tables_close, table
 
 from tokenstats.computing import compute
-from tokenstats.errors import InputError, StoreError
+from tokenstats.corpus.sources import Source
+from tokenstats.errors import InputError, StoreError, TokenstatsWarning
 from tokenstats.scoring.pair import ModelPair
 from tokenstats.scoring.workers import Worker
 from tokenstats.store import Store
@@ -34,7 +36,7 @@ def arguments(tmp_path_factory, chats, base, warmup) -> dict:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, arguments) -> dict[str, bytes]:
-    store, _ = compute(**arguments, store=tmp_path_factory.mktemp("undisturbed") / "store")
+    store = compute(**grouped(**arguments), store=tmp_path_factory.mktemp("undisturbed") / "store").store
     assert store.part_count >= 9
     return contents(store.path)
 
@@ -97,7 +99,8 @@ def test_three_workers_killed_again_and_again_end_in_the_same_store(arguments, u
 def test_workers_of_two_passes_killed_in_each_of_them_end_in_the_store_of_one_process(arguments, tmp_path):
     """All three go down once while the reference's states are made, and once while these are scored."""
     separate = {**arguments, "reference_pass": "separate"}
-    alone, name = compute(**separate, store=tmp_path / "alone")
+    done = compute(**grouped(**separate), store=tmp_path / "alone")
+    alone, name = done.store, done.name
     store = tmp_path / "store"
     folder = store / "stats" / name
     for made in (folder / ".reference" / "part-*", folder / "part-*"):
@@ -139,7 +142,7 @@ def test_a_worker_gives_up_on_tokens_that_never_come(arguments, tmp_path, monkey
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(StoreError, match=r"part-00000.parquet did not come within .* worker 0 may be dead"):
-        compute(**arguments, store=tmp_path / "store", patience=0.2, reference_pass=reference_pass)
+        compute(**grouped(**arguments, patience=0.2, reference_pass=reference_pass), store=tmp_path / "store")
 
 
 # ---- memory
@@ -148,7 +151,8 @@ def test_a_worker_gives_up_on_tokens_that_never_come(arguments, tmp_path, monkey
 def test_where_memory_runs_out_batches_get_smaller_and_the_numbers_stay(base, warmup, chats, tmp_path, monkeypatch):
     data = write_jsonl(tmp_path / "d.jsonl", chats[:40])
     options = {"model": warmup, "reference": base, "part_tokens": 1500, "batch_tokens": 1600}
-    plenty, name = compute(data, **options, store=tmp_path / "plenty")
+    done = compute(data, **grouped(**options), store=tmp_path / "plenty")
+    plenty, name = done.store, done.name
     assert plenty.scorings[name].manifest.batch_tokens == 1600
     real = ModelPair.score
 
@@ -158,7 +162,7 @@ def test_where_memory_runs_out_batches_get_smaller_and_the_numbers_stay(base, wa
         return real(self, input_ids, chosen, topk, states)
 
     monkeypatch.setattr(ModelPair, "score", score)
-    scarce, _ = compute(data, **options, store=tmp_path / "scarce")
+    scarce = compute(data, **grouped(**options), store=tmp_path / "scarce").store
     assert 250 <= scarce.scorings[name].manifest.batch_tokens <= 500
     assert_tables_close(table(scarce, name), table(plenty, name))
 
@@ -176,7 +180,8 @@ def test_a_sequence_that_fits_in_no_memory_is_an_error_that_says_what_helps(base
 PEAK = """
 import resource, sys
 from tokenstats.computing import compute
-compute(sys.argv[1], model=sys.argv[2], store=sys.argv[3], chat=False, part_tokens=4000)
+from tokenstats.corpus.options import CorpusOptions
+compute(sys.argv[1], model=sys.argv[2], store=sys.argv[3], corpus=CorpusOptions(chat=False, part_tokens=4000))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -202,8 +207,9 @@ def test_memory_does_not_grow_with_the_data(base, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped bytes"])
-def test_a_part_that_was_damaged_before_the_run_ended_is_made_again(arguments, undisturbed, tmp_path, damage, capsys):
-    store, name = compute(**arguments, store=tmp_path / "store")
+def test_a_part_that_was_damaged_before_the_run_ended_is_made_again(arguments, undisturbed, tmp_path, damage):
+    done = compute(**grouped(**arguments), store=tmp_path / "store")
+    store, name = done.store, done.name
     folder = store.path / "stats" / name
     (folder / "manifest.json").unlink()  # as if killed before the end
     path = folder / "part-00002.parquet"
@@ -214,10 +220,8 @@ def test_a_part_that_was_damaged_before_the_run_ended_is_made_again(arguments, u
         content[500] ^= 0x10
     path.write_bytes(bytes(content))
     before = parts(store.path)
-    compute(**arguments, store=tmp_path / "store")
-    errors = capsys.readouterr().err
-    assert "warning" in errors
-    assert "part-00002.parquet" in errors
+    with pytest.warns(TokenstatsWarning, match="part-00002.parquet .*: made again"):
+        compute(**grouped(**arguments), store=tmp_path / "store")
     after = parts(store.path)
     assert [p for p in before if before[p] != after[p]] == [path], "only the damaged part is made again"
     assert contents(store.path) == undisturbed
@@ -225,7 +229,8 @@ def test_a_part_that_was_damaged_before_the_run_ended_is_made_again(arguments, u
 
 def test_a_part_that_another_worker_must_make_again_stops_nobody(arguments, undisturbed, tmp_path):
     """Three tasks of a SLURM step, each with a truncated part of its own."""
-    store, name = compute(**arguments, store=tmp_path / "store")
+    done = compute(**grouped(**arguments), store=tmp_path / "store")
+    store, name = done.store, done.name
     (store.path / "stats" / name / "manifest.json").unlink()
     for index in range(3):
         path = store.path / "stats" / name / f"part-0000{index}.parquet"
@@ -234,9 +239,10 @@ def test_a_part_that_another_worker_must_make_again_stops_nobody(arguments, undi
     assert contents(store.path) == undisturbed
 
 
-def test_no_manifest_vouches_for_bytes_that_nobody_read(arguments, undisturbed, tmp_path, monkeypatch, capsys):
+def test_no_manifest_vouches_for_bytes_that_nobody_read(arguments, undisturbed, tmp_path, monkeypatch):
     """Worker 1 is the last one out, but part 3 of worker 0 was damaged meanwhile."""
-    store, name = compute(**arguments, store=tmp_path / "store")
+    done = compute(**grouped(**arguments), store=tmp_path / "store")
+    store, name = done.store, done.name
     manifest, path = store.path / "stats" / name / "manifest.json", store.path / "stats" / name / "part-00003.parquet"
     manifest.unlink()
     content = bytearray(path.read_bytes())
@@ -247,25 +253,26 @@ def test_no_manifest_vouches_for_bytes_that_nobody_read(arguments, undisturbed, 
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "3")
         patch.setenv("RANK", "1")
-        compute(**arguments, store=store.path)
+        compute(**grouped(**arguments), store=store.path)
         assert not manifest.exists()
         assert being_written.exists()
         patch.setenv("RANK", "0")
-        compute(**arguments, store=store.path)
-    assert "part-00003.parquet" in capsys.readouterr().err
+        with pytest.warns(TokenstatsWarning, match="part-00003.parquet .*: made again"):
+            compute(**grouped(**arguments), store=store.path)
     assert not being_written.exists()
     assert contents(store.path) == undisturbed
 
 
 def test_beside_a_manifest_a_damaged_part_is_named(arguments, tmp_path):
-    store, name = compute(**arguments, store=tmp_path / "store")
+    done = compute(**grouped(**arguments), store=tmp_path / "store")
+    store, name = done.store, done.name
     folder = store.path / "stats" / name
     content = bytearray((folder / "part-00003.parquet").read_bytes())
     content[500] ^= 0x10
     (folder / "part-00003.parquet").write_bytes(bytes(content))
     (folder / "part-00001.parquet").unlink()
     with pytest.raises(StoreError, match=r"part-00003.parquet cannot be read .*delete it and run the command"):
-        compute(**arguments, store=store.path)
+        compute(**grouped(**arguments), store=store.path)
 
 
 def test_a_full_disk_while_the_tokenizer_is_saved_is_an_error(arguments, tmp_path, cli, monkeypatch):
@@ -329,8 +336,6 @@ def test_a_folder_that_cannot_be_written_is_an_error(arguments, tmp_path, folder
 
 def test_scoring_starts_before_all_data_have_been_read(arguments, chats, tmp_path, monkeypatch):
     """The source gives no more rows until the first part is scored."""
-    from tokenstats.corpus import sources
-
     store, waited = tmp_path / "store", threading.Event()
 
     def read():
@@ -342,8 +347,8 @@ def test_scoring_starts_before_all_data_have_been_read(arguments, chats, tmp_pat
         waited.set()
         yield from chats[300:310]
 
-    monkeypatch.setattr(sources, "open_source", lambda *_: sources.Source("rows that come slowly", read))
-    done, _ = compute(**{**arguments, "part_tokens": 10_000, "batch_tokens": 8192}, store=store)
+    monkeypatch.setattr("tokenstats.computing.open_source", lambda *_: Source("rows that come slowly", read))
+    done = compute(**grouped(**{**arguments, "part_tokens": 10_000, "batch_tokens": 8192}), store=store).store
     assert waited.is_set()
     assert done.manifest.dataset.rows == 310
 
@@ -353,7 +358,8 @@ def test_rows_may_change_only_after_the_point_where_a_run_was_killed(arguments, 
     rows = chats[:60]
     data = write_jsonl(tmp_path / "d.jsonl", rows)
     options = {**arguments, "dataset": data, "store": tmp_path / "store"}
-    store, name = compute(**options)
+    done = compute(**grouped(**options))
+    store, name = done.store, done.name
     for manifest in store.path.rglob("manifest.json"):
         manifest.unlink()
     for index in range(5, store.part_count):
@@ -364,9 +370,9 @@ def test_rows_may_change_only_after_the_point_where_a_run_was_killed(arguments, 
     write_jsonl(data, changed)
     if row == 2:
         with pytest.raises(StoreError, match="was made of other rows"):
-            compute(**options)
+            compute(**grouped(**options))
         return
-    done, _ = compute(**options)
-    fresh, _ = compute(**{**options, "store": tmp_path / "fresh"})
+    done = compute(**grouped(**options)).store
+    fresh = compute(**grouped(**{**options, "store": tmp_path / "fresh"})).store
     assert done.fingerprint == fresh.fingerprint != store.fingerprint
     np.testing.assert_array_equal(table(done, name)["seq_id"], table(fresh, name)["seq_id"])

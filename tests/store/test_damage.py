@@ -194,7 +194,7 @@ def test_other_values_in_the_same_shape_are_a_problem_of_the_audit(own, family):
 
 def test_tokens_that_were_changed_are_not_scored(tmp_path, chats, base):
     data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
-    store, _ = compute(data, model=base, store=tmp_path / "store", name="one")
+    store = compute(data, model=base, store=tmp_path / "store", name="one").store
     rewrite(other_values)(part_path(store.path / TOKENS, 0))
     with pytest.raises(StoreError, match=r"tokens/part-00000\.parquet was changed after it was made"):
         compute(data, model=base, store=tmp_path / "store", name="two")

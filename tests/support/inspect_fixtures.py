@@ -130,22 +130,22 @@ def _workplace() -> Path:
 def make_store(name: str, part_tokens: int = 700, reference: bool = True, topk: int = 0) -> Store:
     """The conversations, scored; ``part_tokens`` decides how many parts the store has."""
     from tokenstats.computing import compute
+    from tokenstats.corpus.options import CorpusOptions
+    from tokenstats.scoring.options import ScoringOptions
 
     rows = _workplace() / "chats.jsonl"
     if not rows.exists():
         rows.write_text("".join(json.dumps(row) + "\n" for row in conversations()), encoding="utf-8")
         make_models(_workplace())
-    store, _ = compute(
+    return compute(
         rows,
         model=str(_workplace() / "policy"),
         reference=str(_workplace() / "reference") if reference else None,
         store=_workplace() / name,
         name="warm",
-        part_tokens=part_tokens,
-        max_length=MAX_LENGTH,
-        topk=topk,
-    )
-    return store
+        corpus=CorpusOptions(part_tokens=part_tokens, max_length=MAX_LENGTH),
+        scoring=ScoringOptions(topk=topk),
+    ).store
 
 
 @cache

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from tokenstats.corpus.build import build_tokens, plan_corpus
+from tokenstats.corpus.options import CorpusOptions
 from tokenstats.corpus.sources import open_source
 from tokenstats.schema import mask_schema
 from tokenstats.store import Store
@@ -122,7 +123,7 @@ def build_store(
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "chats.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in short_chats(rows)))
-    corpus = plan_corpus(open_source(data), tokenizer or byte_tokenizer(), "bytes", part_tokens=part_tokens)
+    corpus = plan_corpus(open_source(data), tokenizer or byte_tokenizer(), "bytes", CorpusOptions(part_tokens=part_tokens))
     store = build_tokens(corpus, folder / "store")
     assert store.part_count > 1
     return store

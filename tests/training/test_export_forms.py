@@ -12,7 +12,7 @@ from training_fixtures import every_third_dropped, exported_table, masked_store,
 
 from tokenstats.errors import InputError
 from tokenstats.store import Store
-from tokenstats.training import export
+from tokenstats.training import ExportOptions, export
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def expected_rows(store: Store) -> list[tuple[list[int], list[bool]]]:
 def test_types_are_plain_lists_and_the_files_carry_no_metadata(
     store: Store, tmp_path: Path, form: str, others: dict[str, pa.DataType]
 ) -> None:
-    (name,) = export(store, mask="some", to=tmp_path / "out", form=form).files
+    (name,) = export(store, mask="some", to=tmp_path / "out", options=ExportOptions(form=form)).files
     schema = pq.read_schema(tmp_path / "out" / name)
     assert pq.read_metadata(tmp_path / "out" / name).metadata is None
     types = {f.name: f.type for f in schema}
@@ -49,7 +49,7 @@ def test_types_are_plain_lists_and_the_files_carry_no_metadata(
 def test_datasets_reads_the_folder_and_the_files_with_the_right_types(store: Store, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
-    summary = export(store, mask="some", to=tmp_path / "out", rows_per_file=10)
+    summary = export(store, mask="some", to=tmp_path / "out", options=ExportOptions(rows_per_file=10))
     files = [str(tmp_path / "out" / name) for name in summary.files]
     by_files = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     by_folder = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
@@ -66,7 +66,9 @@ def test_datasets_reads_the_folder_and_the_files_with_the_right_types(store: Sto
 @pytest.mark.parametrize("form", ["labels", "loss-mask", "weights"])
 def test_load_from_disk_gives_the_same_rows(store: Store, tmp_path: Path, form: str) -> None:
     datasets = pytest.importorskip("datasets")
-    summary = export(store, mask="some", to=tmp_path / "out", form=form, save_to_disk=True, rows_per_file=10)
+    summary = export(
+        store, mask="some", to=tmp_path / "out", options=ExportOptions(form=form, save_to_disk=True, rows_per_file=10)
+    )
     found = datasets.load_from_disk(str(tmp_path / "out" / "disk"))
     assert list(found) == ["train"]
     assert found["train"].to_list() == exported_table(tmp_path / "out").to_pylist()
@@ -77,7 +79,7 @@ def test_load_from_disk_gives_the_same_rows(store: Store, tmp_path: Path, form: 
 
 def test_what_lies_on_disk_can_be_read_by_datasets_before_version_4(store: Store, tmp_path: Path) -> None:
     """They know ``Sequence``, not ``List``, in the JSON or in the metadata of the Arrow files, where they look first."""
-    export(store, mask="some", to=tmp_path / "out", trainer="llama-factory")
+    export(store, mask="some", to=tmp_path / "out", options=ExportOptions(trainer="llama-factory"))
     folder = tmp_path / "out" / "disk" / "train"
     features = json.loads((folder / "dataset_info.json").read_text())["features"]
     assert {name: (f["_type"], f["feature"]["dtype"], f["feature"]["_type"]) for name, f in features.items()} == {
@@ -95,14 +97,14 @@ def test_caches_of_datasets_tell_exports_apart(store: Store, tmp_path: Path) -> 
     datasets = pytest.importorskip("datasets")
     prints = set()
     for i, (mask, form) in enumerate([("some", "labels"), ("some", "loss-mask"), ("all", "labels"), ("some", "labels")]):
-        export(store, mask=mask, to=tmp_path / str(i), form=form, save_to_disk=True)
+        export(store, mask=mask, to=tmp_path / str(i), options=ExportOptions(form=form, save_to_disk=True))
         prints.add(datasets.load_from_disk(str(tmp_path / str(i) / "disk"))["train"]._fingerprint)
     assert len(prints) == 3, "equal rows should have equal fingerprints, and others not"
 
 
 @pytest.mark.parametrize("mask", ["uneven", "some"])
 def test_weights_are_the_masks_or_1_where_it_keeps(store: Store, tmp_path: Path, mask: str) -> None:
-    summary = export(store, mask=mask, to=tmp_path / "out", form="weights")
+    summary = export(store, mask=mask, to=tmp_path / "out", options=ExportOptions(form="weights"))
     left_out = {3, 7} if mask == "uneven" else {3}  # all of row 7 weighs 0
     expected = [(row, *pair) for row, pair in enumerate(sequences(store)) if row not in left_out]
     assert (summary.rows, summary.rows_left_out) == (len(expected), len(left_out))
@@ -117,18 +119,18 @@ def test_weights_are_the_masks_or_1_where_it_keeps(store: Store, tmp_path: Path,
 
 @pytest.mark.parametrize("form", ["labels", "loss-mask"])
 def test_weights_are_not_lost_unless_it_is_asked_for(store: Store, tmp_path: Path, form: str) -> None:
-    with pytest.raises(InputError, match=rf"form {form} would lose the weights; .*--form weights.*--ignore-weights"):
-        export(store, mask="uneven", to=tmp_path / "out", form=form)
+    with pytest.raises(InputError, match=rf"form {form} would lose the weights; .*form='weights'.*\(ignore_weights=True\)"):
+        export(store, mask="uneven", to=tmp_path / "out", options=ExportOptions(form=form))
     assert list(tmp_path.iterdir()) == []
-    export(store, mask="uneven", to=tmp_path / "out", form=form, ignore_weights=True)
-    export(store, mask="some", to=tmp_path / "plain", form=form)
+    export(store, mask="uneven", to=tmp_path / "out", options=ExportOptions(form=form, ignore_weights=True))
+    export(store, mask="some", to=tmp_path / "plain", options=ExportOptions(form=form))
     assert exported_table(tmp_path / "out").equals(exported_table(tmp_path / "plain"))
     assert json.loads((tmp_path / "out" / "tokenstats.json").read_text())["weights_ignored"]
     assert "its weights were left out" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_compat_adds_the_mask_that_older_trl_keeps(store: Store, tmp_path: Path) -> None:
-    export(store, mask="some", to=tmp_path / "out", compat="trl-legacy")
+    export(store, mask="some", to=tmp_path / "out", options=ExportOptions(compat="trl-legacy"))
     for row, (_, keep) in zip(exported_table(tmp_path / "out").to_pylist(), expected_rows(store), strict=True):
         assert list(row) == ["input_ids", "attention_mask", "labels", "assistant_masks"]
         assert row["assistant_masks"] == [int(k) for k in keep]
@@ -150,7 +152,7 @@ def test_compat_adds_the_mask_that_older_trl_keeps(store: Store, tmp_path: Path)
 def test_a_trainer_decides_the_form_and_gets_its_own_snippet(
     store: Store, tmp_path: Path, trainer: str, form: str, on_disk: bool
 ) -> None:
-    summary = export(store, mask="some", to=tmp_path / "out", trainer=trainer)
+    summary = export(store, mask="some", to=tmp_path / "out", options=ExportOptions(trainer=trainer))
     assert (summary.form, summary.trainer) == (form, trainer)
     assert (tmp_path / "out" / "disk").exists() == on_disk
     place = str(tmp_path / "out" / ("disk" if on_disk else "data"))

@@ -14,7 +14,7 @@ from training_fixtures import add_mask, build_store, every_third_dropped, nll_of
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, DataCollatorWithFlattening, PreTrainedTokenizerFast
 
 from tokenstats.store import Store
-from tokenstats.training import ExportSummary, TrainOptions, export, train
+from tokenstats.training import ExportOptions, ExportSummary, TrainOptions, export, train
 
 datasets = pytest.importorskip("datasets")
 trl = pytest.importorskip("trl")
@@ -48,7 +48,12 @@ def store(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
 
 @pytest.fixture(scope="module")
 def exported(store: Store, tmp_path_factory: pytest.TempPathFactory) -> ExportSummary:
-    return export(store, mask="some", to=tmp_path_factory.mktemp("exported") / "rows", save_to_disk=True, rows_per_file=10)
+    return export(
+        store,
+        mask="some",
+        to=tmp_path_factory.mktemp("exported") / "rows",
+        options=ExportOptions(save_to_disk=True, rows_per_file=10),
+    )
 
 
 def kept(row: int, is_target: np.ndarray) -> np.ndarray:
@@ -110,7 +115,9 @@ def sft_trainer(rows: object, model: str, out: Path, longest: int, **changes: ob
 def test_trl_learns_exactly_the_kept_tokens(
     store: Store, exported: ExportSummary, warmup: str, tmp_path: Path, how: str, compat: str | None
 ) -> None:
-    summary = exported if compat is None else export(store, mask="some", to=tmp_path / "rows", compat=compat)
+    summary = (
+        exported if compat is None else export(store, mask="some", to=tmp_path / "rows", options=ExportOptions(compat=compat))
+    )
     trainer = sft_trainer(load(summary, tmp_path), warmup, tmp_path / "out", summary.longest, **READERS[how])
     batches = list(trainer.get_train_dataloader())
     assert learned(batches) == expected(store)
@@ -143,7 +150,7 @@ def test_transformers_collators_learn_exactly_the_kept_tokens(
 
 def test_masks_for_older_trl_survive_its_packing(store: Store, tmp_path: Path) -> None:
     """TRL 0.24 to 1.6 packed input_ids and assistant_masks, with this function, and made labels of them afterwards."""
-    summary = export(store, mask="some", to=tmp_path / "rows", trainer="trl", compat="trl-legacy")
+    summary = export(store, mask="some", to=tmp_path / "rows", options=ExportOptions(trainer="trl", compat="trl-legacy"))
     rows = load(summary, tmp_path).select_columns(["input_ids", "assistant_masks"])
     packed = trl.pack_dataset(rows, summary.longest)
     found = []
@@ -159,7 +166,7 @@ def test_the_printed_snippet_runs(
 ) -> None:
     """As it stands, with a folder, a model, and a stop after one step."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    code = export(store, mask="some", to=tmp_path / "rows", trainer=trainer).how_to_read
+    code = export(store, mask="some", to=tmp_path / "rows", options=ExportOptions(trainer=trainer)).how_to_read
     quickly = 'max_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, bf16=False'
     assert code.count('"OUT"') == 1
     exec(compile(code.replace('"OUT"', f'"{tmp_path / "out"}", {quickly}').replace("MODEL", warmup), trainer, "exec"), {})
@@ -168,7 +175,7 @@ def test_the_printed_snippet_runs(
 def test_only_parquet_files_lie_in_the_folder_that_skyrl_is_given(
     exported: ExportSummary, store: Store, tmp_path: Path
 ) -> None:
-    summary = export(store, mask="some", to=tmp_path / "rows", trainer="skyrl", save_to_disk=True)
+    summary = export(store, mask="some", to=tmp_path / "rows", options=ExportOptions(trainer="skyrl", save_to_disk=True))
     (folder,) = re.findall(r"pretokenized_dataset_paths=\"\['(.*?)'\]\"", summary.how_to_read)
     assert {path.suffix for path in Path(folder).rglob("*")} == {".parquet"}
     rows = datasets.load_dataset(folder, split="train", cache_dir=str(tmp_path / "cache"))
@@ -184,7 +191,7 @@ def verl_rows(summary: ExportSummary) -> torch.utils.data.Dataset:
 
 
 def test_verls_class_gives_the_kept_tokens(store: Store, tmp_path: Path) -> None:
-    rows = verl_rows(export(store, mask="some", to=tmp_path / "rows", trainer="verl", rows_per_file=10))
+    rows = verl_rows(export(store, mask="some", to=tmp_path / "rows", options=ExportOptions(trainer="verl", rows_per_file=10)))
     examples = [rows[i] for i in range(len(rows))]
     assert all(set(e) == {"input_ids", "position_ids", "loss_mask"} for e in examples)
     assert all(e["position_ids"].tolist() == list(range(len(e["input_ids"]))) for e in examples)
@@ -194,7 +201,7 @@ def test_verls_class_gives_the_kept_tokens(store: Store, tmp_path: Path) -> None
 
 def test_verls_loss_of_exported_weights_is_ours(store: Store, warmup: str, tmp_path: Path) -> None:
     """verl's sft_loss on rows without padding: −Σ log p · roll(loss_mask, −1) / Σ loss_mask, over all rows at once."""
-    rows = verl_rows(export(store, mask="uneven", to=tmp_path / "rows", form="weights", trainer="verl"))
+    rows = verl_rows(export(store, mask="uneven", to=tmp_path / "rows", options=ExportOptions(form="weights", trainer="verl")))
     batch = {key: torch.cat([rows[i][key] for i in range(len(rows))]) for key in ("input_ids", "loss_mask")}
     log_p = torch.cat(list(next_token_log_probs(warmup, (rows[i]["input_ids"] for i in range(len(rows))))))
     theirs = -(log_p * torch.roll(batch["loss_mask"], -1)).sum() / batch["loss_mask"].sum()
@@ -216,7 +223,7 @@ def next_token_log_probs(model: str, sequences: Iterator[torch.Tensor]) -> Itera
 
 def test_axolotls_snippet_names_exactly_three_columns_and_no_type(store: Store, tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml")
-    summary = export(store, mask="some", to=tmp_path / "rows", trainer="axolotl")
+    summary = export(store, mask="some", to=tmp_path / "rows", options=ExportOptions(trainer="axolotl"))
     config = yaml.safe_load(summary.how_to_read)
     (dataset,) = config["datasets"]
     assert "type" not in dataset
@@ -232,7 +239,14 @@ def test_tinkers_snippet_shifts_targets_and_weights_together(
     types = SimpleNamespace(Datum=lambda **fields: fields, ModelInput=SimpleNamespace(from_ints=list))
     monkeypatch.setitem(sys.modules, "tinker", SimpleNamespace(types=types))
     names: dict = {}
-    exec(compile(export(store, mask="uneven", to=tmp_path / "rows", trainer="tinker").how_to_read, "tinker", "exec"), names)
+    exec(
+        compile(
+            export(store, mask="uneven", to=tmp_path / "rows", options=ExportOptions(trainer="tinker")).how_to_read,
+            "tinker",
+            "exec",
+        ),
+        names,
+    )
     rows = [(row, *pair) for row, pair in enumerate(sequences(store)) if row not in (3, 7)]
     for datum, (row, ids, flags) in zip(names["data"], rows, strict=True):
         weights = np.where(kept(row, flags), uneven(row, flags), 0)

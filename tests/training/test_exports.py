@@ -11,7 +11,7 @@ from training_fixtures import add_mask, build_store, every_third_dropped, export
 
 from tokenstats.errors import InputError, StoreError
 from tokenstats.store import Store
-from tokenstats.training import export
+from tokenstats.training import ExportOptions, export
 
 INJECTION = "nll > 2` <script>alert(1)</script>\n# [click](http://evil)\n---\n\x1b[31m"
 
@@ -67,7 +67,7 @@ def test_token_0_is_never_learned_even_where_a_store_calls_it_a_target(tmp_path:
 
 
 def test_a_loss_mask_is_1_where_a_token_is_kept(store: Store, tmp_path: Path) -> None:
-    export(store, mask="some", to=tmp_path / "out", form="loss-mask")
+    export(store, mask="some", to=tmp_path / "out", options=ExportOptions(form="loss-mask"))
     found = exported_table(tmp_path / "out").to_pylist()
     for row, (ids, keep) in zip(found, expected_rows(store, masked=True), strict=True):
         assert row == {"input_ids": ids, "loss_mask": [int(k) for k in keep]}
@@ -75,7 +75,7 @@ def test_a_loss_mask_is_1_where_a_token_is_kept(store: Store, tmp_path: Path) ->
 
 @pytest.mark.parametrize("rows_per_file", [1, 7, 23, 1000])
 def test_files_hold_so_many_rows_and_are_numbered(store: Store, tmp_path: Path, rows_per_file: int) -> None:
-    summary = export(store, mask="some", to=tmp_path / "out", rows_per_file=rows_per_file)
+    summary = export(store, mask="some", to=tmp_path / "out", options=ExportOptions(rows_per_file=rows_per_file))
     counts = [pq.read_metadata(tmp_path / "out" / name).num_rows for name in summary.files]
     assert sum(counts) == 23
     assert all(c == rows_per_file for c in counts[:-1])
@@ -118,27 +118,32 @@ def test_an_empty_folder_may_be_filled_and_any_other_is_left_alone(store: Store,
 
 
 @pytest.mark.parametrize(
-    ("wrong", "kind", "message"),
+    ("mask", "options", "kind", "message"),
     [
-        ({"mask": "nothing"}, InputError, "nothing to learn"),
-        ({"mask": "sme"}, StoreError, "did you mean 'some'"),
-        ({"mask": "some", "form": "label"}, InputError, "did you mean 'labels'"),
-        ({"mask": "some", "rows_per_file": 0}, InputError, "at least 1"),
-        ({"mask": "some", "trainer": "axolotle"}, InputError, "did you mean 'axolotl'"),
-        ({"mask": "some", "trainer": "skyrl", "form": "labels"}, InputError, "SkyRL reads loss-mask"),
-        ({"mask": "some", "trainer": "trl", "form": "weights"}, InputError, "TRL reads labels"),
-        ({"mask": "some", "compat": "trl"}, InputError, "expected trl-legacy"),
-        ({"mask": "some", "compat": "trl-legacy", "trainer": "axolotl"}, InputError, "adds a column for TRL"),
-        ({"mask": "some", "compat": "trl-legacy", "form": "loss-mask"}, InputError, "adds a column for TRL"),
-        ({"mask": "uneven", "form": "weights", "ignore_weights": True}, InputError, "one of the two"),
-        ({"mask": "weightless", "form": "weights"}, InputError, "nothing to learn"),
+        ("nothing", {}, InputError, "nothing to learn"),
+        ("sme", {}, StoreError, "did you mean 'some'"),
+        ("some", {"form": "label"}, InputError, "did you mean 'labels'"),
+        ("some", {"rows_per_file": 0}, InputError, "at least 1"),
+        ("some", {"trainer": "axolotle"}, InputError, "did you mean 'axolotl'"),
+        ("some", {"trainer": "skyrl", "form": "labels"}, InputError, "SkyRL reads loss-mask"),
+        ("some", {"trainer": "trl", "form": "weights"}, InputError, "TRL reads labels"),
+        ("some", {"compat": "trl"}, InputError, "expected trl-legacy"),
+        ("some", {"compat": "trl-legacy", "trainer": "axolotl"}, InputError, "adds a column for TRL"),
+        ("some", {"compat": "trl-legacy", "form": "loss-mask"}, InputError, "adds a column for TRL"),
+        ("uneven", {"form": "weights", "ignore_weights": True}, InputError, "one of the two"),
+        (
+            {"mask": "some", "ignore_weights": True},
+            InputError,
+            "ignore_weights would do nothing: the mask 'some' does not weigh",
+        ),
+        ("weightless", {"form": "weights"}, InputError, "nothing to learn"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(
-    store: Store, tmp_path: Path, wrong: dict, kind: type[Exception], message: str
+    store: Store, tmp_path: Path, mask: str, options: dict, kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message) as caught:
-        export(store, to=tmp_path / "out", **wrong)
+        export(store, mask=mask, to=tmp_path / "out", options=ExportOptions(**options))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -150,7 +155,7 @@ def test_a_place_that_cannot_be_written_to_is_a_users_mistake(store: Store, tmp_
 
 
 def test_the_record_names_store_mask_and_rule(store: Store, tmp_path: Path) -> None:
-    export(store, mask="some", to=tmp_path / "out", form="loss-mask")
+    export(store, mask="some", to=tmp_path / "out", options=ExportOptions(form="loss-mask"))
     record = json.loads((tmp_path / "out" / "tokenstats.json").read_text())
     assert record["store_fingerprint"] == store.fingerprint
     assert (record["mask"], record["rule"], record["mask_fingerprint"]) == ("some", {"drop": "nll > 2"}, "mask-some")
@@ -174,7 +179,7 @@ def test_exporting_needs_no_torch(store: Store, tmp_path: Path) -> None:
     import sys
 
     code = (
-        "import sys; from tokenstats.training import export; "
+        "import sys; from tokenstats.training import ExportOptions, export; "
         f"export({str(store.path)!r}, mask='some', to={str(tmp_path / 'out')!r}); "
         "sys.exit('torch' in sys.modules or 'polars' in sys.modules)"
     )

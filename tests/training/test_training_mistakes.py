@@ -46,7 +46,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         ({"warmup_ratio": 1.0}, "warmup_ratio got 1.0"),
         ({"eval_share": 1.0}, "eval_share got 1.0"),
         ({"eval_steps": 5}, "eval_share above 0"),
+        ({"eval_seed": 1}, "eval_seed would do nothing: no row is held out"),
+        ({"epochs": 1.0, "max_steps": 5}, "epochs would do nothing: max_steps says when to stop"),
         ({"lora_alpha": 8}, "give lora_rank too"),
+        ({"lora_dropout": 0.1, "lora_targets": "q_proj"}, "lora_dropout, lora_targets would do nothing"),
+        ({"batch_size": True}, "batch_size got True; expected a whole number"),
+        ({"schedule": None}, "schedule got None; expected one of"),
+        ({"gradient_checkpointing": "no"}, "gradient_checkpointing got 'no'; expected true or false"),
         ({"seed": -1}, "seed got -1"),
     ],
 )
@@ -64,7 +70,8 @@ def test_options_that_make_no_sense_are_refused(wrong: dict, message: str) -> No
         ({"model": "nowhere/at/all"}, InputError, "no model folder"),
         ({"options": replace(QUICK, report_to="wandbb")}, InputError, "report_to got 'wandbb'"),
         ({"options": replace(QUICK, lora_rank=2, lora_targets="nose")}, InputError, "lora_targets 'nose'"),
-        ({"options": replace(QUICK, device="tpu")}, InputError, "device 'tpu'"),
+        ({"options": replace(QUICK, device="tpu")}, InputError, "device='tpu' cannot be used"),
+        ({"options": replace(QUICK, normalise="targets")}, InputError, "normalise would do nothing: the mask 'some' does not"),
         ({"resume": True}, InputError, "no checkpoint"),
     ],
 )
@@ -122,7 +129,7 @@ def test_running_out_of_memory_is_a_users_mistake(
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
 
     monkeypatch.setattr("tokenstats.training.loop.masked_loss", full)
-    with pytest.raises(InputError, match="out of memory with batch_size 4") as caught:
+    with pytest.raises(InputError, match="out of memory with batch_size=4") as caught:
         train(store, model=model, mask="some", out=tmp_path / "out", options=QUICK)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()

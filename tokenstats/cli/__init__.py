@@ -6,14 +6,17 @@ Exit status 0 only when the whole job was done; 2 for a mistake that the caller 
 
 import os
 import sys
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
 from tokenstats.cli.compute import compute
+from tokenstats.cli.from_options import with_options
 from tokenstats.cli.inspect import app, audit, report, show
 from tokenstats.cli.interrupts import Interrupted, interruptible, told
 from tokenstats.cli.mask import compare, mask, sweep
+from tokenstats.cli.messages import in_options, warnings_as_lines
 from tokenstats.cli.train_export import export, train
 from tokenstats.errors import TokenstatsError, one_line
 
@@ -25,7 +28,13 @@ cli = typer.Typer(
     help="Score a fine-tuning dataset once, see its tokens, and decide which of them to learn from.",
 )
 for command in (compute, mask, sweep, compare, show, audit, report, app, train, export):
-    cli.command()(told(command))
+    cli.command()(told(with_options(command)))
+
+
+@cache
+def all_commands() -> Any:
+    """The click group of all commands."""
+    return typer.main.get_command(cli)
 
 
 def main() -> None:
@@ -36,7 +45,8 @@ def main() -> None:
         sys.argv.append("--help")
     with interruptible() as end:
         try:
-            _run()
+            with warnings_as_lines(all_commands):
+                _run()
         except Interrupted as stop:
             end(str(stop))
         except KeyboardInterrupt:
@@ -51,7 +61,7 @@ def _run() -> None:
                 raise KeyboardInterrupt
             sys.exit(status)
     except TokenstatsError as error:
-        _stop(one_line(error, 2000))
+        _stop(in_options(error.marked, all_commands()))
     except (typer.Exit, SystemExit) as stop:
         sys.exit(getattr(stop, "exit_code", getattr(stop, "code", 0)))
     except typer.Abort:

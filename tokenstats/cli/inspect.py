@@ -1,14 +1,13 @@
 """tokenstats show, audit, report, app: what is in a store."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tokenstats.cli.options import AsJson, Scoring, StorePath
-from tokenstats.cli.printing import console, print_json
+from tokenstats.cli.options import Scoring, StorePath
+from tokenstats.cli.printing import Answer, console, with_json
 
 
 def show(
@@ -34,6 +33,7 @@ def show(
             console().print(render_sequence(view, details))
 
 
+@with_json
 def audit(
     store: StorePath,
     mask: Annotated[str | None, typer.Option(help="a mask; without one, plain SFT is audited")] = None,
@@ -42,8 +42,7 @@ def audit(
         str | None,
         typer.Option(metavar="LEVEL|CHECK,…", help="exit with 1 on this verdict (note, warning, problem) or on these checks"),
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Say what will be learned, and what looks wrong."""
     from tokenstats import Store
     from tokenstats.inspect.audit.audit import audit as run
@@ -51,15 +50,8 @@ def audit(
 
     gate = Gate.parse(fail_on) if fail_on is not None else Gate()
     found = run(Store(store), mask, scoring)
-    failing = gate.failing(found.findings)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        console().print(found)
-    if failing:
-        named = [f"{f.name}{f' of {f.about}' if f.about else ''} ({f.verdict})" for f in failing]
-        print(f"failed: {', '.join(named)}", file=sys.stderr)
-        sys.exit(1)
+    failing = [f"{f.name}{f' of {f.about}' if f.about else ''} ({f.verdict})" for f in gate.failing(found.findings)]
+    return Answer(found.to_dict(), lambda: found, failed=", ".join(failing) or None)
 
 
 def report(

@@ -1,10 +1,59 @@
 """How commands print."""
 
+import functools
+import inspect
 import json
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenstats.cli.from_options import with_parameters
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command found out.
+
+    Attributes:
+        facts: It, for ``--json``.
+        text: From nothing to the same for people: a string, or what rich renders.
+        failed: Where the command is a gate that did not open: which checks failed. The process then ends with status 1.
+    """
+
+    facts: dict[str, Any]
+    text: Callable[[], Any]
+    failed: str | None = None
+
+
+def with_json(command: Callable[..., Answer]) -> Callable[..., None]:
+    """A command that prints its answer, with the option ``--json``."""
+
+    @functools.wraps(command)
+    def run(as_json: bool, **options: Any) -> None:
+        answer = command(**options)
+        if as_json:
+            print(json.dumps(answer.facts, ensure_ascii=False))
+        else:
+            text = answer.text()
+            if isinstance(text, str):
+                print(text)
+            else:
+                console().print(text)
+        if answer.failed is not None:
+            print(f"failed: {answer.failed}", file=sys.stderr)
+            sys.exit(1)
+
+    parameters = list(inspect.signature(command).parameters.values())
+    option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
+    return with_parameters(run, [*parameters, option])
 
 
 def console() -> "Console":
@@ -20,7 +69,3 @@ def share(part: int, whole: int) -> str:
 def many(count: int, what: str) -> str:
     """``1 row``, ``2,000 rows``."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
-from tokenstats.corpus.encode import AS_IS
 from tokenstats.corpus.formats import recognise_shape
+from tokenstats.corpus.options import CorpusOptions
 from tokenstats.corpus.sources import Source
-from tokenstats.corpus.template import OWN, Renderer
+from tokenstats.corpus.template import Renderer
 from tokenstats.corpus.tokenize import Corpus, Counts, Sequence, tokenized
 from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.modeling.tokenizer import describe_tokenizer, save_tokenizer
@@ -30,46 +30,29 @@ from tokenstats.store.parts import (
 )
 from tokenstats.store.store import TOKENS, Store
 
-PART_TOKENS = 1_000_000
-
 
 def plan_corpus(
     source: Source,
     tokenizer: PreTrainedTokenizerFast,
     tokenizer_source: str,
-    *,
-    columns: dict[str, str] | None = None,
-    chat: bool = True,
-    max_length: int | None = None,
-    part_tokens: int = PART_TOKENS,
-    template: str = OWN,
-    special_text: str = AS_IS,
+    options: CorpusOptions = CorpusOptions(),
     trust_remote_code: bool = False,
 ) -> Corpus:
     """Look at the first row and decide how the dataset is read. Writes nothing.
 
-    template: the tokenizer's own, training (what trl ships in its place) or the path of a Jinja file
-    special_text: as-is, or plain: special tokens that rows write out are characters like others
-    trust_remote_code: was the tokenizer's own code run? Only recorded
+    Args:
+        source: The rows; its split was chosen when it was opened.
+        tokenizer: What makes tokens of them.
+        tokenizer_source: Where it came from; only recorded.
+        options: How rows are read.
+        trust_remote_code: Was the tokenizer's own code run? Only recorded.
+
+    Raises:
+        InputError: The rows have no shape that is known, or options do not go with it.
     """
-    if max_length is not None and max_length < 2:
-        raise InputError(f"--max-length got {max_length}; expected at least 2 tokens")
-    if part_tokens < 1:
-        raise InputError(f"--part-tokens got {part_tokens}; expected at least 1")
-    columns = columns or {}
-    shape = recognise_shape(next(source.rows()), columns)
-    renderer = Renderer(tokenizer, shape, chat, template, special_text)
-    return Corpus(
-        source,
-        tokenizer,
-        tokenizer_source,
-        shape,
-        columns,
-        renderer,
-        max_length,
-        part_tokens,
-        trust_remote_code=trust_remote_code,
-    )
+    shape = recognise_shape(next(source.rows()), options.columns or {})
+    renderer = Renderer(tokenizer, shape, options)
+    return Corpus(source, tokenizer, tokenizer_source, shape, renderer, options, trust_remote_code=trust_remote_code)
 
 
 def build_tokens(corpus: Corpus, folder: str | Path) -> Store:
@@ -159,7 +142,7 @@ def _write_missing_parts(corpus: Corpus, folder: Path, finished: set[int]) -> Ge
         if pending is None:
             break
         batch, size = [pending], len(pending.ids)
-        while size < corpus.part_tokens and (sequence := next(sequences, None)) is not None:
+        while size < corpus.options.part_tokens and (sequence := next(sequences, None)) is not None:
             batch.append(sequence)
             size += len(sequence.ids)
         pending = next(sequences, None)
@@ -211,31 +194,35 @@ def _finish(corpus: Corpus, folder: Path, counts: Counts) -> Store:
         created=now(),
         parts=tuple(parts),
         fingerprint=identity.hexdigest(),
-        dataset=Dataset(
-            source=corpus.source.name,
-            fingerprint=counts.digest,
-            shape=corpus.shape,
-            columns=corpus.columns,
-            rows=counts.rows,
-            dropped=dict(counts.dropped),
-            first_dropped=counts.first_dropped,
-            noted=dict(counts.noted),
-            first_noted=counts.first_noted,
-            truncated=counts.truncated,
-        ),
+        dataset=_dataset(corpus, counts),
         tokenizer=describe_tokenizer(
             corpus.tokenizer, corpus.tokenizer_source, renderer.end_of_turn_ids(), corpus.trust_remote_code
         ),
         template=Template(
             fingerprint=renderer.fingerprint,
             targets=renderer.targets,
-            max_length=corpus.max_length,
+            max_length=corpus.options.max_length,
             source=renderer.source,
             special_text=renderer.special_text,
         ),
-        part_tokens=corpus.part_tokens,
+        part_tokens=corpus.options.part_tokens,
         sequences=sum(p.rows for p in parts),
         tokens=sum(p.tokens for p in parts),
         targets=targets,
     ).write(folder)
     return Store(folder)
+
+
+def _dataset(corpus: Corpus, counts: Counts) -> Dataset:
+    return Dataset(
+        source=corpus.source.name,
+        fingerprint=counts.digest,
+        shape=corpus.shape,
+        columns=corpus.columns,
+        rows=counts.rows,
+        dropped=dict(counts.dropped),
+        first_dropped=counts.first_dropped,
+        noted=dict(counts.noted),
+        first_noted=counts.first_noted,
+        truncated=counts.truncated,
+    )

@@ -18,10 +18,6 @@ from tokenstats.corpus.formats import BadRow
 from tokenstats.modeling.tokenizer import special_ids
 
 Span = tuple[int, int]
-AS_IS, PLAIN = "as-is", "plain"
-SPECIAL_TEXT = (AS_IS, PLAIN)
-"""What becomes of a special token that is written out in the dataset's text: the token itself, or its characters."""
-
 _ALIASES = 0x100000  # private characters that stand for special tokens, in a tokenizer that knows no others
 
 

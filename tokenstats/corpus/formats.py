@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tokenstats.errors import InputError, nearest, one_line
+from tokenstats.errors import InputError, argument, nearest, one_line
 
 Message = dict[str, Any]
 
@@ -25,8 +25,14 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "alpaca": ("instruction", "output"),
     "text": ("text",),
 }
-OPTIONAL_COLUMNS = ("input", "system", "tools")
-KNOWN_COLUMNS = sorted({c for columns in SHAPES.values() for c in columns} | set(OPTIONAL_COLUMNS))
+OPTIONAL_COLUMNS: dict[str, tuple[str, ...]] = {
+    "messages": ("system", "tools"),
+    "conversations": ("system", "tools"),
+    "prompt": ("system", "tools"),
+    "alpaca": ("input", "system", "tools"),
+    "text": (),
+}
+KNOWN_COLUMNS = sorted({c for columns in (*SHAPES.values(), *OPTIONAL_COLUMNS.values()) for c in columns})
 
 ROLE_ALIASES = {
     "human": "user",
@@ -60,37 +66,53 @@ class Example:
     system: str | None = None
 
 
-def parse_columns(text: str | None) -> dict[str, str]:
+def parse_columns(text: str) -> dict[str, str]:
     """``prompt=question,completion=answer`` as {'prompt': 'question', 'completion': 'answer'}."""
     mapping: dict[str, str] = {}
-    for item in filter(None, (text or "").split(",")):
+    for item in filter(None, text.split(",")):
         ours, separator, theirs = (part.strip() for part in item.partition("="))
         if not (ours and separator and theirs):
             raise InputError(
-                f"--columns got {one_line(item, 60)!r}; expected OURS=THEIRS, such as prompt=question,completion=answer"
-            )
-        if ours not in KNOWN_COLUMNS:
-            raise InputError(
-                f"--columns maps {one_line(ours, 60)!r}{nearest(ours, KNOWN_COLUMNS)}; "
-                f"expected one of: {', '.join(KNOWN_COLUMNS)}"
+                f"{argument('columns')} got {one_line(item, 60)!r}; expected OURS=THEIRS, such as "
+                "prompt=question,completion=answer"
             )
         mapping[ours] = theirs
     return mapping
+
+
+def check_columns(columns: Mapping[str, str]) -> None:
+    """Raise InputError where a mapping of columns names one of ours that is none."""
+    for ours in columns:
+        if ours not in KNOWN_COLUMNS:
+            raise InputError(
+                f"{argument('columns')} maps {one_line(ours, 60)!r}{nearest(str(ours), KNOWN_COLUMNS)}; "
+                f"expected one of: {', '.join(KNOWN_COLUMNS)}"
+            )
 
 
 def recognise_shape(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     """Name the shape of a dataset by its first row. Raises InputError that lists the columns seen."""
     missing = [theirs for theirs in columns.values() if theirs not in row]
     if missing:
-        raise InputError(f"--columns names {missing[0]!r}, which the dataset does not have; columns seen: {_names(row)}")
+        raise InputError(
+            f"{argument('columns')} names {one_line(missing[0], 60)!r}, which the dataset does not have; "
+            f"columns seen: {_names(row)}"
+        )
     fitting = [shape for shape, needed in SHAPES.items() if all(columns.get(name, name) in row for name in needed)]
     asked = [shape for shape in fitting if set(SHAPES[shape]) & set(columns)]
-    if asked or fitting:  # what --columns names comes before what else could be read
-        return (asked or fitting)[0]
-    raise InputError(
-        f"unknown dataset shape; columns seen: {_names(row)}; expected messages, conversations, prompt + completion, "
-        "instruction + output or text; name yours with --columns, such as prompt=question,completion=answer"
-    )
+    if not fitting:
+        raise InputError(
+            f"unknown dataset shape; columns seen: {_names(row)}; expected messages, conversations, prompt + completion, "
+            f"instruction + output or text; name yours with {argument('columns')}, such as prompt=question,completion=answer"
+        )
+    shape = (asked or fitting)[0]  # what is mapped comes before what else could be read
+    unread = [ours for ours in columns if ours not in (*SHAPES[shape], *OPTIONAL_COLUMNS[shape])]
+    if unread:
+        raise InputError(
+            f"{argument('columns')} maps {unread[0]!r}, which would do nothing: rows are read as {' + '.join(SHAPES[shape])}; "
+            "leave it out, or map all columns of one shape"
+        )
+    return shape
 
 
 def read_example(row: Mapping[str, Any], shape: str, columns: Mapping[str, str]) -> Example:

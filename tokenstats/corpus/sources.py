@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenstats.errors import InputError, one_line
+from tokenstats.errors import InputError, argument, one_line
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 Row = dict[str, Any]
@@ -53,7 +53,10 @@ def open_source(dataset: str | Path, split: str | None = None) -> Source:
     path = Path(dataset).expanduser()
     if path.exists():
         if split is not None:
-            raise InputError(f"{dataset} is read from files, which have no split {split!r}; name that split's own file")
+            raise InputError(
+                f"{argument('split')} would do nothing: {dataset} is read from files, which have no split "
+                f"{one_line(split, 60)!r}; name that split's own file"
+            )
         source = _open_files(path)
     elif path.suffix in SUFFIXES or path.is_absolute() or str(dataset).startswith((".", "~")) or str(dataset).count("/") > 1:
         raise InputError(

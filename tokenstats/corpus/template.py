@@ -18,14 +18,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from tokenstats.corpus.chat_template import ChatTemplate, Span, Tools
-from tokenstats.corpus.encode import AS_IS, SPECIAL_TEXT, Encoded, Encoder
+from tokenstats.corpus.encode import Encoded, Encoder
 from tokenstats.corpus.formats import BadRow, Example
 from tokenstats.corpus.marks import spans_of
+from tokenstats.corpus.options import OWN, TRAINING, CorpusOptions
 from tokenstats.corpus.turns import Conversation, Turn
-from tokenstats.errors import InputError, one_line
+from tokenstats.errors import InputError, argument, one_line
+from tokenstats.options import refuse
 from tokenstats.schema import BY_COMPARISON, BY_COMPLETION, BY_MARKERS, BY_TEXT, BY_TRAINING_TEMPLATE, ROLES
 
-OWN, TRAINING = "own", "training"
 _DEFINITION = 2  # of targets: a store that was made with another is not gone on with
 _ROLE_CODE = {name: code for code, name in enumerate(ROLES)}
 
@@ -48,32 +49,21 @@ class Rendered:
 
 
 class Renderer:
-    """Renders examples with one tokenizer's chat template. ``targets`` says how targets are found.
+    """Renders examples with one tokenizer's chat template. ``targets`` says how targets are found."""
 
-    template:     own; training: what trl ships in its place; or the path of a Jinja file
-    special_text: as-is: a special token written out in a row is that token; plain: it is its characters
-    """
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerFast,
-        shape: str,
-        chat: bool = True,
-        template: str = OWN,
-        special_text: str = AS_IS,
-    ):
-        if special_text not in SPECIAL_TEXT:
-            raise InputError(f"--special-text got {one_line(special_text, 40)!r}; expected one of: {', '.join(SPECIAL_TEXT)}")
-        self.tokenizer, self.source, self.special_text = tokenizer, template, special_text
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, shape: str, options: CorpusOptions = CorpusOptions()):
+        self.tokenizer, self.source, self.special_text = tokenizer, options.template, options.special_text
         self.targets = BY_TEXT if shape == "text" else BY_COMPLETION
         self._variants: dict[str, ChatTemplate] = {}
-        if not chat and shape not in ("prompt", "text"):
-            raise InputError(f"--no-chat is for plain prompts and completions; the dataset holds chats ({shape}): leave it out")
-        if shape == "text" or not chat:
-            if template != OWN:
-                raise InputError(f"--template got {one_line(template, 60)}, but plain text is not put into a chat template")
+        if not options.chat and shape not in ("prompt", "text"):
+            raise InputError(
+                f"{argument('chat', False)} is for plain prompts and completions; "
+                f"the dataset holds chats ({shape}): leave it out"
+            )
+        if shape == "text" or not options.chat:
+            refuse(options, "template", because="plain text is not put into a chat template; leave it out")
             return
-        texts = _template_texts(tokenizer, template)
+        texts = _template_texts(tokenizer, options.template)
         if not texts:
             if shape == "prompt":
                 return
@@ -83,7 +73,7 @@ class Renderer:
             )
         self._variants = {name: ChatTemplate(tokenizer, text) for name, text in texts.items()}
         marked = all(variant.has_markers for variant in self._variants.values())
-        self.targets = BY_TRAINING_TEMPLATE if template == TRAINING else BY_MARKERS if marked else BY_COMPARISON
+        self.targets = BY_TRAINING_TEMPLATE if options.template == TRAINING else BY_MARKERS if marked else BY_COMPARISON
 
     @property
     def is_chat(self) -> bool:
@@ -192,7 +182,7 @@ def _template_texts(tokenizer: PreTrainedTokenizerFast, source: str) -> dict[str
     if own and "default" not in texts:
         raise InputError(
             f"the tokenizer's chat templates have no default (there are: {one_line(', '.join(sorted(own)), 80)}); "
-            "name one with --template FILE.jinja"
+            f"name one with {argument('template', 'FILE.jinja')}"
         )
     return texts
 
@@ -204,26 +194,28 @@ def _template_file(source: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or one_line(error, 80)
         raise InputError(
-            f"--template got {one_line(source, 80)!r}, which cannot be read ({reason}); expected own, training or a Jinja file"
+            f"{argument('template')} got {one_line(source, 80)!r}, which cannot be read ({reason}); "
+            "expected own, training or a Jinja file"
         ) from None
     if not text.strip():
-        raise InputError(f"--template got {one_line(source, 80)!r}, which is empty; expected a Jinja chat template")
+        raise InputError(f"{argument('template')} got {one_line(source, 80)!r}, which is empty; expected a Jinja chat template")
     return text
 
 
 def _training_template(tokenizer: PreTrainedTokenizerFast) -> str:
+    asked = argument("template", TRAINING)
     if find_spec("trl") is None:
-        raise InputError("--template training needs trl, which is not installed; pip install 'tokenstats[trl]'")
+        raise InputError(f"{asked} needs trl, which is not installed; pip install 'tokenstats[trl]'")
     from trl.chat_template_utils import get_training_chat_template
 
     if not tokenizer.chat_template:
-        raise InputError("--template training needs a chat template to start from, and the tokenizer has none")
+        raise InputError(f"{asked} needs a chat template to start from, and the tokenizer has none")
     try:
         text = get_training_chat_template(tokenizer)
     except Exception as error:  # ValueError where trl knows none; a template may raise what it likes when it is tried
         raise InputError(
-            f"--template training: trl ships none for this tokenizer's chat template ({one_line(error, 80)}); leave it out"
+            f"{asked}: trl ships none for this tokenizer's chat template ({one_line(error, 80)}); leave it out"
         ) from None
     if not text:
-        raise InputError("--template training: the tokenizer's own template is fit for training as it is; leave it out")
+        raise InputError(f"{asked}: the tokenizer's own template is fit for training as it is; leave it out")
     return text

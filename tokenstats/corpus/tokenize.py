@@ -12,11 +12,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tokenstats.alignment import predicted
-from tokenstats.corpus.encode import AS_IS, PLAIN, Encoded
+from tokenstats.corpus.encode import Encoded
 from tokenstats.corpus.formats import BadRow, as_chat, read_example
+from tokenstats.corpus.options import AS_IS, OWN, PLAIN, TRAINING, CorpusOptions
 from tokenstats.corpus.sources import Row, Source, next_digest
-from tokenstats.corpus.template import OWN, TRAINING, Rendered, Renderer
-from tokenstats.errors import InputError
+from tokenstats.corpus.template import Rendered, Renderer
+from tokenstats.errors import InputError, argument
 from tokenstats.modeling.tokenizer import tokenization_fingerprint
 from tokenstats.schema import BY_TEXT, ROLES, SCHEMA_VERSION
 
@@ -91,13 +92,15 @@ class Corpus:
     tokenizer: PreTrainedTokenizerFast
     tokenizer_source: str
     shape: str
-    columns: dict[str, str]
     renderer: Renderer
-    max_length: int | None
-    part_tokens: int
+    options: CorpusOptions
     longest: int | None = None
     """How many tokens the models read: a longer sequence is an error, not a surprise hours later."""
     trust_remote_code: bool = False
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        return dict(self.options.columns or {})
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -109,8 +112,8 @@ class Corpus:
             "template": self.renderer.fingerprint,
             "template_source": self.renderer.source if self.renderer.source in (OWN, TRAINING) else "a file",
             "special_text": self.renderer.special_text,
-            "max_length": self.max_length,
-            "part_tokens": self.part_tokens,
+            "max_length": self.options.max_length,
+            "part_tokens": self.options.part_tokens,
         }
 
 
@@ -127,7 +130,7 @@ def tokenized(corpus: Corpus, counts: Counts) -> Iterator[Sequence]:
                 continue
             rendered, encoded = result
             whole = _align(corpus, encoded, rendered)
-            ids, is_target, role = (array[: corpus.max_length] for array in whole)
+            ids, is_target, role = (array[: corpus.options.max_length] for array in whole)
             cut = len(ids) < len(whole[0])
             if not is_target.any():
                 counts.drop(first + i, "no target left after truncation" if cut else "no target token")
@@ -184,7 +187,8 @@ def _check_unicode(text: str) -> None:
 def _check_length(length: int, row: int, longest: int | None) -> None:
     if longest is not None and length > longest:
         raise InputError(
-            f"row {row} has {length} tokens, but the model reads at most {longest}; cut it with --max-length {longest}"
+            f"row {row} has {length} tokens, but the model reads at most {longest}; "
+            f"cut it with {argument('max_length', longest)}"
         )
 
 

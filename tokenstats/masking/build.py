@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tokenstats.errors import InputError, StoreError, one_line
+from tokenstats.errors import InputError, StoreError, argument, one_line
 from tokenstats.masking.engine.aggregates import Aggregates, scales_of, thresholds_of
 from tokenstats.masking.engine.counts import Counts
 from tokenstats.masking.engine.decisions import Decisions, decide, stored_decisions
@@ -91,7 +91,7 @@ def _same_mask(store: Store, name: str, rule: Rule, settings: dict[str, Any], sc
     if there != (store.fingerprint, rule.fingerprint, settings["scorings"], scoring):
         raise StoreError(
             f"mask {name!r} is there already, of another rule or scoring ({one_line(rule_text(found.rule), 80)}); "
-            "choose another name, or replace it with --replace"
+            f"choose another name, or replace it with {argument('replace', True)}"
         )
     store.verify(mask.folder)
     return mask

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from tokenstats.errors import RuleError, one_line
+from tokenstats.errors import RuleError, argument, one_line
 from tokenstats.masking.language.builtins import COLUMNS, OPTIONS, SCOPES, SCORINGS, SHARED, WORDS
 from tokenstats.masking.language.typecheck import Checker
 from tokenstats.masking.rule import Rule, rule_text
@@ -90,7 +90,7 @@ def variants(fields: Mapping[str, Any], vary: Mapping[str, Sequence[str]]) -> li
             shares = ", and has no top, bottom, random or quantile" if name == SHARE else ""
             raise RuleError(
                 f"the rule has no {name!r} in the place of a number{shares}: {rule_text(fields)!r}; "
-                f"write it, as in --drop 'kl > {name}'"
+                f"write it, as in {argument('drop', f'kl > {name}')}"
             )
     kept = {key: value for key, value in fields.items() if key not in ("preset", "description")}  # of other numbers
     found = []

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tokenstats.errors import InputError, one_line
+from tokenstats.errors import InputError, argument, one_line
 
 
 def local_folder(source: str) -> Path | None:
@@ -25,7 +25,9 @@ def wants_own_code(error: Exception) -> bool:
     return "trust_remote_code" in str(error)
 
 
-OWN_CODE = "brings code of its own, which is not run unasked; read it, then allow it with --trust-remote-code"
+OWN_CODE = (
+    f"brings code of its own, which is not run unasked; read it, then allow it with {argument('trust_remote_code', True)}"
+)
 
 
 def is_adapter(folder: Path) -> bool:

@@ -15,14 +15,13 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tokenstats.errors import InputError, one_line
+from tokenstats.errors import InputError, argument, one_line
 from tokenstats.modeling.first_calls import make_first_calls
 from tokenstats.modeling.folders import OWN_CODE, adapter_base, local_folder, wants_own_code
 from tokenstats.modeling.positions import forget_widths
 from tokenstats.store.manifests import Model
 
 _NOT_THE_MODEL = ("tokenstats", "transformers_version", "name_or_path", "dtype", "use_cache")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,9 @@ def pick_device(device: str, local_rank: int | None = None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise InputError(f"device {device!r} cannot be used: {one_line(error, 120)}; expected auto, cpu or cuda") from None
+        raise InputError(
+            f"{argument('device', one_line(device, 60))} cannot be used: {one_line(error, 120)}; expected auto, cpu or cuda"
+        ) from None
     return chosen
 
 
@@ -55,9 +56,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     """``auto`` is the checkpoint's own type on a GPU, and float32 on a CPU: there half precision loses digits for little."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not known; expected auto, {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+    return getattr(torch, dtype)
 
 
 def load_model(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenstats.alignment import predicted
-from tokenstats.errors import InputError
+from tokenstats.errors import InputError, argument
 from tokenstats.store.lists import flat, offsets_of
 
 _ALIKE, _ENOUGH = 0.8, 1 / 8
@@ -31,7 +31,7 @@ class Budget:
         if rows == 1:
             raise InputError(
                 f"memory ran out over a single sequence of {longest} tokens ({reason.partition(chr(10))[0][:120]}); cut it "
-                "with --max-length, take --dtype bfloat16, or a device with more memory"
+                f"with {argument('max_length')}, take {argument('dtype', 'bfloat16')}, or a device with more memory"
             )
         self.tokens = max(1, min(self.tokens, rows * longest) // 2)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from tokenstats.scoring.options import Request
 from tokenstats.scoring.reference_pass import ReferenceInfo, remove_states
-from tokenstats.scoring.scorer import ModelInfo, Request, Scorer
+from tokenstats.scoring.scorer import ModelInfo, Scorer
 from tokenstats.scoring.workers import Progress, Worker
 from tokenstats.store.parts import write_part
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from tokenstats.alignment import outputs_that_predict
-from tokenstats.errors import InputError, one_line
+from tokenstats.errors import InputError, argument, one_line
 from tokenstats.modeling.head import SplitModel
 from tokenstats.modeling.load import LoadedModel, is_adapter_of, load_model, load_with_base
 from tokenstats.modeling.positions import combine, max_positions, trained_positions, width_classes
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tokenstats.scoring.model_checks import asking, changed_words, check_causal, logit_gap, moved_by_neighbours, noise
+from tokenstats.scoring.options import SEPARATE, Request
 from tokenstats.scoring.reductions.rows import row_statistics
 
 ADVICE = "take a policy that has moved: a warm-up checkpoint, another checkpoint, an adapter"
@@ -117,7 +118,8 @@ class ModelPair:
             except torch.OutOfMemoryError as error:
                 raise InputError(
                     f"memory ran out over {2 * input_ids.shape[1]} tokens of {loaded.description.source} "
-                    f"({one_line(error, 100)}); take --reference-pass separate, --dtype bfloat16, or a device with more memory"
+                    f"({one_line(error, 100)}); take {argument('reference_pass', SEPARATE)}, {argument('dtype', 'bfloat16')}, "
+                    "or a device with more memory"
                 ) from None
         return logits.shape[-1]
 
@@ -187,45 +189,52 @@ class ModelPair:
 
 
 def load_pair(
-    model: str,
-    reference: str | None,
-    dtype: str,
-    device: torch.device,
-    vocabulary: int,
-    tokenizer_id: str,
-    attention: str | None = None,
-    compiled: bool = False,
-    loaded_reference: LoadedModel | None = None,
-    trust_remote_code: bool = False,
+    request: Request, device: torch.device, vocabulary: int, tokenizer_id: str, loaded_reference: LoadedModel | None = None
 ) -> ModelPair:
     """Load and compare. An adapter and its own base share one set of weights.
 
-    loaded_reference: the reference, where it is there already
-    compiled: let torch.compile make one program of each decoder; minutes at the start, for hours that are shorter
+    Args:
+        request: The models, and how they are loaded.
+        device: Where they go.
+        vocabulary: Ids of the scored model's tokenizer.
+        tokenizer_id: Its fingerprint.
+        loaded_reference: The reference, where it is there already.
 
-    Raises InputError for other tokenizers, identical weights, or a model that lacks columns.
+    Raises:
+        InputError: Other tokenizers, or identical weights.
     """
-    if reference is not None:
-        other = tokenizer_fingerprint(load_tokenizer(reference, trust_remote_code))
-        if other != tokenizer_id:
-            raise InputError(
-                f"{model} and {reference} have different tokenizers ({tokenizer_id[:8]}, {other[:8]}): their probabilities "
-                "are over different words; take a reference with the same tokenizer"
-            )
-    second: LoadedModel | None = None
-    if loaded_reference is not None:
-        policy, second = load_model(model, dtype, device, attention, trust_remote_code), loaded_reference
-    elif reference is not None and is_adapter_of(model, reference):
-        policy, second = load_with_base(model, reference, dtype, device, attention, trust_remote_code)
-    elif reference is not None and is_adapter_of(reference, model):
-        second, policy = load_with_base(reference, model, dtype, device, attention, trust_remote_code)
-    else:
-        policy = load_model(model, dtype, device, attention, trust_remote_code)
-        second = load_model(reference, dtype, device, attention, trust_remote_code) if reference is not None else None
+    check_same_tokenizer(request, tokenizer_id)
+    policy, second = _load_models(request, device, loaded_reference)
     if second is not None and second.description.fingerprint == policy.description.fingerprint:
-        raise InputError(f"{model} and {reference} have the same weights, so every KL would be 0; {ADVICE}")
+        raise InputError(f"{request.model} and {request.reference} have the same weights, so every KL would be 0; {ADVICE}")
     pair = ModelPair(policy, second, vocabulary, device)
-    if compiled:
+    if request.options.compiled:
         for loaded in pair.loaded if loaded_reference is None else [policy]:
             loaded.model.get_decoder().compile(dynamic=True)
     return pair
+
+
+def _load_models(request: Request, device: torch.device, second: LoadedModel | None) -> tuple[LoadedModel, LoadedModel | None]:
+    """The scored model, and the reference where there is one; ``second``: the reference, where it is there already."""
+    model, reference, options = request.model, request.reference, request.options
+    how = options.dtype, device, options.attention, options.trust_remote_code
+    if second is None and reference is not None:
+        if is_adapter_of(model, reference):
+            return load_with_base(model, reference, *how)
+        if is_adapter_of(reference, model):
+            second, policy = load_with_base(reference, model, *how)
+            return policy, second
+    policy = load_model(model, *how)
+    return policy, load_model(reference, *how) if second is None and reference is not None else second
+
+
+def check_same_tokenizer(request: Request, tokenizer_id: str) -> None:
+    """Raise InputError where the reference's ids mean other words than those of the tokenizer with this fingerprint."""
+    if request.reference is None:
+        return
+    other = tokenizer_fingerprint(load_tokenizer(request.reference, request.options.trust_remote_code))
+    if other != tokenizer_id:
+        raise InputError(
+            f"{request.model} and {request.reference} have different tokenizers ({tokenizer_id[:8]}, {other[:8]}): their "
+            "probabilities are over different words; take a reference with the same tokenizer"
+        )

@@ -4,23 +4,24 @@ An actor that dies, or whose node does, loses the part it was at: another one do
 are written by the process that was started, which needs no GPU.
 """
 
-import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenstats.errors import InputError, StoreError, TokenstatsError, one_line
+from tokenstats.errors import InputError, StoreError, TokenstatsError, TokenstatsWarning, argument, one_line
 from tokenstats.scoring.local_engine import write_scored
+from tokenstats.scoring.options import RAY, EngineOptions, Request
 from tokenstats.scoring.reference_pass import ReferenceInfo
-from tokenstats.scoring.scorer import ModelInfo, Request, Scorer
+from tokenstats.scoring.scorer import ModelInfo, Scorer
 from tokenstats.scoring.workers import Progress
 from tokenstats.store.parts import part_path
 
 try:
     import ray
 except ImportError:
-    raise InputError("--engine ray needs the extra that brings it: pip install 'tokenstats[ray]'") from None
+    raise InputError(f"{argument('kind', RAY)} needs the extra that brings it: pip install 'tokenstats[ray]'") from None
 
 _PATIENCE = 120.0  # seconds until a run says that the cluster gives it nobody
 _GLANCE = 5.0  # seconds without an answer until the actors are asked whether they are there
@@ -74,12 +75,12 @@ def _connect(address: str | None) -> None:
 
 
 class RayEngine:
-    """``workers`` actors of a cluster (None: one for each GPU, or else for each CPU), each with the models of a request.
+    """Actors of a cluster, by default one for each GPU or else for each CPU, each with the models of a request.
 
     Whoever makes one closes it, whatever happens: actors hold GPUs until they are let go.
     """
 
-    def __init__(self, request: Request, workers: int | None, address: str | None):
+    def __init__(self, request: Request, options: EngineOptions):
         self._request = request
         self._busy: dict[Any, tuple[Any, int | None]] = {}
         self._pings: dict[Any, Any] = {}
@@ -88,14 +89,14 @@ class RayEngine:
         self._begin = "load"  # what an actor that is new does first
         self._connected = not ray.is_initialized()  # by this run, and for it only
         if self._connected:
-            _connect(address)
+            _connect(options.ray_address)
         try:
-            gpus = int(ray.cluster_resources().get("GPU", 0)) if request.device != "cpu" else 0
+            gpus = int(ray.cluster_resources().get("GPU", 0)) if request.options.device != "cpu" else 0
             cpus = int(ray.cluster_resources().get("CPU", 1))
         except BaseException:
             self.close()
             raise
-        self._count = workers or gpus or max(1, cpus)
+        self._count = options.workers or gpus or max(1, cpus)
         self._spare = _REPLACEMENTS * self._count
         # no restarts by Ray: who scores which part is decided here, where what is on disk is known
         self._remote = ray.remote(max_restarts=0, **({"num_gpus": 1} if gpus else {"num_cpus": 1}))(_PartScorer)
@@ -142,7 +143,8 @@ class RayEngine:
             silent += _GLANCE
             if silent - _GLANCE < _PATIENCE <= silent and all(index is None for _, index in self._busy.values()):
                 free = ray.available_resources()
-                print(f"warning: no worker in {_PATIENCE:.0f} s; the cluster has {free} free", file=sys.stderr)
+                text = f"no worker in {_PATIENCE:.0f} s; the cluster has {free} free"
+                warnings.warn(text, TokenstatsWarning, stacklevel=2)
             for task, (actor, _) in self._busy.items():
                 if task not in self._pings:
                     self._pings[task] = actor.ping.remote()
@@ -160,7 +162,7 @@ class RayEngine:
                 raise StoreError(f"workers of the cluster die again and again ({one_line(error, 150)}); run again") from None
             self._spare -= 1
             self._let_go(actor)  # it may only be out of reach
-            print("warning: a worker died; another one takes its part", file=sys.stderr)
+            warnings.warn("a worker died; another one takes its part", TokenstatsWarning, stacklevel=2)
             self._start_actors()
             return None, index
         if isinstance(result, TokenstatsError):

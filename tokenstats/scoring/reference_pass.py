@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tokenstats.errors import InputError, StoreError, one_line
+from tokenstats.errors import InputError, StoreError, argument, one_line
 from tokenstats.modeling.load import LoadedModel, load_model
 from tokenstats.scoring.batches import Advance, Budget, PartTokens, run_batches
+from tokenstats.scoring.options import SEPARATE, ScoringOptions
 from tokenstats.scoring.pair import ModelPair
 from tokenstats.scoring.score_part import check_fits
 from tokenstats.store.parts import digest_of, part_path, read_part
@@ -37,27 +38,18 @@ class ReferenceInfo:
 class ReferencePass:
     """Loads a reference, and keeps its hidden states of a store's parts under ``stats/<name>/.reference``."""
 
-    def __init__(
-        self,
-        source: str,
-        dtype: str,
-        device: torch.device,
-        attention: str | None,
-        compiled: bool,
-        vocabulary: int,
-        probe: Tensor,
-        score_all: bool,
-        budget: int,
-        trust_remote_code: bool = False,
-    ):
-        self.loaded: LoadedModel = load_model(source, dtype, device, attention, trust_remote_code)
+    def __init__(self, source: str, options: ScoringOptions, device: torch.device, vocabulary: int, probe: Tensor):
+        """probe: [1, T] ids that the reference is tried on; vocabulary: ids of the tokenizer."""
+        self.loaded: LoadedModel = load_model(source, options.dtype, device, options.attention, options.trust_remote_code)
         self._pair = ModelPair(self.loaded, None, vocabulary, device)
-        if compiled:
+        if options.compiled:
             self.loaded.model.get_decoder().compile(dynamic=True)
-        self._budget, self._score_all = Budget(budget), score_all
+        self._budget, self._score_all = Budget(options.batch_tokens), options.score_all
         ways, self.notes = self._pair.check(probe)
         if set(ways.values()) != {"split"}:
-            raise InputError(f"{source} gives only full logits, too large to keep; score without --reference-pass separate")
+            raise InputError(
+                f"{source} gives only full logits, too large to keep; score without {argument('reference_pass', SEPARATE)}"
+            )
         self.probe_logits = self._logits_on(probe)
         one = self._states(probe[:, :2].to(device), torch.tensor([[False, True]], device=device))
         self._width, self._dtype = one.shape[1], one.dtype

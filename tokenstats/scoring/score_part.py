@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from tokenstats.errors import InputError, StoreError
+from tokenstats.errors import InputError, StoreError, argument
 from tokenstats.schema import STATISTIC_BY_NAME, TOPK_COLUMNS, stats_schema
 from tokenstats.scoring.batches import Advance, Budget, PartTokens, on_device, run_batches
 from tokenstats.scoring.pair import ModelPair
@@ -70,7 +70,7 @@ def check_fits(rows: PartTokens, pair: ModelPair, seq_ids: pa.ChunkedArray) -> N
         row = int(rows.lengths.argmax())
         raise InputError(
             f"sequence {seq_ids[row]} has {rows.lengths[row]} tokens, but the model reads at most {most}; "
-            f"compute into a new store with --max-length {most} or less"
+            f"compute into a new store with {argument('max_length', most)} or less"
         )
     strange = (rows.ids >= pair.words) | (rows.ids >= pair.vocabulary) & rows.chosen
     if strange.any():
@@ -89,5 +89,5 @@ def _check_finite(array: np.ndarray, column: str, where: np.ndarray, offsets: np
         row = int(np.searchsorted(offsets, place, side="right")) - 1
         raise StoreError(
             f"{column} of sequence {seq_ids[row]}, token {place - offsets[row]} is {array[bad.argmax()]}, not a finite number: "
-            "the model's logits overflow or hold NaN; try --dtype float32, or another checkpoint"
+            f"the model's logits overflow or hold NaN; try {argument('dtype', 'float32')}, or another checkpoint"
         )

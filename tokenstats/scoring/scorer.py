@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,37 +11,20 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from tokenstats.errors import InputError
+from tokenstats.errors import InputError, TokenstatsWarning, argument
 from tokenstats.modeling.load import pick_device
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_size
 from tokenstats.schema import SCHEMA_VERSION
 from tokenstats.scoring.batches import Advance, Budget
 from tokenstats.scoring.model_checks import probe_ids
-from tokenstats.scoring.pair import ADVICE, ModelPair, load_pair
+from tokenstats.scoring.options import Request
+from tokenstats.scoring.pair import ADVICE, ModelPair, check_same_tokenizer, load_pair
 from tokenstats.scoring.reductions.rows import reduction
 from tokenstats.scoring.reference_pass import ReferenceInfo, ReferencePass
 from tokenstats.scoring.score_part import score_part
 from tokenstats.store.manifests import Model
 from tokenstats.store.parts import part_path, read_part
 from tokenstats.store.store import TOKENS
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is scored with what. Goes from process to process."""
-
-    model: str
-    reference: str | None
-    dtype: str
-    device: str
-    attention: str | None
-    compiled: bool
-    topk: int
-    score_all: bool
-    batch_tokens: int
-    separate: bool = False
-    """The reference first, its hidden states on disk, then the scored model: never both bodies in memory."""
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,8 +52,8 @@ class ModelInfo:
             "reference": self.reference.fingerprint if self.reference else None,
             "dtype": self.dtype,
             "vocabulary": self.vocabulary,
-            "topk": self.request.topk,
-            "score_all": self.request.score_all,
+            "topk": self.request.options.topk,
+            "score_all": self.request.options.score_all,
         }
 
 
@@ -84,8 +67,8 @@ class Scorer:
     _pair: ModelPair
 
     def __init__(self, request: Request, local_rank: int = 0):
-        self._request, self._budget = request, Budget(request.batch_tokens)
-        self._device = pick_device(request.device, local_rank)
+        self._request, self._budget = request, Budget(request.options.batch_tokens)
+        self._device = pick_device(request.options.device, local_rank)
         self._first: ReferencePass | None = None
         self._facts: ModelInfo | None = None
 
@@ -112,41 +95,34 @@ class Scorer:
         request, device = self._request, self._device
         if first is not None:
             first.release()
-        tokenizer = load_tokenizer(request.model, request.trust_remote_code)
-        self._pair = load_pair(
-            request.model,
-            request.reference,
-            request.dtype,
-            device,
-            first.vocabulary if first else tokenizer_size(tokenizer),
-            tokenizer_fingerprint(tokenizer),
-            attention=request.attention,
-            compiled=request.compiled,
-            loaded_reference=first.loaded if first else None,
-            trust_remote_code=request.trust_remote_code,
-        )
-        head, notes = self._pair.check(probe_ids(tokenizer, tokenizer_size(tokenizer)), first.probe_logits if first else None)
-        if request.topk > self._pair.vocabulary:
-            raise InputError(f"--topk got {request.topk}; expected at most the vocabulary's {self._pair.vocabulary} tokens")
+        tokenizer = load_tokenizer(request.model, request.options.trust_remote_code)
+        vocabulary = first.vocabulary if first else tokenizer_size(tokenizer)
+        loaded_reference = first.loaded if first else None
+        self._pair = pair = load_pair(request, device, vocabulary, tokenizer_fingerprint(tokenizer), loaded_reference)
+        head, notes = pair.check(probe_ids(tokenizer, tokenizer_size(tokenizer)), first.probe_logits if first else None)
+        if request.options.topk > pair.vocabulary:
+            raise InputError(
+                f"{argument('topk')} got {request.options.topk}; expected at most the vocabulary's {pair.vocabulary} tokens"
+            )
         if first is not None:
             head[first.loaded.description.source] = "split, in a pass of its own"
-        notes = [*(first.notes if first else []), *notes]
+            notes = [*first.notes, *notes]
         notes += [
             f"{source} is scored through its own full logits: slower, and in its own precision"
             for source, way in head.items()
             if way.startswith("whole")
         ]
         for note in notes:
-            print(f"warning: {note}", file=sys.stderr)
+            warnings.warn(note, TokenstatsWarning, stacklevel=2)
         return ModelInfo(
             request=request,
-            model=self._pair.policy.description,
-            reference=self._pair.reference.description if self._pair.reference else None,
-            dtype=str(next(self._pair.policy.model.parameters()).dtype).removeprefix("torch."),
+            model=pair.policy.description,
+            reference=pair.reference.description if pair.reference else None,
+            dtype=str(next(pair.policy.model.parameters()).dtype).removeprefix("torch."),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
             reduction=reduction(device),
-            vocabulary=self._pair.vocabulary,
-            max_positions=self._pair.max_positions,
+            vocabulary=pair.vocabulary,
+            max_positions=pair.max_positions,
             head=head,
             notes=tuple(notes),
         )
@@ -155,9 +131,9 @@ class Scorer:
         self, store: Path, name: str, index: int, advance: Advance = lambda real, padded: None
     ) -> tuple[pa.Table, dict[str, Any]]:
         """Statistics of one part of a store's tokens, and what its manifest adds up."""
-        tokens, request = read_part(part_path(store / TOKENS, index)), self._request
-        states, states_budget = self._first.read(store, name, index) if self._first else (None, request.batch_tokens)
-        table, sums = score_part(tokens, self._pair, request.topk, request.score_all, self._budget, advance, states)
+        tokens, options = read_part(part_path(store / TOKENS, index)), self._request.options
+        states, states_budget = self._first.read(store, name, index) if self._first else (None, options.batch_tokens)
+        table, sums = score_part(tokens, self._pair, options.topk, options.score_all, self._budget, advance, states)
         return table, {**sums, "batch_tokens": min(self._budget.tokens, states_budget)}
 
 
@@ -166,22 +142,7 @@ def _load_reference_pass(request: Request, device: torch.device) -> ReferencePas
     assert request.reference is not None
     if request.reference == request.model:
         raise InputError(f"model and reference are the same weights, {request.model}, so every KL would be 0; {ADVICE}")
-    tokenizer = load_tokenizer(request.model, request.trust_remote_code)
-    other = load_tokenizer(request.reference, request.trust_remote_code)
-    if tokenizer_fingerprint(other) != tokenizer_fingerprint(tokenizer):
-        raise InputError(
-            f"{request.model} and {request.reference} have different tokenizers; take a reference with the same one"
-        )
+    tokenizer = load_tokenizer(request.model, request.options.trust_remote_code)
+    check_same_tokenizer(request, tokenizer_fingerprint(tokenizer))
     size = tokenizer_size(tokenizer)
-    return ReferencePass(
-        request.reference,
-        request.dtype,
-        device,
-        request.attention,
-        request.compiled,
-        size,
-        probe_ids(tokenizer, size),
-        request.score_all,
-        request.batch_tokens,
-        request.trust_remote_code,
-    )
+    return ReferencePass(request.reference, request.options, device, size, probe_ids(tokenizer, size))

@@ -21,9 +21,6 @@ from tokenstats.store.drafts import is_abandoned
 from tokenstats.store.manifests import MANIFEST, StoreManifest
 from tokenstats.store.parts import part_path, part_progress
 
-PATIENCE = 600.0
-"""Seconds that a worker waits for the next part of tokens before it takes worker 0 for dead."""
-
 
 @dataclass(frozen=True)
 class Worker:
@@ -83,7 +80,7 @@ class BackgroundIterator:
 
 
 def parts_of_another(folder: Path, patience: float) -> Generator[tuple[int, int], None, None]:
-    """(index, tokens) of the parts of tokens that worker 0 writes, as they appear."""
+    """(index, tokens) of the parts of tokens that worker 0 writes, as they appear; it is waited for ``patience`` seconds."""
     index, since = 0, time.monotonic()
     while True:
         path = part_path(folder / "tokens", index)

@@ -8,7 +8,7 @@ bytes are an error that names the part, never a wrong number.
 import hashlib
 import json
 import re
-import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenstats.errors import StoreError, one_line
+from tokenstats.errors import StoreError, TokenstatsWarning, one_line
 from tokenstats.store.drafts import TEMPORARY, whole_file
 
 _SETTINGS, _PROGRESS = b"tokenstats.settings", b"tokenstats.progress"
@@ -131,8 +131,8 @@ def is_whole(path: Path, remove: bool = False) -> bool:
         return True
     except StoreError as damage:
         if remove:
-            print(f"warning: {damage}: made again", file=sys.stderr)
             path.unlink(missing_ok=True)
+            warnings.warn(f"{damage}: made again", TokenstatsWarning, stacklevel=2)
         return False
 
 

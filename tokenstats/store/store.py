@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import pyarrow as pa
 
-from tokenstats.errors import InputError, NotThere, StoreError, nearest, one_line
+from tokenstats.errors import InputError, NotThere, StoreError, argument, nearest, one_line
 from tokenstats.shown import Shown
 from tokenstats.store.checks import ChangedFile, Proofs, check_columns, check_counts, check_lengths, row_lengths
 from tokenstats.store.drafts import name_of, places_of
@@ -99,7 +99,7 @@ class Families(Mapping[str, Family[Kind]]):
             raise StoreError(f"{self._store.path} holds no {self._what} yet")
         if len(known) > 1:
             raise StoreError(
-                f"{self._store.path} holds several {self._what}s ({', '.join(known)}): choose one with --{self._what}"
+                f"{self._store.path} holds several {self._what}s ({', '.join(known)}): choose one with {argument(self._what)}"
             )
         return self[known[0]]
 

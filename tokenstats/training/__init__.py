@@ -1,9 +1,9 @@
 """Tokens and a mask become a model, or files for somebody else's trainer.
 
-    from tokenstats.training import train, export, TrainOptions
+    from tokenstats.training import ExportOptions, TrainOptions, export, train
 
     train("runs/store", model="base", mask="eksft", out="runs/model", options=TrainOptions(epochs=2))
-    export("runs/store", mask="eksft", to="runs/dataset")
+    export("runs/store", mask="eksft", to="runs/dataset", options=ExportOptions(trainer="axolotl"))
 
 Importing this module loads neither torch nor transformers; ``export`` needs neither.
 """
@@ -11,15 +11,16 @@ Importing this module loads neither torch nor transformers; ``export`` needs nei
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["ExportSummary", "TrainOptions", "TrainSummary", "export", "train"]
+__all__ = ["ExportOptions", "ExportSummary", "TrainOptions", "TrainSummary", "export", "train"]
 
 if TYPE_CHECKING:
     from tokenstats.training.exports import ExportSummary, export
-    from tokenstats.training.options import TrainOptions
+    from tokenstats.training.options import ExportOptions, TrainOptions
     from tokenstats.training.trainer import TrainSummary, train
 
 _HOMES = {
     "export": "exports",
+    "ExportOptions": "options",
     "ExportSummary": "exports",
     "TrainOptions": "options",
     "train": "trainer",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tokenstats.errors import InputError
+from tokenstats.errors import InputError, argument
 from tokenstats.store import Store
 from tokenstats.training.rows import IGNORED, ChosenMask, LearnedPart, read_parts, row_keys, shuffled
 
@@ -136,7 +136,9 @@ class _Collector:
 def _choose_held_out(keys: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Row numbers to hold out: round(share · rows) of them, at least 1."""
     if share and len(keys) < 2:
-        raise InputError(f"eval_share got {share}, but the store holds {len(keys)} row; expected at least 2 to hold one out")
+        raise InputError(
+            f"{argument('eval_share')} got {share}, but the store holds {len(keys)} row; expected at least 2 to hold one out"
+        )
     count = min(len(keys) - 1, max(1, round(share * len(keys)))) if share else 0
     return shuffled(keys, "evaluation", seed)[:count]
 

@@ -20,10 +20,10 @@ from tokenstats.training import guides
 from tokenstats.training.card import dataset_card
 from tokenstats.training.files import ArrowStream, Files, describe_for_datasets, open_parquet
 from tokenstats.training.forms import check_weights, form_table, schema_of
+from tokenstats.training.options import ExportOptions
 from tokenstats.training.provenance import provenance, write_record
 from tokenstats.training.rows import LearnedPart, check_writable, choose_mask, read_parts
 
-ROWS_PER_FILE = 100_000
 DATA, DISK = "data", "disk"
 """Folders of an export: the Parquet files, alone, since SkyRL refuses anything else beside them; and for load_from_disk."""
 
@@ -53,51 +53,44 @@ class ExportSummary:
 
 
 def export(
-    store: Store | str | Path,
-    *,
-    mask: str | None,
-    to: str | Path,
-    form: str | None = None,
-    trainer: str | None = None,
-    save_to_disk: bool = False,
-    compat: str | None = None,
-    ignore_weights: bool = False,
-    rows_per_file: int = ROWS_PER_FILE,
+    store: Store | str | Path, *, mask: str | None, to: str | Path, options: ExportOptions = ExportOptions()
 ) -> ExportSummary:
     """Write a store's rows, with what ``mask`` keeps of them, for another trainer.
 
-    mask: a mask of the store; None or "none" is plain fine-tuning on all targets
-    to:   a folder that is not there yet, or empty. It is written beside its place and moved there at the end: an
-          export that was killed leaves nothing that looks finished
-    form: ``labels`` (the default), ``loss-mask`` or ``weights``: 0 or 1 where the mask does not weigh
-    trainer:        whose snippet to give: a name of ``guides.GUIDES``; it also decides the form, where none is given
-    save_to_disk:   write the rows a second time, as ``datasets.load_from_disk`` reads them; LLaMA-Factory has it by itself
-    compat:         ``trl-legacy`` adds ``assistant_masks``: TRL 0.24 to 1.6 drops labels when it packs, and keeps these
-    ignore_weights: export a mask that weighs in a form that can only say which tokens are kept
+    Rows with nothing to learn are left out and counted: trainers drop them in ways of their own.
 
-    Rows with nothing to learn are left out and counted: trainers drop them in ways of their own. Raises InputError or
-    StoreError for what the caller can mend; nothing is then written.
+    Args:
+        store: A store, or its folder.
+        mask: A mask of the store; None or "none" is plain fine-tuning on all targets.
+        to: A folder that is not there yet, or empty. It is written beside its place and moved there at the end: an export that
+            was killed leaves nothing that looks finished.
+        options: The form, the trainer, and more.
+
+    Returns:
+        What was written, and how to read it.
+
+    Raises:
+        InputError: What the caller can mend; nothing is then written.
+        StoreError: The store or mask is not there, or damaged; nothing is then written.
     """
     to = Path(to).expanduser()
-    form, trainer = guides.choose(form, trainer)
-    schema = schema_of(form, trainer, compat)
-    if rows_per_file < 1:
-        raise InputError(f"rows_per_file got {rows_per_file}; expected at least 1")
+    form, trainer = options.form_and_trainer
+    schema = schema_of(form, options.compat)
     opened = open_store(store)
     chosen = choose_mask(opened, mask)
-    check_weights(chosen, form, ignore_weights)
+    check_weights(chosen, form, options.ignore_weights)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to} exists and is not empty; choose another folder")
     check_writable(to)
     with draft_of(to) as draft:
-        writer = _Writer(draft, schema, rows_per_file, save_to_disk or guides.GUIDES[trainer].on_disk)
-        parts = read_parts(opened, chosen, with_weights=not ignore_weights)
+        writer = _Writer(draft, schema, options.rows_per_file, options.save_to_disk or guides.GUIDES[trainer].on_disk)
+        parts = read_parts(opened, chosen, with_weights=not options.ignore_weights)
         for part in tqdm(parts, desc="exporting", total=opened.part_count, unit=" parts", disable=None):
             writer.add(part)
         if not writer.rows:
             raise InputError(f"mask {chosen.name!r} leaves nothing to learn in any row: nothing to export; choose another mask")
         made_of = provenance(opened, chosen, rows=writer.rows, left_out=writer.left_out, kept=writer.kept)
-        record = {**made_of, "form": form, "columns": schema.names, "weights_ignored": chosen.weighted and ignore_weights}
+        record = {**made_of, "form": form, "columns": schema.names, "weights_ignored": options.ignore_weights}
         files = writer.close(record)
         write_record(draft, record)
         (draft / "README.md").write_text(dataset_card(opened, chosen, record, trainer, writer.longest), encoding="utf-8")

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from tokenstats.errors import InputError, one_line
+from tokenstats.errors import InputError, argument
 from tokenstats.store import Store
 from tokenstats.store.lists import as_lists
 from tokenstats.training import guides
+from tokenstats.training.options import ExportOptions
 from tokenstats.training.rows import IGNORED, ChosenMask, LearnedPart, choose_mask, read_parts
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ FORMS = {
     guides.LOSS_MASK: pa.schema([("input_ids", _IDS), ("loss_mask", _FLAGS)]),
     guides.WEIGHTS: _LABELS.append(pa.field("weights", _FLOATS)),
 }
-TRL_LEGACY = "trl-legacy"
 
 
 def form_table(part: LearnedPart, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
@@ -69,32 +69,26 @@ def to_dataset(store: Store, mask: str | None = None, *, form: str | None = None
         from datasets import Dataset
     except ImportError:
         raise InputError("to_dataset needs the library datasets; install it with: pip install 'tokenstats[hub]'") from None
-    form, _ = guides.choose(form, None)
+    form, _ = ExportOptions(form=form, ignore_weights=ignore_weights).form_and_trainer
     chosen = choose_mask(store, mask)
     check_weights(chosen, form, ignore_weights)
     parts = read_parts(store, chosen, with_weights=not ignore_weights)
     return Dataset(pa.concat_tables(form_table(part, part.has_learned, FORMS[form]) for part in parts))
 
 
-def schema_of(form: str, trainer: str, compat: str | None) -> pa.Schema:
-    """The columns of a form, for a trainer; ``compat``: see :func:`~tokenstats.training.exports.export`."""
-    if compat is None:
-        return FORMS[form]
-    if compat != TRL_LEGACY:
-        raise InputError(f"compat got {one_line(compat, 60)!r}; expected {TRL_LEGACY}")
-    if trainer != "trl":
-        raise InputError(f"compat {TRL_LEGACY} adds a column for TRL; expected the form labels and the trainer trl with it")
-    return FORMS[form].append(pa.field("assistant_masks", _FLAGS))
+def schema_of(form: str, compat: str | None = None) -> pa.Schema:
+    """The columns of a form; ``compat`` trl-legacy adds ``assistant_masks``."""
+    return FORMS[form] if compat is None else FORMS[form].append(pa.field("assistant_masks", _FLAGS))
 
 
 def check_weights(mask: ChosenMask, form: str, ignore_weights: bool) -> None:
-    """Raise InputError where a form would lose a mask's weights without having been told to."""
-    if not mask.weighted:
-        return
-    if form == guides.WEIGHTS and ignore_weights:
-        raise InputError("ignore_weights was given with the form weights; expected one of the two")
-    if form != guides.WEIGHTS and not ignore_weights:
+    """Raise InputError where a form would lose a mask's weights unasked, or there are none to ignore."""
+    if not mask.weighted and ignore_weights:
+        why = f"the mask {mask.title!r} does not weigh its tokens; leave it out"
+        raise InputError(f"{argument('ignore_weights')} would do nothing: {why}")
+    if mask.weighted and form != guides.WEIGHTS and not ignore_weights:
         raise InputError(
-            f"mask {mask.name!r} weighs its tokens, and the form {form} would lose the weights; choose --form weights, train "
-            "with 'tokenstats train', or export which tokens are kept alone (--ignore-weights)"
+            f"mask {mask.name!r} weighs its tokens, and the form {form} would lose the weights; choose "
+            f"{argument('form', guides.WEIGHTS)}, train with 'tokenstats train', or take which tokens are kept alone "
+            f"({argument('ignore_weights', True)})"
         )

@@ -5,7 +5,7 @@ Read in the trainers' own code; TRL 1.16, transformers 5.23 and verl's interface
 
 from dataclasses import dataclass
 
-from tokenstats.errors import InputError, nearest, one_line
+from tokenstats.errors import InputError, argument
 
 LABELS, LOSS_MASK, WEIGHTS = "labels", "loss-mask", "weights"
 
@@ -131,13 +131,13 @@ _USUAL = {LABELS: "trl", LOSS_MASK: "skyrl", WEIGHTS: "verl"}
 
 def choose(form: str | None, trainer: str | None) -> tuple[str, str]:
     """The form and the trainer to explain it for, either of them given or neither. Raises InputError where they do not fit."""
-    _expect_one_of("form", form, list(_USUAL))
-    _expect_one_of("trainer", trainer, list(GUIDES))
     if trainer is None:
         return form or LABELS, _USUAL[form or LABELS]
     reads = GUIDES[trainer].forms
     if form is not None and form not in reads:
-        raise InputError(f"form got {form!r}, but {GUIDES[trainer].title} reads {' or '.join(reads)}; expected one of these")
+        raise InputError(
+            f"{argument('form')} got {form!r}, but {GUIDES[trainer].title} reads {' or '.join(reads)}; expected one of these"
+        )
     return form or reads[0], trainer
 
 
@@ -147,8 +147,3 @@ def how_to_read(trainer: str, form: str, *, data: str, disk: str, longest: int) 
     return GUIDES[trainer].snippet.format(
         data=data, files=f"{data}/train-*.parquet", disk=disk, longest=longest, learned=learned
     )
-
-
-def _expect_one_of(what: str, given: str | None, known: list[str]) -> None:
-    if given is not None and given not in known:
-        raise InputError(f"{what} got {one_line(given, 60)!r}{nearest(given, known)}; expected one of: {', '.join(known)}")

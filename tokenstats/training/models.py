@@ -1,6 +1,6 @@
 """The model of a training run: loaded, given an adapter where one is asked for, and checked against the store."""
 
-import sys
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -8,10 +8,11 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from tokenstats.errors import InputError, StoreError, one_line
+from tokenstats.errors import InputError, StoreError, TokenstatsWarning, argument, one_line
 from tokenstats.modeling.folders import is_adapter, local_folder
 from tokenstats.modeling.head import SplitModel
 from tokenstats.modeling.load import load_model
+from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tokenstats.store import Store
 from tokenstats.store.manifests import Model
 from tokenstats.training.data import TrainingData
@@ -56,7 +57,7 @@ def load_trainable(
     probe = torch.from_numpy(data.train.ids[:_PROBE_TOKENS]).long()[None].to(device)
     split.check(probe)
     if not split.is_split:
-        print(f"warning: {source} is trained through its own full logits: more memory", file=sys.stderr)
+        warnings.warn(f"{source} is trained through its own full logits: more memory", TokenstatsWarning, stacklevel=2)
     return TrainableModel(model, split, loaded.description, "bfloat16" if autocast else "float32")
 
 
@@ -71,13 +72,24 @@ def load_store_tokenizer(store: Store, trust_remote_code: bool = False) -> PreTr
         ) from None
 
 
+def check_tokenizer(store: Store, model: str, trust_remote_code: bool) -> None:
+    """Raise InputError where the model's tokenizer is not the one that the store was written with."""
+    tokenizer = load_tokenizer(model, trust_remote_code)
+    found, expected = tokenizer_fingerprint(tokenizer), store.manifest.tokenizer.fingerprint
+    if found != expected:
+        raise InputError(
+            f"{model} has another tokenizer ({found[:8]}) than {store.path} was written with ({expected[:8]}): its ids mean "
+            "other words; train a model with the same tokenizer, or compute a store with this one"
+        )
+
+
 def _check_lora(source: str, on_adapter: bool) -> None:
     if find_spec("peft") is None:
-        raise InputError("lora_rank was given, but peft is not installed; pip install 'tokenstats[peft]'")
+        raise InputError(f"{argument('lora_rank')} was given, but peft is not installed; pip install 'tokenstats[peft]'")
     if on_adapter:
         raise InputError(
             f"{source} is an adapter, and an adapter cannot be put on another: its base would be nowhere saved; "
-            "train the whole model (no lora_rank: the adapter is merged), or an adapter of its base model"
+            f"train the whole model (no {argument('lora_rank')}: the adapter is merged), or an adapter of its base model"
         )
 
 
@@ -92,7 +104,7 @@ def _check_fits(model: PreTrainedModel, source: str, store: Store, data: Trainin
     if most and longest > most:
         raise InputError(
             f"the longest sequence has {longest} tokens, but {source} reads at most {most}; "
-            f"compute a store with --max-length {most} or less"
+            f"compute a store with {argument('max_length', most)} or less"
         )
 
 
@@ -111,4 +123,6 @@ def _with_adapter(model: PreTrainedModel, options: TrainOptions) -> PreTrainedMo
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise InputError(f"no adapter can be put on lora_targets {one_line(targets, 80)!r}: {one_line(error, 150)}") from None
+        raise InputError(
+            f"no adapter can be put on {argument('lora_targets')} {one_line(targets, 80)!r}: {one_line(error, 150)}"
+        ) from None

@@ -1,9 +1,10 @@
-"""What a training run can be told: every default in one place, checked before anything is loaded or written. No torch."""
+"""What a training run and an export can be told: every default, help text and check in one place. No torch."""
 
-import math
 from dataclasses import dataclass
 
-from tokenstats.errors import InputError, nearest, one_line
+from tokenstats.errors import InputError, argument
+from tokenstats.options import NOT_NEGATIVE, SEED, above, at_least, between, check, field, given, one_of, refuse
+from tokenstats.training.guides import GUIDES, LABELS, LOSS_MASK, WEIGHTS, choose
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 """Learning-rate schedules, under transformers' names. Its own ``constant`` would ignore the warm-up silently."""
@@ -11,91 +12,61 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 NORMALISERS = {"weights": "Σ w·nll / Σ w", "targets": "Σ w·nll / kept tokens"}
 """What the loss of a mask that weighs is divided by, and the loss in words: over the whole optimizer batch."""
 
-DTYPES = ("auto", "float32", "bfloat16")
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 2e-5, 2e-4
 ALL_LINEAR = "all-linear"
+TRL_LEGACY = "trl-legacy"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """How to fine-tune. The defaults suit small and medium models; raises InputError for a value that makes no sense.
 
-    epochs:         passes over the rows, fractions allowed; max_steps: optimizer steps instead
-    learning_rate:  the peak; None is 2e-5, or 2e-4 with LoRA. AdamW, β1 0.9, ``beta2``, decoupled ``weight_decay``
-    batch_size:     sequences in one forward pass of one device; the optimizer steps after ``accumulation`` of them
-    schedule:       cosine or linear (both to 0) or constant, after a linear warm-up over ``warmup_ratio`` of the steps
-    normalise:      what the loss of a mask that weighs is divided by, over the whole optimizer batch: weights, the sum
-                    of the weights, so that their scale does not matter; or targets, the number of kept tokens, so that
-                    small weights make small steps. A mask that does not weigh is divided by its kept tokens either way
-    max_grad_norm:  gradients are scaled down to this norm; 0 leaves them as they are
-    lora_rank:      train an adapter of this rank, not the whole model. lora_alpha: twice the rank if not given;
-                    lora_targets: names of modules, separated by commas, or all-linear (all but the output matrix)
-    eval_share:     share of the store's rows held out, chosen by ``eval_seed`` and their seq_id alone; eval_steps:
-                    evaluate every so many steps as well as before the first and after the last
-    save_steps:     write a checkpoint every so many steps and at the end; without it a stopped run cannot be resumed
-    logging_steps:  average the loss over so many steps for one entry of the history
-    report_to:      none, all, or integrations of transformers (tensorboard, wandb, …) separated by commas
-    seed:           of the order of the rows, of dropout, and of a new adapter's weights
-    dtype:          float32; bfloat16, which computes in bfloat16 but keeps trained weights in float32; or auto: float32
-                    on a CPU, bfloat16 on a GPU that has it
-    device:         auto, cpu or cuda
-    gradient_checkpointing: compute activations twice rather than keep them
-    trust_remote_code: run code that the model brings with it; it is never asked on the terminal
+    AdamW, β1 0.9; the schedules cosine and linear end at 0, after a linear warm-up. With ``normalise`` weights the scale of a
+    mask's weights does not matter, with targets small weights make small steps. Rows are held out by ``eval_seed`` and their
+    seq_id alone, and evaluated before the first step and after the last. Without ``save_steps`` a stopped run cannot be
+    resumed. bfloat16 computes in bfloat16 and keeps trained weights in float32; auto is float32 on a CPU, bfloat16 on a GPU
+    that has it. Code that a model brings is never asked about on the terminal.
     """
 
-    epochs: float = 3.0
-    max_steps: int | None = None
-    learning_rate: float | None = None
-    batch_size: int = 8
-    accumulation: int = 2
-    schedule: str = "cosine"
-    warmup_ratio: float = 0.03
-    weight_decay: float = 0.0
-    beta2: float = 0.999
-    normalise: str = "weights"
-    max_grad_norm: float = 1.0
-    lora_rank: int | None = None
-    lora_alpha: float | None = None
-    lora_dropout: float = 0.0
-    lora_targets: str = ALL_LINEAR
-    eval_share: float = 0.0
-    eval_seed: int = 0
-    eval_steps: int | None = None
-    save_steps: int | None = None
-    logging_steps: int = 10
-    report_to: str = "none"
-    seed: int = 0
-    dtype: str = "auto"
-    device: str = "auto"
-    gradient_checkpointing: bool = False
-    trust_remote_code: bool = False
+    epochs: float = field(3.0, "passes over the rows, fractions allowed", above(0))
+    max_steps: int | None = field(None, "optimizer steps, instead of epochs", at_least(1))
+    learning_rate: float | None = field(None, "the peak [2e-5, or 2e-4 with LoRA]", above(0))
+    batch_size: int = field(8, "sequences in one forward pass of one device", at_least(1))
+    accumulation: int = field(2, "forward passes in one optimizer step", at_least(1))
+    schedule: str = field("cosine", "cosine, linear or constant", one_of(*SCHEDULES))
+    warmup_ratio: float = field(0.03, "share of the steps that the rate rises over", between(0, 1))
+    weight_decay: float = field(0.0, "decoupled, as in AdamW", NOT_NEGATIVE)
+    beta2: float = field(0.999, "AdamW's average of squared gradients", between(0, 1))
+    normalise: str = field(
+        "weights", "divide a weighted mask's loss by: weights (their sum) or targets (the kept tokens)", one_of(*NORMALISERS)
+    )
+    max_grad_norm: float = field(1.0, "gradients are scaled down to it; 0: never", NOT_NEGATIVE)
+    lora_rank: int | None = field(None, "train an adapter of this rank instead", at_least(1))
+    lora_alpha: float | None = field(None, "scale of the adapter [twice the rank]", above(0))
+    lora_dropout: float = field(0.0, "share of the adapter's inputs dropped at random", between(0, 1))
+    lora_targets: str = field(ALL_LINEAR, "modules, by name, separated by commas; all-linear: all but the output matrix")
+    eval_share: float = field(0.0, "share of the rows held out", between(0, 1))
+    eval_seed: int = field(0, "which rows are held out", SEED)
+    eval_steps: int | None = field(None, "evaluate every so many steps, not only at the ends", at_least(1))
+    save_steps: int | None = field(None, "write a checkpoint every so many steps", at_least(1))
+    logging_steps: int = field(10, "steps averaged in one entry of the history", at_least(1))
+    report_to: str = field("none", "none, or tensorboard, wandb, … as installed")
+    seed: int = field(0, "of the order of rows, dropout and a new adapter", SEED)
+    dtype: str = field("auto", "auto, float32 or bfloat16", one_of("auto", "float32", "bfloat16"))
+    device: str = field("auto", "auto, cpu or cuda")
+    gradient_checkpointing: bool = field(False, "trade time for memory")
+    trust_remote_code: bool = field(False, "run code that a model brings with it; read it first")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "learning_rate", "lora_alpha"):
-            value = getattr(self, name)
-            _expect(value is None or 0 < value < math.inf, name, value, "a number above 0")
-        for name in ("batch_size", "accumulation", "logging_steps", "max_steps", "lora_rank", "eval_steps", "save_steps"):
-            value = getattr(self, name)
-            _expect(value is None or (isinstance(value, int) and value >= 1), name, value, "a whole number, at least 1")
-        for name in ("warmup_ratio", "beta2", "lora_dropout", "eval_share"):
-            _expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
-        for name in ("weight_decay", "max_grad_norm"):
-            _expect(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0")
-        for name in ("seed", "eval_seed"):
-            _expect(0 <= getattr(self, name) < 2**32, name, getattr(self, name), "a whole number from 0 to 2³² - 1")
-        _expect_one_of("schedule", self.schedule, list(SCHEDULES))
-        _expect_one_of("dtype", self.dtype, list(DTYPES))
-        _expect_one_of("normalise", self.normalise, list(NORMALISERS))
-        self._check_combinations()
-
-    def _check_combinations(self) -> None:
-        if self.eval_steps is not None and not self.eval_share:
-            raise InputError("eval_steps was given, but no row is held out; expected an eval_share above 0 with it")
-        given = [n for n in ("lora_alpha", "lora_dropout", "lora_targets") if getattr(self, n) != _default(n)]
-        if self.lora_rank is None and given:
-            raise InputError(
-                f"{', '.join(given)} given, but the whole model is trained; give lora_rank too, to train an adapter"
-            )
+        check(self)
+        if self.max_steps is not None:
+            refuse(self, "epochs", because=f"{argument('max_steps')} says when to stop; give one of the two")
+        if not self.eval_share:
+            held_out = f"no row is held out; give {argument('eval_share')} above 0 with it"
+            refuse(self, "eval_steps", "eval_seed", because=held_out)
+        if self.lora_rank is None:
+            adapter = f"the whole model is trained; give {argument('lora_rank')} too, to train an adapter"
+            refuse(self, "lora_alpha", "lora_dropout", "lora_targets", because=adapter)
 
     @property
     def is_lora(self) -> bool:
@@ -110,15 +81,39 @@ class TrainOptions:
         return self.learning_rate or (LORA_LEARNING_RATE if self.is_lora else FULL_LEARNING_RATE)
 
 
-def _default(name: str) -> object:
-    return TrainOptions.__dataclass_fields__[name].default
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How rows are written for another trainer. Raises InputError for a value that makes no sense.
 
+    ``trainer`` also decides the form, where none is given. ``ignore_weights`` exports a mask that weighs in a form that can
+    only say which tokens are kept. LLaMA-Factory has what ``save_to_disk`` writes by itself.
+    """
 
-def _expect(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise InputError(f"{name} got {one_line(value, 60)}; expected {expected}")
+    form: str | None = field(
+        None, "labels, loss-mask or weights [what the trainer reads, or labels]", one_of(LABELS, LOSS_MASK, WEIGHTS)
+    )
+    trainer: str | None = field(
+        None,
+        "whose config to print: trl, transformers, axolotl, llama-factory, unsloth, skyrl, verl or tinker",
+        one_of(*GUIDES),
+        alias="for",
+    )
+    save_to_disk: bool = field(False, "also as datasets.load_from_disk reads it")
+    compat: str | None = field(None, "trl-legacy: also what TRL 0.24 to 1.6 keeps when it packs", one_of(TRL_LEGACY))
+    ignore_weights: bool = field(False, "of a mask that weighs, export only which tokens it keeps")
+    rows_per_file: int = field(100_000, "rows in one file", at_least(1))
 
+    def __post_init__(self) -> None:
+        check(self)
+        form, trainer = self.form_and_trainer
+        if self.compat is not None and trainer != "trl":
+            raise InputError(
+                f"{argument('compat', self.compat)} adds a column for TRL; expected the form labels and the trainer trl with it"
+            )
+        if form == WEIGHTS and given(self, "ignore_weights"):
+            raise InputError(f"{argument('ignore_weights', True)} was given with the form weights; expected one of the two")
 
-def _expect_one_of(name: str, value: str, known: list[str]) -> None:
-    if value not in known:
-        raise InputError(f"{name} got {one_line(value, 60)!r}{nearest(str(value), known)}; expected one of: {', '.join(known)}")
+    @property
+    def form_and_trainer(self) -> tuple[str, str]:
+        """What is written, and the trainer that it is explained for."""
+        return choose(self.form, self.trainer)

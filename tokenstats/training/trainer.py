@@ -9,21 +9,21 @@ Under ``torchrun`` each process trains on its own share of every batch (data par
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
-from tokenstats.errors import InputError, one_line
+from tokenstats.errors import InputError, argument, one_line
 from tokenstats.modeling.load import pick_device
-from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
+from tokenstats.options import refuse, to_dict
 from tokenstats.store import Store, open_store
 from tokenstats.store.parts import describe_difference, write_json
 from tokenstats.training.data import TrainingData, load_training_data
 from tokenstats.training.loop import MaskedTrainer
-from tokenstats.training.models import TrainableModel, load_store_tokenizer, load_trainable
+from tokenstats.training.models import TrainableModel, check_tokenizer, load_store_tokenizer, load_trainable
 from tokenstats.training.options import SCHEDULES, TrainOptions
 from tokenstats.training.provenance import RECORD, provenance, without_folders, write_record
 from tokenstats.training.rows import check_writable, choose_mask
@@ -66,44 +66,52 @@ def train(
     model: str,
     out: str | Path,
     mask: str | None,
-    options: TrainOptions | None = None,
+    options: TrainOptions = TrainOptions(),
     resume: bool = False,
 ) -> TrainSummary:
     """Fine-tune ``model`` on a store's rows and save it in ``out``.
 
-    model:  a model folder, a Hub id, or an adapter folder (which is merged into its base model)
-    mask:   the tokens to learn: a mask of the store; None or "none" is plain fine-tuning on all targets
-    resume: go on from the last checkpoint in ``out``; everything else must be as it was
-
     The loss is the sum of the kept tokens' cross-entropies over their number in the whole optimizer batch; of a mask that
-    weighs, the weighted sum over the sum of the weights, or over the number (``TrainOptions.normalise``). Rows with
-    nothing kept, or nothing of weight above 0, are left out.
+    weighs, the weighted sum over the sum of the weights, or over the number (``normalise``). Rows with nothing kept, or
+    nothing of weight above 0, are left out.
 
     ``out`` gets the weights (an adapter's, with ``lora_rank``), the store's tokenizer with its chat template,
     ``tokenstats.json`` with where they came from (in ``config.json`` too, for a whole model), and ``history.json``.
     Checkpoints are written only with ``save_steps``, to ``out/checkpoint-N``.
 
-    Raises InputError or StoreError for what the caller can mend: before training begins nothing is written.
+    Args:
+        store: A store, or its folder.
+        model: A model folder, a Hub id, or an adapter folder (which is merged into its base model).
+        out: A folder that is not there yet, or empty.
+        mask: The tokens to learn: a mask of the store; None or "none" is plain fine-tuning on all targets.
+        options: How to train.
+        resume: Go on from the last checkpoint in ``out``; everything else must be as it was.
+
+    Raises:
+        InputError: What the caller can mend; before training begins nothing is written.
+        StoreError: The store or mask is not there, or damaged.
     """
-    options, out = options or TrainOptions(), Path(out).expanduser()
-    opened = open_store(store)
+    out, opened = Path(out).expanduser(), open_store(store)
     chosen = choose_mask(opened, mask)
+    if not chosen.weighted:
+        refuse(options, "normalise", because=f"the mask {chosen.title!r} does not weigh its tokens; leave it out")
     checkpoint = _check_out(out, resume)
     _check_report_to(options.report_to)
-    _check_tokenizer(opened, model, options.trust_remote_code)
+    check_tokenizer(opened, model, options.trust_remote_code)
     arguments = _arguments(options, out)
     data = load_training_data(opened, chosen, options.eval_share, options.eval_seed)
     loaded = load_trainable(model, options, arguments.device, arguments.bf16, opened, data)
+    settings = {
+        **to_dict(options),
+        "learning_rate": options.peak_learning_rate,
+        "dtype": loaded.precision,
+        "devices": arguments.world_size,
+        "loss": options.loss_formula(chosen.weighted),
+    }
     record = {
         **provenance(opened, chosen, rows=len(data.train), left_out=data.left_out, kept=data.train.learned_tokens),
         "base_model": {**loaded.description.model_dump(mode="json"), "source": without_folders(model)},
-        "training": {
-            **asdict(options),
-            "learning_rate": options.peak_learning_rate,
-            "dtype": loaded.precision,
-            "devices": arguments.world_size,
-            "loss": options.loss_formula(chosen.weighted),
-        },
+        "training": settings,
         "eval_rows": len(data.evaluation) if data.evaluation else 0,
     }
     if checkpoint is not None:
@@ -124,7 +132,8 @@ def _check_out(out: Path, resume: bool) -> Path | None:
     if not resume:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(
-                f"{out} exists and is not empty; choose another folder, or go on with the run that made it (resume)"
+                f"{out} exists and is not empty; choose another folder, or go on with the run that made it "
+                f"({argument('resume', True)})"
             )
         check_writable(out)
         return None
@@ -132,7 +141,9 @@ def _check_out(out: Path, resume: bool) -> Path | None:
     found = (p.parent for p in out.glob("checkpoint-*/trainer_state.json"))
     whole = {int(p.name.removeprefix("checkpoint-")): p for p in found if re.fullmatch(r"checkpoint-\d+", p.name)}
     if not whole:
-        raise InputError(f"{out} holds no checkpoint to resume from; expected the folder of a stopped run that had save_steps")
+        raise InputError(
+            f"{out} holds no checkpoint to resume from; expected the folder of a stopped run that had {argument('save_steps')}"
+        )
     return whole[max(whole)]
 
 
@@ -142,16 +153,8 @@ def _check_report_to(report_to: str) -> None:
     usable = ["none", "all", *get_available_reporting_integrations()]
     unknown = [name for name in report_to.split(",") if name not in usable]
     if unknown:
-        raise InputError(f"report_to got {one_line(unknown[0], 60)!r}; expected what is installed here: {', '.join(usable)}")
-
-
-def _check_tokenizer(store: Store, model: str, trust_remote_code: bool) -> None:
-    tokenizer = load_tokenizer(model, trust_remote_code)
-    found, expected = tokenizer_fingerprint(tokenizer), store.manifest.tokenizer.fingerprint
-    if found != expected:
         raise InputError(
-            f"{model} has another tokenizer ({found[:8]}) than {store.path} was written with ({expected[:8]}): its ids mean "
-            "other words; train a model with the same tokenizer, or compute a store with this one"
+            f"{argument('report_to')} got {one_line(unknown[0], 60)!r}; expected what is installed here: {', '.join(usable)}"
         )
 
 
@@ -192,7 +195,8 @@ def _arguments(options: TrainOptions, out: Path) -> TrainingArguments:
     )
     if device.index is not None and device != arguments.device:
         raise InputError(
-            f"device {options.device!r} cannot be trained on; expected cuda, with CUDA_VISIBLE_DEVICES={device.index} set"
+            f"{argument('device', options.device)} cannot be trained on; expected {argument('device', 'cuda')}, with "
+            f"CUDA_VISIBLE_DEVICES={device.index} set"
         )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process: threads that share a model; torchrun is the way
     return arguments
@@ -260,8 +264,9 @@ def _run(trainer: MaskedTrainer, checkpoint: Path | None, options: TrainOptions)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"out of memory with batch_size {options.batch_size} ({one_line(error, 100)}); lower batch_size and raise "
-            "accumulation as much, turn gradient_checkpointing on, or train an adapter (lora_rank)"
+            f"out of memory with {argument('batch_size', options.batch_size)} ({one_line(error, 100)}); lower it and raise "
+            f"{argument('accumulation')} as much, give {argument('gradient_checkpointing', True)}, or train an adapter "
+            f"({argument('lora_rank')})"
         ) from None
 
 

@@ -7,7 +7,7 @@ Gate.parse("nothing_kept,kl,problem").failing(findings)    # these checks, unles
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenstats.errors import InputError, nearest, one_line
+from tokenstats.errors import InputError, argument, nearest, one_line
 from tokenstats.inspect.audit.checks import OK, VERDICTS, Finding
 from tokenstats.inspect.audit.run_checks import CHECKS
 
@@ -34,8 +34,8 @@ class Gate:
         for word in words:
             if word not in known:
                 raise InputError(
-                    f"--fail-on got {one_line(word, 60)!r}{nearest(word, known)}; expected a level ({', '.join(LEVELS)}) "
-                    f"or checks ({', '.join(CHECKS)})"
+                    f"{argument('fail_on')} got {one_line(word, 60)!r}{nearest(word, known)}; expected a level "
+                    f"({', '.join(LEVELS)}) or checks ({', '.join(CHECKS)})"
                 )
         level = next((level for level in LEVELS if level in words), None)
         return cls(level, tuple(dict.fromkeys(word for word in words if word in CHECKS)))
@@ -46,7 +46,7 @@ class Gate:
         for name in self.checks:
             if name not in made:
                 raise InputError(
-                    f"--fail-on {name}: this check is made {CHECKS[name].made}, and there is none here; leave it out"
+                    f"{argument('fail_on', name)}: this check is made {CHECKS[name].made}, and there is none here; leave it out"
                 )
         return [finding for finding in findings if self._fails(finding)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokenstats.alignment import predicted
-from tokenstats.errors import RuleError, StoreError, nearest
+from tokenstats.errors import RuleError, StoreError, argument, nearest
 from tokenstats.masking.language.builtins import DERIVED, STATISTIC_COLUMNS, TOKEN_COLUMNS
 from tokenstats.masking.language.unparse import Column
 from tokenstats.schema import STATISTIC_BY_NAME
@@ -167,7 +167,8 @@ def resolve_scorings(store: Store, columns: Iterable[Column], scoring: str | Non
         manifest = store.scorings[names[prefix]].manifest
         if STATISTIC_BY_NAME[column].of_reference and manifest.reference is None:
             raise RuleError(
-                f"the rule reads {column}, but scoring {names[prefix]!r} has no reference; compute one with --reference"
+                f"the rule reads {column}, but scoring {names[prefix]!r} has no reference; "
+                f"compute one with {argument('reference')}"
             )
     return names
 
