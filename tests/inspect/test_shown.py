@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+from typing import get_args
 
 import pytest
 from inspect_fixtures import HOSTILE_ROWS, copy_of_store, edit_manifest, store_with_masks
@@ -11,8 +12,12 @@ from rich.console import Console
 from test_report import Page, dropped_on_disk, targets_on_disk
 
 from tokenstats import Store, compare, sweep
-from tokenstats.inspect.audit.audit import audit
+from tokenstats.inspect.audit.audit import Share, audit
+from tokenstats.inspect.render.blocks import Block, Cell, Facts, Line, Look, Note, Numbers, Shares, Table, Words
+from tokenstats.inspect.render.html import blocks_html
 from tokenstats.inspect.render.html_tokens import token_view
+from tokenstats.inspect.render.notebook import blocks_of
+from tokenstats.inspect.render.terminal import OnTerminal, plain_text
 from tokenstats.inspect.tokens.detokenize import visible
 from tokenstats.inspect.tokens.sequence import read_sequence
 from tokenstats.shown import Shown
@@ -154,6 +159,40 @@ def test_names_of_files_and_notes_of_models_cannot_harm(tmp_path):
     for thing in results:
         check_harmless(thing._repr_html_(), str(thing))
     assert all("alert(1)" in said for thing in results[:4] for said in (str(thing), Page(thing._repr_html_()).text))
+
+
+BLOCKS = [
+    Line(HOSTILE, HOSTILE),
+    Note(HOSTILE),
+    Note(HOSTILE, Look.CODE),
+    Numbers([(HOSTILE, HOSTILE)]),
+    Facts([(HOSTILE, HOSTILE)]),
+    Words(HOSTILE, [(HOSTILE, HOSTILE)]),
+    Shares(HOSTILE, [Share(HOSTILE, 4, 1)], numbered=True),
+    Shares(HOSTILE, [Share(HOSTILE, 4, 1)]),
+    *(Table(HOSTILE, [HOSTILE], [[Cell(HOSTILE, look, after=HOSTILE, bar=0.5)]]) for look in Look),
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: type(block).__name__)
+def test_every_block_shows_hostile_text_as_text(block):
+    html, text = str(blocks_html(block)), plain_text(OnTerminal([block]))
+    check_harmless(html, text)
+    for said in (Page(html).text, text):
+        assert "</style><script>alert(1)</script><img src=x onerror='alert(2)'>" in said
+
+
+def test_every_kind_of_block_is_tried():
+    assert {type(block) for block in BLOCKS} == set(get_args(Block))
+
+
+def test_a_new_result_is_shown_once_its_blocks_are_known():
+    class Pair(Shown):
+        pass
+
+    blocks_of.register(Pair, lambda pair: [Facts([("left", "1 < 2")])])
+    assert str(Pair()) == "left  1 < 2"
+    assert "1 &lt; 2" in Pair()._repr_html_()
 
 
 def test_what_nobody_has_said_how_to_show_is_an_error():

@@ -22,6 +22,7 @@ _STYLES = {
     Look.PROBLEM: "bold red",
 }
 _BAR = 24  # characters for a share of 1
+_LONGEST = 10_000  # characters of a text
 _WIDE = 1 << 16  # characters: no line of a result is longer
 
 
@@ -52,33 +53,36 @@ def _drawn(block: Block, bar: str) -> Iterator[RenderableType]:
 
 @_drawn.register
 def _line(block: Line, bar: str) -> Iterator[RenderableType]:
-    yield Text.assemble((one_line(block.strong), "bold"), f"  {block.text}" if block.text else "")
+    yield Text.assemble((_harmless(block.strong), "bold"), f"  {_harmless(block.text)}" if block.text else "")
 
 
 @_drawn.register
 def _note(block: Note, bar: str) -> Iterator[RenderableType]:
-    yield Text(f"\n{block.text}", _STYLES.get(block.look, ""))
+    lines = map(_harmless, block.text.split("\n"))
+    yield Text("\n".join(["", *lines]), _STYLES.get(block.look, ""))
 
 
 @_drawn.register
 def _numbers(block: Numbers, bar: str) -> Iterator[RenderableType]:
-    yield Text("   ").join(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in block.pairs)
+    pairs = [((_harmless(name), "dim"), " ", (_harmless(value), "bold")) for name, value in block.pairs]
+    yield Text("   ").join(Text.assemble(*pair) for pair in pairs)
 
 
 @_drawn.register
 def _facts(block: Facts, bar: str) -> Iterator[RenderableType]:
-    yield _grid([[Cell(name, Look.QUIET), Cell(one_line(value, 2000))] for name, value in block.pairs])
+    yield _grid([[Cell(name, Look.QUIET), Cell(value)] for name, value in block.pairs])
 
 
 @_drawn.register
 def _words(block: Words, bar: str) -> Iterator[RenderableType]:
-    words = "   ".join(f"{word}\N{NO-BREAK SPACE}{count}" for word, count in block.pairs)
-    yield Text.assemble((f"\n{block.title}\n", "bold"), f"  {words or 'nothing'}")
+    words = "   ".join(f"{_harmless(word)}\N{NO-BREAK SPACE}{_harmless(count)}" for word, count in block.pairs)
+    yield _title(block.title)
+    yield Text(f"  {words or 'nothing'}")
 
 
 @_drawn.register
 def _shares(block: Shares, bar: str) -> Iterator[RenderableType]:
-    yield Text(f"\ndropped, by {block.kind}", style="bold")
+    yield _title(f"dropped, by {block.kind}")
     rows = [
         [Cell(s.label), Cell(f"{s.share:.1%}"), Cell(f"{s.dropped:,} of {s.targets:,}"), Cell("", bar=s.share)]
         for s in block.shares
@@ -91,8 +95,12 @@ def _table(block: Table, bar: str) -> Iterator[RenderableType]:
     head = [[Cell(name, Look.QUIET) for name in block.head]] if any(block.head) else []
     grid = _grid([*head, *block.cells], block.numbers, bar)
     if block.title:
-        yield Text(f"\n{block.title}", style="bold")
+        yield _title(block.title)
     yield Padding(grid, (0, 0, 0, 2)) if block.title else grid
+
+
+def _title(text: str) -> Text:
+    return Text(f"\n{_harmless(text)}", style="bold")
 
 
 def _grid(rows: Sequence[Sequence[Cell]], numbers: Sequence[int] = (), bar: str = "█") -> Grid:
@@ -106,8 +114,12 @@ def _grid(rows: Sequence[Sequence[Cell]], numbers: Sequence[int] = (), bar: str 
 
 def _text(cell: Cell, bar: str) -> Text:
     parts = [
-        (one_line(cell.text, 2000), _STYLES.get(cell.look, "")),
-        (cell.after, ""),
+        (_harmless(cell.text), _STYLES.get(cell.look, "")),
+        (_harmless(cell.after), ""),
         (bar * round(_BAR * (cell.bar or 0.0)), "dark_orange"),
     ]
     return Text(" ").join(Text(text, style) for text, style in parts if text)
+
+
+def _harmless(text: str) -> str:
+    return one_line(text, _LONGEST)
