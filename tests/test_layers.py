@@ -73,5 +73,5 @@ def test_help_of_every_command_says_something(cli):
         status, text, _ = cli(command, "--help")
         assert status == 0
         assert len(text.splitlines()) > 8
-    readme = (PACKAGE.parent / "README.md").read_text()
-    assert all(f"tokenstats {command}" in readme for command in commands)
+    page = (PACKAGE.parent / "docs" / "COMMANDS.md").read_text()
+    assert all(f"## {command}\n" in page and f"$ tokenstats {command}" in page for command in commands)
