@@ -131,11 +131,7 @@ def test_an_empty_folder_may_be_filled_and_any_other_is_left_alone(store: Store,
         ("some", {"compat": "trl-legacy", "trainer": "axolotl"}, InputError, "adds a column for TRL"),
         ("some", {"compat": "trl-legacy", "form": "loss-mask"}, InputError, "adds a column for TRL"),
         ("uneven", {"form": "weights", "ignore_weights": True}, InputError, "one of the two"),
-        (
-            {"mask": "some", "ignore_weights": True},
-            InputError,
-            "ignore_weights would do nothing: the mask 'some' does not weigh",
-        ),
+        ("some", {"ignore_weights": True}, InputError, "ignore_weights would do nothing: the mask 'some' does not weigh"),
         ("weightless", {"form": "weights"}, InputError, "nothing to learn"),
     ],
 )
