@@ -111,6 +111,24 @@ def test_rows_share_batches_as_far_as_their_frequencies_are_the_same():
     assert longrope[0] != longrope[2]
 
 
+SPARSE = {"deepseek_v32": {"index_topk": 210}, "deepseek_v4": {"index_topk": 53}, "doge": {"keep_window_size": 210}}
+"""Tokens up to which all keys are seen: 210 to 212, more than the probe has, padded too. V4 picks groups of four."""
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+def test_sparse_attention_picks_the_same_keys_whatever_shares_the_batch(kind, tmp_path):
+    """Of equal keys it picks by how many there are: longer rows than it keeps were off by 0.13 nats beside others."""
+    model = tiny_model(kind, **SPARSE[kind])
+    model.save_pretrained(tmp_path)
+    pair = ModelPair(load_model(str(tmp_path), "float32", CPU), None, VOCABULARY, CPU)
+    pair.check(PROBE)
+    assert pair.sharing is Sharing.ANY, "no probe of this length can see it"
+    rows = random_rows([250, 249, 240, 225, 213, 210, 100, 240])
+    classes = pair.classes(np.array([len(row) for row in rows]))
+    assert classes[5] == classes[6], "where all keys are seen, rows share"
+    np.testing.assert_allclose(logprobs(pair, rows), own_logprobs(model, rows), atol=5e-5)
+
+
 class EightBits(nn.Linear):
     """Activations in 8 bits, by one scale for the whole batch, as int8 kernels have it."""
 
