@@ -265,6 +265,27 @@ def test_a_policy_that_differs_in_one_word_is_scored(word, base, chats, tmp_path
     assert_scoring_is_true(store, name, policy, reference, 6)
 
 
+@pytest.mark.parametrize("reference_pass", ["together", "separate"])
+def test_an_adapter_of_one_word_that_the_probe_lacks_is_scored_in_one_pass_or_two(reference_pass, base, chats, tmp_path):
+    """Its reference is gone by the time that the two are compared; what its words were is kept."""
+    peft = pytest.importorskip("peft", reason="needs the peft extra")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())  # of its own
+    model.config.tie_word_embeddings = False
+    reference = save(model, tmp_path / "reference", base)
+    config = peft.TrainableTokensConfig(token_indices=[402], target_modules=["embed_tokens"], task_type="CAUSAL_LM")
+    policy = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32), config)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.5)
+    policy.save_pretrained(tmp_path / "policy")
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:6])
+    options = {"reference": reference, "store": tmp_path / "s", "reference_pass": reference_pass}
+    store, name = compute(data, model=str(tmp_path / "policy"), **options)
+    assert store.scorings[name].manifest.notes == ()
+
+
 def test_other_settings_with_the_same_weights_and_answers_are_refused(base, chats, tmp_path):
     for name in ("one", "two"):
         shutil.copytree(base, tmp_path / name)

@@ -125,7 +125,7 @@ class Scorer:
             loaded_reference=first.loaded if first else None,
             trust_remote_code=request.trust_remote_code,
         )
-        head, notes = self._pair.check(probe_ids(tokenizer, tokenizer_size(tokenizer)), first.probe_logits if first else None)
+        head, notes = self._pair.check(probe_ids(tokenizer, tokenizer_size(tokenizer)), first.answer if first else None)
         if request.topk > self._pair.vocabulary:
             raise InputError(f"--topk got {request.topk}; expected at most the vocabulary's {self._pair.vocabulary} tokens")
         if first is not None:
