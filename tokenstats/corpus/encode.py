@@ -44,7 +44,8 @@ class Encoded:
 class Encoder:
     """Encodes texts as the tokenizer does.
 
-    closings: what ends a turn; where that is a token, it counts as special, whatever the tokenizer calls it
+    Args:
+        closings: What ends a turn; where that is a token, it counts as special, whatever the tokenizer calls it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, closings: Iterable[str] = ()):

@@ -35,9 +35,10 @@ _ROLE_CODE = {name: code for code, name in enumerate(ROLES)}
 class Rendered:
     """Text, the character spans to learn, and who wrote what: (end, role code), in order.
 
-    said:      the spans that the row itself says; the rest is the template's
-    unbounded: values of the row that may stand in the text, nobody knows where
-    remarks:   what the template did to the row that its reader should know
+    Attributes:
+        said: The spans that the row itself says; the rest is the template's.
+        unbounded: Values of the row that may stand in the text, nobody knows where.
+        remarks: What the template did to the row that its reader should know.
     """
 
     text: str

@@ -16,7 +16,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer of a model folder, a Hub id, or an adapter (its own, else its base model's).
 
-    trust_remote_code: run code that comes with it. Never asked on the terminal: a pipe would answer.
+    Args:
+        trust_remote_code: Run code that comes with it. Never asked on the terminal: a pipe would answer.
     """
     folder = local_folder(source)
     if folder is not None and not any((folder / name).exists() for name in _TOKENIZER_FILES):
