@@ -64,6 +64,7 @@ def tokenization_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 def describe_tokenizer(
     tokenizer: PreTrainedTokenizerFast, source: str, end_of_turn_ids: list[int], trust_remote_code: bool = False
 ) -> Tokenizer:
+    """What a store's manifest says of its tokenizer."""
     return Tokenizer(
         source=source,
         fingerprint=tokenizer_fingerprint(tokenizer),
@@ -76,6 +77,7 @@ def describe_tokenizer(
 
 
 def special_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """Ids of all special tokens, those that were added too."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | set(tokenizer.all_special_ids)
 

@@ -63,6 +63,7 @@ class ModelPair:
 
     @property
     def loaded(self) -> list[LoadedModel]:
+        """The scored model, and its reference where there is one."""
         return [self.policy] + ([self.reference] if self.reference else [])
 
     @property
@@ -73,6 +74,7 @@ class ModelPair:
 
     @property
     def max_positions(self) -> int | None:
+        """Tokens that both models read at most; None: neither says."""
         known = [max_positions(m.model) for m in self.loaded]
         return min((n for n in known if n), default=None)
 

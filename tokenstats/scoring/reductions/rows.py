@@ -166,6 +166,7 @@ class TopK:
         self.ids = torch.zeros(rows, k, dtype=torch.int64, device=device)
 
     def add(self, logits: Tensor, first_column: int, rows: slice) -> None:
+        """Look at a block of logits of the scored model."""
         k = self.values.shape[1]
         if k:
             values, places = logits.topk(min(k, logits.shape[1]))
@@ -174,6 +175,7 @@ class TopK:
             self.ids[rows] = ids.gather(1, order)
 
     def columns(self, sums: Sums) -> dict[str, Tensor]:
+        """The two columns; none where K is 0."""
         if not self.values.shape[1]:
             return {}
         log_probs = self.values.double() - sums.maximum[0, :, None].double() - sums.total[0, :, None].log()
