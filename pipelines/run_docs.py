@@ -162,6 +162,8 @@ def run_notebook(path: Path, folder: Path) -> tuple[NotebookNode, list[str]]:
     client.execute(env=environment)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
+        if cell.cell_type == "code":  # progress bars and warnings, with paths of this machine
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
     pairs = [(found, cell) for found, cell in zip(notebook.cells, before.cells, strict=True) if cell.cell_type == "code"]
     differ = [
         f"{cell.source}\nprinted:\n{_shown(found)}where there stands:\n{_shown(cell)}"
