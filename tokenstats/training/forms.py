@@ -1,11 +1,7 @@
-"""The forms in which other trainers read what is learned. Loads no torch.
+"""The columns in which other trainers read what is learned: plain lists of int32, int8 and float32. Loads no torch.
 
-    labels      input_ids, attention_mask, labels (-100: not learned)           TRL, transformers, Axolotl, Unsloth, …
-    loss-mask   input_ids, loss_mask (1: learned)                               SkyRL, and verl through a dataset class
-    weights     input_ids, attention_mask, labels, weights (0: not learned)     verl through a dataset class, Tinker
-
-Plain lists of int32, int8 and float32. Which columns a form has, and which trainers read it, stands in guides.py; a new form is
-an entry of ``FORMS`` there, and a new column one of ``COLUMNS`` here.
+Which columns a form has, and who reads it, stands in guides.py: a new form is an entry of ``FORMS`` there, a new column one of
+``COLUMNS`` here.
 """
 
 from collections.abc import Callable
@@ -41,6 +37,10 @@ class Column:
     values: Callable[[LearnedPart], np.ndarray]
 
 
+def _flags(part: LearnedPart) -> np.ndarray:
+    return part.keep.astype(np.int8)
+
+
 COLUMNS = {
     "input_ids": Column(pa.int32(), "int32 token ids", lambda part: part.ids),
     "attention_mask": Column(pa.int8(), "int8, 1 everywhere", lambda part: np.ones(len(part.ids), np.int8)),
@@ -49,13 +49,9 @@ COLUMNS = {
         "int32 token ids, -100 where a token is not learned",
         lambda part: np.where(part.keep, part.ids, np.int32(IGNORED)),
     ),
-    "loss_mask": Column(
-        pa.int8(), "int8, 1 where a token is learned, else 0; as long as input_ids", lambda part: part.keep.astype(np.int8)
-    ),
+    "loss_mask": Column(pa.int8(), "int8, 1 where a token is learned, else 0; as long as input_ids", _flags),
     "assistant_masks": Column(
-        pa.int8(),
-        "int8, the same as 0 and 1: TRL 0.24 to 1.6 keeps it when it packs, and drops labels",
-        lambda part: part.keep.astype(np.int8),
+        pa.int8(), "int8, the same as 0 and 1: TRL 0.24 to 1.6 keeps it when it packs, and drops labels", _flags
     ),
     "weights": Column(
         pa.float32(),
