@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from tokenstats.schema import ROLES, SCHEMA_VERSION, TOKENS_SCHEMA, stats_schema
+from tokenstats.schema import ROLES, SCHEMA_VERSION, STATISTICS, TOKENS_SCHEMA, stats_schema
 from tokenstats.store import Store
 from tokenstats.store.manifests import Dataset, Model, Part, ScoringManifest, StoreManifest, Template, Tokenizer
 from tokenstats.store.parts import digest_of, part_path, write_part
@@ -42,7 +42,8 @@ class FlatPart:
 def write_store(path: Path, parts: Iterable[FlatPart], scoring: str = "warm", vocabulary: int = VOCABULARY) -> Store:
     """Write a finished store of one scoring, part by part; statistics that a part does not name are 0."""
     listed: dict[str, list[Part]] = {"tokens": [], "stats": []}
-    rows = targets = 0
+    sums = {s.name: 0.0 for s in STATISTICS if s.is_float}
+    rows = targets = scored = 0
     for index, part in enumerate(parts):
         count = len(part.offsets) - 1
         names = pa.array([f"{i:09d}-{'0' * 16}" for i in range(rows, rows + count)])
@@ -52,7 +53,12 @@ def write_store(path: Path, parts: Iterable[FlatPart], scoring: str = "warm", vo
             listed[family].append(Part(rows=count, tokens=len(part.ids), digest=digest_of(part_path(folder, index))))
         rows += count
         targets += int(np.count_nonzero(part.is_target))
-    _write_manifests(path, scoring, listed, targets, vocabulary)
+        chosen = ~_absent(part)
+        scored += int(np.count_nonzero(chosen))
+        for name in sums.keys() & part.statistics.keys():
+            sums[name] += float(part.statistics[name][chosen].sum(dtype=np.float64))
+    means = {name: total / max(1, scored) for name, total in sums.items()}
+    _write_manifests(path, scoring, listed, targets, vocabulary, means)
     return Store(path)
 
 
@@ -68,8 +74,7 @@ def _tokens(part: FlatPart, names: pa.Array, first: int) -> pa.Table:
 
 def _statistics(part: FlatPart, names: pa.Array) -> pa.Table:
     schema = stats_schema(with_reference=True)
-    offsets, absent = pa.array(part.offsets, pa.int32()), ~part.is_target
-    absent[part.offsets[:-1]] = True  # nothing predicts a first token
+    offsets, absent = pa.array(part.offsets, pa.int32()), _absent(part)
     zeros = np.zeros(len(part.ids), np.float32)
     lists = [
         pa.ListArray.from_arrays(offsets, pa.array(part.statistics.get(f.name, zeros), f.type.value_type, mask=absent))
@@ -78,7 +83,16 @@ def _statistics(part: FlatPart, names: pa.Array) -> pa.Table:
     return pa.table([names, *lists], schema=schema)
 
 
-def _write_manifests(path: Path, scoring: str, parts: Mapping[str, Sequence[Part]], targets: int, vocabulary: int) -> None:
+def _absent(part: FlatPart) -> np.ndarray:
+    """Boolean [N]: no target, or the first token of its row, which nothing predicts."""
+    absent = ~part.is_target
+    absent[part.offsets[:-1]] = True
+    return absent
+
+
+def _write_manifests(
+    path: Path, scoring: str, parts: Mapping[str, Sequence[Part]], targets: int, vocabulary: int, means: Mapping[str, float]
+) -> None:
     shared = {"schema_version": SCHEMA_VERSION, "created": ""}
     rows, tokens = sum(p.rows for p in parts["tokens"]), sum(p.tokens for p in parts["tokens"])
     StoreManifest(
@@ -113,7 +127,7 @@ def _write_manifests(path: Path, scoring: str, parts: Mapping[str, Sequence[Part
         head={},
         versions={},
         scored=0,
-        means={},
+        means=dict(means),
         padding=0.0,
     ).write(path / "stats" / scoring)
 

@@ -76,7 +76,11 @@ def test_every_key_has_the_type_that_the_page_gives_it(audits):
 
 
 def test_the_page_says_of_every_check_what_its_function_says(audits):
-    assert table("Checks") == [[name, check.made.value, check.looks_for] for name, check in CHECKS.items()]
+    rows = [[name, check.made.value, check.looks_for] for name, check in CHECKS.items()]
+    lacks = "\n".join(
+        f"| `{name}` | {made} | {what} |" for name, made, what in rows if [name, made, what] not in table("Checks")
+    )
+    assert table("Checks") == rows, f"docs/AUDIT.md, Checks: a row for each function, in their order; it lacks\n{lacks}"
     made = {finding.name for found in audits for finding in found.findings}
     assert made == set(CHECKS)
     for found in audits:

@@ -59,7 +59,7 @@ def test_the_table_of_presets_is_what_the_files_say():
         rule = Rule.load(name)
         key = "drop" if rule.drop is not None else "keep" if rule.keep is not None else "weight"
         written[name] = f"{key} `{getattr(rule, key)}`"
-    assert written == PRESETS
+    assert written == PRESETS, "docs/RULES.md, Presets: a row for each, its second cell the rule as its file has it"
     row_of = {name: next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |")) for name in PRESETS}
     for name in preset_names():
         source = re.search(r"arXiv:\d{4}\.\d{5}", Rule.load(name).source or "")
@@ -69,7 +69,7 @@ def test_the_table_of_presets_is_what_the_files_say():
 
 @pytest.mark.parametrize("word", [*COLUMNS, *WORDS, *SCOPES])
 def test_every_word_of_the_language_is_explained(word):
-    assert re.search(rf"`[^`]*\b{word}\b[^`]*`", PAGE)
+    assert re.search(rf"`[^`]*\b{word}\b[^`]*`", PAGE), f"docs/RULES.md does not explain `{word}`; give it a line there"
 
 
 def test_every_role_is_named():

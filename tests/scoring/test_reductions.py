@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tokenstats.modeling.head import SplitModel
+from tokenstats.schema import stats_schema
 from tokenstats.scoring.reductions import rows as rows_module
 from tokenstats.scoring.reductions.rows import row_statistics
 from tokenstats.scoring.reductions.whole_logits import token_statistics
@@ -143,6 +144,16 @@ def kinds_of_logits(vocabulary: int) -> Iterator[tuple[str, np.ndarray, np.ndarr
     yield "ties", np.round(noise(1)), np.round(noise(1))
     yield "all the same", np.full(vocabulary, 2.5, np.float32), np.full(vocabulary, -3.5, np.float32)
     yield "rising", np.linspace(-40, 40, vocabulary, dtype=np.float32), np.linspace(40, -40, vocabulary, dtype=np.float32)
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_every_way_gives_the_columns_of_the_schema_and_no_others(way, models):
+    z = np.random.default_rng(0).normal(0, 3, (2, 4, 50)).astype(np.float32)
+    y, r = np.arange(4), z[1] if models == 2 else None
+    of_schema = set(stats_schema(with_reference=models == 2, topk=3).names) - {"seq_id"}
+    assert set(statistics(way, z[0], y, r, topk=3)) == of_schema, "schema.STATISTICS and by_torch.finish should name the same"
+    whole_logits = token_statistics(*map(torch.from_numpy, (z[0], y)), None if r is None else torch.from_numpy(r), topk=3)
+    assert set(whole_logits) == of_schema, "schema.STATISTICS and whole_logits.token_statistics should name the same"
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)

@@ -28,7 +28,7 @@ from tokenstats.schema import STATISTICS
 from tokenstats.scoring.options import ScoringOptions
 from tokenstats.store import Store
 
-CLOSE = {"logprob", "ref_logprob", "entropy", "ref_entropy", "kl", "reverse_kl", "sum_p2", "top1_logprob"}
+CLOSE = {s.name for s in STATISTICS if s.is_float}
 
 
 def expected_columns(ids: list[int], models: list, vocabulary: int) -> dict[str, np.ndarray]:

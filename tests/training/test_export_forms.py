@@ -13,6 +13,7 @@ from training_fixtures import every_third_dropped, exported_table, masked_store,
 from tokenstats.errors import InputError
 from tokenstats.store import Store
 from tokenstats.training import ExportOptions, export
+from tokenstats.training.guides import FORMS
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_datasets_reads_the_folder_and_the_files_with_the_right_types(store: Sto
         assert {type(kind).__name__ for kind in rows.features.values()} <= {"List", "Sequence"}
 
 
-@pytest.mark.parametrize("form", ["labels", "loss-mask", "weights"])
+@pytest.mark.parametrize("form", FORMS)
 def test_load_from_disk_gives_the_same_rows(store: Store, tmp_path: Path, form: str) -> None:
     datasets = pytest.importorskip("datasets")
     summary = export(
@@ -117,7 +118,7 @@ def test_weights_are_the_masks_or_1_where_it_keeps(store: Store, tmp_path: Path,
     assert "leave them out without a word" in (tmp_path / "out" / "README.md").read_text().replace("\n", " ")
 
 
-@pytest.mark.parametrize("form", ["labels", "loss-mask"])
+@pytest.mark.parametrize("form", [name for name, form in FORMS.items() if not form.has_weights])
 def test_weights_are_not_lost_unless_it_is_asked_for(store: Store, tmp_path: Path, form: str) -> None:
     with pytest.raises(InputError, match=rf"form {form} would lose the weights; .*form='weights'.*\(ignore_weights=True\)"):
         export(store, mask="uneven", to=tmp_path / "out", options=ExportOptions(form=form))

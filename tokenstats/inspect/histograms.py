@@ -12,7 +12,6 @@ from math import log
 import numpy as np
 
 from tokenstats.inspect.mask_reader import count_by, read_decisions, tenth_of_reply
-from tokenstats.inspect.tokens.sequence import statistic_columns
 from tokenstats.masking.engine.targets import Targets
 from tokenstats.store import Store
 
@@ -147,5 +146,5 @@ def empty_distributions(store: Store, scoring: str | None) -> Distributions:
     if scoring is None:
         return Distributions(store.manifest.tokenizer.size, False, False)
     manifest = store.scorings[scoring].manifest
-    there = statistic_columns(manifest)
+    there = manifest.columns
     return Distributions(manifest.vocabulary, "entropy" in there, "kl" in there)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tokenstats.errors import StoreError, one_line
-from tokenstats.schema import MAX_CLAUSES, SCHEMA_VERSION
+from tokenstats.schema import MAX_CLAUSES, SCHEMA_VERSION, STATISTICS, TOPK_COLUMNS
 from tokenstats.store.drafts import places_of
 from tokenstats.store.parts import MissingFile, digest_of, write_json
 
@@ -202,6 +202,7 @@ class ScoringManifest(_Manifest):
 
     Attributes:
         notes: What a user should know of these models' numbers.
+        means: Of each statistic that is a real number, over the tokens that were scored.
     """
 
     store_fingerprint: str
@@ -221,6 +222,16 @@ class ScoringManifest(_Manifest):
     reduction: str | None = None
     batch_tokens: Count | None = None
     trust_remote_code: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        """The statistics that its parts hold.
+
+        Those that are real numbers have a mean here, so that a scoring made before one of them was known does not claim it.
+        """
+        of_models = [s for s in STATISTICS if self.reference is not None or not s.of_reference]
+        names = [s.name for s in of_models if s.name in self.means or not s.is_float]
+        return names + (list(TOPK_COLUMNS) if self.topk else [])
 
 
 class Clause(_Record):

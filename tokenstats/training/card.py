@@ -4,6 +4,7 @@ from typing import Any
 
 from tokenstats.errors import one_line
 from tokenstats.store import Store
+from tokenstats.training.forms import COLUMNS
 from tokenstats.training.guides import GUIDES, how_to_read
 from tokenstats.training.provenance import without_folders
 from tokenstats.training.rows import ChosenMask
@@ -19,14 +20,6 @@ tags:
 ---
 """
 
-_COLUMNS = {
-    "input_ids": "int32 token ids",
-    "attention_mask": "int8, 1 everywhere",
-    "labels": "int32 token ids, -100 where a token is not learned",
-    "loss_mask": "int8, 1 where a token is learned, else 0; as long as input_ids",
-    "assistant_masks": "int8, the same as 0 and 1: TRL 0.24 to 1.6 keeps it when it packs, and drops labels",
-    "weights": "float32, what a token counts for in the loss, 0 where it is not learned; of the token, not of the one before",
-}
 _READS_WEIGHTS = """Only a trainer that reads `weights` learns with them: TRL, transformers and the others that read `labels`
 leave them out without a word. What the weighted sum is divided by is the trainer's choice; where it is the sum of the
 weights, their scale does not matter.
@@ -42,7 +35,7 @@ def dataset_card(store: Store, mask: ChosenMask, record: dict[str, Any], trainer
         f"{rows:,} rows, the longest of {longest:,} tokens; {kept:,} tokens to learn.",
         "The rows are tokenized: use them with a model of the same tokenizer, and do not apply a chat template again.",
         "",
-        *(f"- `{name}`: {_COLUMNS[name]}" for name in record["columns"]),
+        *(f"- `{name}`: {COLUMNS[name].meaning}" for name in record["columns"]),
         "",
         *([_READS_WEIGHTS] if "weights" in record["columns"] else []),
         f"{record['rows_with_nothing_kept']:,} rows of the source had no token to learn and are left out.",

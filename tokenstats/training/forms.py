@@ -1,12 +1,11 @@
-"""The forms in which other trainers read what is learned. Loads no torch.
+"""The columns in which other trainers read what is learned: plain lists of int32, int8 and float32. Loads no torch.
 
-    labels      input_ids, attention_mask, labels (-100: not learned)           TRL, transformers, Axolotl, Unsloth, …
-    loss-mask   input_ids, loss_mask (1: learned)                               SkyRL, and verl through a dataset class
-    weights     input_ids, attention_mask, labels, weights (0: not learned)     verl through a dataset class, Tinker
-
-Plain lists of int32, int8 and float32. A new form is an entry of ``FORMS``, and its columns one of :func:`form_table`.
+Which columns a form has, and who reads it, stands in guides.py: a new form is an entry of ``FORMS`` there, a new column one of
+``COLUMNS`` here.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,38 +14,59 @@ import pyarrow as pa
 from tokenstats.errors import InputError, argument
 from tokenstats.store import Store
 from tokenstats.store.lists import as_lists
-from tokenstats.training import guides
+from tokenstats.training.guides import FORMS, WEIGHTS
 from tokenstats.training.options import ExportOptions
 from tokenstats.training.rows import IGNORED, ChosenMask, LearnedPart, choose_mask, read_parts
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_IDS, _FLAGS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.int8()), pa.list_(pa.float32())
-_LABELS = pa.schema([("input_ids", _IDS), ("attention_mask", _FLAGS), ("labels", _IDS)])
-FORMS = {
-    guides.LABELS: _LABELS,
-    guides.LOSS_MASK: pa.schema([("input_ids", _IDS), ("loss_mask", _FLAGS)]),
-    guides.WEIGHTS: _LABELS.append(pa.field("weights", _FLOATS)),
+
+@dataclass(frozen=True)
+class Column:
+    """A column of lists, as long as ``input_ids``.
+
+    Attributes:
+        type: Of a token's value.
+        meaning: What the dataset card says of it.
+        values: [N] of the tokens of a part.
+    """
+
+    type: pa.DataType
+    meaning: str
+    values: Callable[[LearnedPart], np.ndarray]
+
+
+def _flags(part: LearnedPart) -> np.ndarray:
+    return part.keep.astype(np.int8)
+
+
+COLUMNS = {
+    "input_ids": Column(pa.int32(), "int32 token ids", lambda part: part.ids),
+    "attention_mask": Column(pa.int8(), "int8, 1 everywhere", lambda part: np.ones(len(part.ids), np.int8)),
+    "labels": Column(
+        pa.int32(),
+        "int32 token ids, -100 where a token is not learned",
+        lambda part: np.where(part.keep, part.ids, np.int32(IGNORED)),
+    ),
+    "loss_mask": Column(pa.int8(), "int8, 1 where a token is learned, else 0; as long as input_ids", _flags),
+    "assistant_masks": Column(
+        pa.int8(), "int8, the same as 0 and 1: TRL 0.24 to 1.6 keeps it when it packs, and drops labels", _flags
+    ),
+    "weights": Column(
+        pa.float32(),
+        "float32, what a token counts for in the loss, 0 where it is not learned; of the token, not of the one before",
+        lambda part: part.keep.astype(np.float32) if part.weight is None else part.weight,
+    ),
 }
 
 
 def form_table(part: LearnedPart, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
     """The chosen rows of a part, boolean [R], as a table of one form."""
-    tokens, lengths = np.repeat(rows, part.lengths), part.lengths[rows]
-    ids, keep = part.ids[tokens], part.keep[tokens]
-    flags = keep.astype(np.int8)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    values = {
-        "input_ids": ids,
-        "attention_mask": np.ones(len(ids), np.int8),
-        "labels": np.where(keep, ids, np.int32(IGNORED)),
-        "loss_mask": flags,
-        "assistant_masks": flags,
-        "weights": flags if part.weight is None else part.weight[tokens],
-    }
-    columns = [as_lists(values[f.name].astype(f.type.value_type.to_pandas_dtype(), copy=False), offsets) for f in schema]
-    return pa.table(columns, schema=schema)
+    tokens = np.repeat(rows, part.lengths)
+    offsets = np.concatenate([[0], np.cumsum(part.lengths[rows])])
+    values = [COLUMNS[f.name].values(part)[tokens].astype(f.type.value_type.to_pandas_dtype(), copy=False) for f in schema]
+    return pa.table([as_lists(column, offsets) for column in values], schema=schema)
 
 
 def to_dataset(store: Store, mask: str | None = None, *, form: str | None = None, ignore_weights: bool = False) -> "Dataset":
@@ -73,12 +93,13 @@ def to_dataset(store: Store, mask: str | None = None, *, form: str | None = None
     chosen = choose_mask(store, mask)
     check_weights(chosen, form, ignore_weights)
     parts = read_parts(store, chosen, with_weights=not ignore_weights)
-    return Dataset(pa.concat_tables(form_table(part, part.has_learned, FORMS[form]) for part in parts))
+    return Dataset(pa.concat_tables(form_table(part, part.has_learned, schema_of(form)) for part in parts))
 
 
 def schema_of(form: str, compat: str | None = None) -> pa.Schema:
     """The columns of a form; ``compat`` trl-legacy adds ``assistant_masks``."""
-    return FORMS[form] if compat is None else FORMS[form].append(pa.field("assistant_masks", _FLAGS))
+    names = FORMS[form].columns if compat is None else (*FORMS[form].columns, "assistant_masks")
+    return pa.schema([(name, pa.list_(COLUMNS[name].type)) for name in names])
 
 
 def check_weights(mask: ChosenMask, form: str, ignore_weights: bool) -> None:
@@ -86,9 +107,9 @@ def check_weights(mask: ChosenMask, form: str, ignore_weights: bool) -> None:
     if not mask.weighted and ignore_weights:
         why = f"the mask {mask.title!r} does not weigh its tokens; leave it out"
         raise InputError(f"{argument('ignore_weights')} would do nothing: {why}")
-    if mask.weighted and form != guides.WEIGHTS and not ignore_weights:
+    if mask.weighted and not FORMS[form].has_weights and not ignore_weights:
         raise InputError(
             f"mask {mask.name!r} weighs its tokens, and the form {form} would lose the weights; choose "
-            f"{argument('form', guides.WEIGHTS)}, train with 'tokenstats train', or take which tokens are kept alone "
+            f"{argument('form', WEIGHTS)}, train with 'tokenstats train', or take which tokens are kept alone "
             f"({argument('ignore_weights', True)})"
         )

@@ -11,18 +11,44 @@ LABELS, LOSS_MASK, WEIGHTS = "labels", "loss-mask", "weights"
 
 
 @dataclass(frozen=True)
+class Form:
+    """The columns of an export, and who reads them.
+
+    Attributes:
+        columns: Their names, those of :data:`tokenstats.training.forms.COLUMNS`; the last says what is learned.
+        read_by: Trainers of :data:`GUIDES`, the first being the one whose snippet is shown where none is named.
+    """
+
+    columns: tuple[str, ...]
+    read_by: tuple[str, ...]
+
+    @property
+    def has_weights(self) -> bool:
+        """Does it say what a token counts for, beyond whether it is learned?"""
+        return "weights" in self.columns
+
+
+FORMS = {
+    LABELS: Form(
+        ("input_ids", "attention_mask", "labels"), read_by=("trl", "transformers", "axolotl", "llama-factory", "unsloth")
+    ),
+    LOSS_MASK: Form(("input_ids", "loss_mask"), read_by=("skyrl", "verl")),
+    WEIGHTS: Form(("input_ids", "attention_mask", "labels", "weights"), read_by=("verl", "tinker")),
+}
+"""Every form. Of several that a trainer reads, the first here is its usual one."""
+
+
+@dataclass(frozen=True)
 class Guide:
     """How one trainer reads an export.
 
     title:    the trainer's name; language: of the snippet, for Markdown
-    forms:    what it reads, the usual one first
     snippet:  with {data} the folder of Parquet files, {files} a pattern of them, {disk} the folder for load_from_disk,
               {longest} the tokens of the longest row, {learned} the column that says what is learned
     on_disk:  it reads the folder for load_from_disk
     """
 
     title: str
-    forms: tuple[str, ...]
     snippet: str
     language: str = "python"
     on_disk: bool = False
@@ -117,23 +143,22 @@ data = [datum(row) for row in pq.read_table({data!r}).to_pylist()]  # for forwar
 """
 
 GUIDES = {
-    "trl": Guide("TRL", (LABELS,), _TRL),
-    "transformers": Guide("transformers", (LABELS,), _TRANSFORMERS),
-    "axolotl": Guide("Axolotl", (LABELS,), _AXOLOTL, language="yaml"),
-    "llama-factory": Guide("LLaMA-Factory", (LABELS,), _LLAMA_FACTORY, language="yaml", on_disk=True),
-    "unsloth": Guide("Unsloth", (LABELS,), _UNSLOTH),
-    "skyrl": Guide("SkyRL", (LOSS_MASK,), _SKYRL, language="bash"),
-    "verl": Guide("verl", (LOSS_MASK, WEIGHTS), _VERL),
-    "tinker": Guide("Tinker", (WEIGHTS,), _TINKER),
+    "trl": Guide("TRL", _TRL),
+    "transformers": Guide("transformers", _TRANSFORMERS),
+    "axolotl": Guide("Axolotl", _AXOLOTL, language="yaml"),
+    "llama-factory": Guide("LLaMA-Factory", _LLAMA_FACTORY, language="yaml", on_disk=True),
+    "unsloth": Guide("Unsloth", _UNSLOTH),
+    "skyrl": Guide("SkyRL", _SKYRL, language="bash"),
+    "verl": Guide("verl", _VERL),
+    "tinker": Guide("Tinker", _TINKER),
 }
-_USUAL = {LABELS: "trl", LOSS_MASK: "skyrl", WEIGHTS: "verl"}
 
 
 def choose(form: str | None, trainer: str | None) -> tuple[str, str]:
     """The form and the trainer to explain it for, either of them given or neither. Raises InputError where they do not fit."""
     if trainer is None:
-        return form or LABELS, _USUAL[form or LABELS]
-    reads = GUIDES[trainer].forms
+        return form or LABELS, FORMS[form or LABELS].read_by[0]
+    reads = [name for name, of in FORMS.items() if trainer in of.read_by]
     if form is not None and form not in reads:
         raise InputError(
             f"{argument('form')} got {form!r}, but {GUIDES[trainer].title} reads {' or '.join(reads)}; expected one of these"
@@ -143,7 +168,7 @@ def choose(form: str | None, trainer: str | None) -> tuple[str, str]:
 
 def how_to_read(trainer: str, form: str, *, data: str, disk: str, longest: int) -> str:
     """The trainer's snippet for rows in ``data`` (and ``disk``)."""
-    learned = "weights" if form == WEIGHTS else "loss_mask"
+    learned = FORMS[form].columns[-1]
     return GUIDES[trainer].snippet.format(
         data=data, files=f"{data}/train-*.parquet", disk=disk, longest=longest, learned=learned
     )

@@ -10,7 +10,6 @@ from tokenstats.inspect.audit.breakdown import MOST_ROWS, Breakdown
 from tokenstats.inspect.audit.token_classes import CLASSES, token_classes
 from tokenstats.inspect.mask_reader import count_by, read_decisions, tenth_of_reply
 from tokenstats.inspect.tokens.detokenize import Decoder
-from tokenstats.inspect.tokens.sequence import statistic_columns
 from tokenstats.masking.engine.counts import Counts
 from tokenstats.masking.engine.decisions import Decisions
 from tokenstats.schema import MAX_CLAUSES, ROLES
@@ -119,7 +118,7 @@ def count_all(store: Store, mask: str | None, scoring: str | None, decoder: Deco
     texts = decoder.tokens(tokenizer.size)
     words = _Words(tokenizer, token_classes(texts, tokenizer.special_ids), np.array([not text.strip() for text in texts]))
     totals = AuditCounts(tokenizer.size)
-    there = statistic_columns(store.scorings[scoring].manifest) if scoring is not None else []
+    there = store.scorings[scoring].manifest.columns if scoring is not None else []
     columns: list[str] = [c for c in ("entropy", "kl", "logprob") if c in there]
     first_row = 0
     for (decisions,) in read_decisions(store, [mask], columns, scoring):

@@ -11,10 +11,10 @@ from tokenstats.alignment import predicted
 from tokenstats.errors import StoreError
 from tokenstats.inspect.protection import NotKnown, protected_targets
 from tokenstats.inspect.tokens.detokenize import Decoder, visible
-from tokenstats.schema import ROLES, STATISTICS, TOPK_COLUMNS
+from tokenstats.schema import ROLES
 from tokenstats.shown import Shown
 from tokenstats.store import Store
-from tokenstats.store.manifests import MANIFEST, MaskManifest, ScoringManifest
+from tokenstats.store.manifests import MANIFEST, MaskManifest
 from tokenstats.store.store import STATS
 
 _TOKENS = ("seq_id", "input_ids", "is_target", "role", "row", "truncated")
@@ -197,7 +197,7 @@ def read_sequence(store: Store, number: int, *, mask: str | None = None, scoring
     if manifest is not None:
         families[f"masks/{mask}"] = ["keep", "reason"]
     if scoring is not None:
-        families[f"stats/{scoring}"] = statistic_columns(store.scorings[scoring].manifest)
+        families[f"stats/{scoring}"] = store.scorings[scoring].manifest.columns
     found = store.sequence(number, families)
     statistics = {k: v for k, v in found.get(f"stats/{scoring}", {}).items() if k != "seq_id"}
     plain = _plain_sft(store, number, found["tokens"], scoring, statistics)
@@ -257,9 +257,3 @@ def choose_scoring(store: Store, mask: MaskManifest | None, scoring: str | None)
     store.scorings.check_all_listed()
     known = list(store.scorings)
     return known[0] if len(known) == 1 else None
-
-
-def statistic_columns(scoring: ScoringManifest) -> list[str]:
-    """The columns that a scoring's parts hold."""
-    names = [s.name for s in STATISTICS if scoring.reference is not None or not s.of_reference]
-    return names + (list(TOPK_COLUMNS) if scoring.topk else [])

@@ -20,7 +20,7 @@ from tokenstats.masking.engine.group_ops import (
     zscore_in_groups,
 )
 from tokenstats.masking.engine.targets import Targets
-from tokenstats.masking.language.builtins import FOLLOWING, SELECTIONS
+from tokenstats.masking.language.builtins import FOLLOWING, FUNCTIONS, SELECTIONS
 from tokenstats.masking.language.unparse import column_of, name_of, number_of, options_of, text_of
 from tokenstats.schema import ROLES
 
@@ -33,7 +33,6 @@ _COMPARE = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"abs": np.abs, "log": np.log, "exp": np.exp, "sqrt": np.sqrt, "clip": np.clip}
 _SCALES = {"zscore": zscore_in_groups, "minmax": minmax_in_groups, "percent_rank": percent_rank_in_groups}
 
 
@@ -77,7 +76,7 @@ def evaluate(node: ast.expr, targets: Targets, aggregates: Aggregates) -> np.nda
                 return _selection(node, name, targets, aggregates)
             if name == FOLLOWING:
                 return _following(value(arguments[0]), targets)
-            return _compute(_FUNCTIONS[name], [_wide(value(a)) for a in arguments], node, targets)
+            return _compute(FUNCTIONS[name].of, [_wide(value(a)) for a in arguments], node, targets)
     raise AssertionError(f"unchecked node {ast.dump(node)}")
 
 

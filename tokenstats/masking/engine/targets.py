@@ -170,6 +170,11 @@ def resolve_scorings(store: Store, columns: Iterable[Column], scoring: str | Non
                 f"the rule reads {column}, but scoring {names[prefix]!r} has no reference; "
                 f"compute one with {argument('reference')}"
             )
+        if column not in manifest.columns:
+            raise RuleError(
+                f"the rule reads {column}, which scoring {names[prefix]!r} does not hold: it was made before there was one; "
+                f"compute it again under another name, with {argument('name')}"
+            )
     return names
 
 

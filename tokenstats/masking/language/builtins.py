@@ -1,5 +1,11 @@
 """The words of the rule language: columns, functions, selections, and the kind of value each one gives."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
 from tokenstats.schema import STATISTICS
 
 NUMBER, BOOLEAN, ROLE = "number", "boolean", "role"
@@ -22,8 +28,28 @@ COLUMNS = {**dict.fromkeys(STATISTIC_COLUMNS, NUMBER), **TOKEN_COLUMNS}
 SCORINGS = "stats"
 """``stats["Qwen3-8B"].entropy`` reads a scoring whose name is no Python name."""
 
-FUNCTIONS = {"abs": 1, "log": 1, "exp": 1, "sqrt": 1, "clip": 3}
-"""Functions of one token's numbers, and how many they take."""
+
+@dataclass(frozen=True)
+class Function:
+    """A function of one token's numbers.
+
+    Attributes:
+        takes: How many numbers it takes.
+        of: Its values, float64 [n], from as many arrays [n]. A NaN that was in none of them is refused by the token's name.
+    """
+
+    takes: int
+    of: Callable[..., Any]
+
+
+FUNCTIONS = {
+    "abs": Function(1, np.abs),
+    "log": Function(1, np.log),
+    "exp": Function(1, np.exp),
+    "sqrt": Function(1, np.sqrt),
+    "clip": Function(3, np.clip),
+}
+"""A new one is an entry here. docs/RULES.md has a line for each."""
 
 FOLLOWING = "following"
 

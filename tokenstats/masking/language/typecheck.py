@@ -187,7 +187,7 @@ class Checker:
             raise self.fail(node, "* and ** have no place in a rule")
         if name in SELECTIONS:
             return self._selection(node, name)
-        wanted = FUNCTIONS.get(name, 1)
+        wanted = 1 if name == FOLLOWING else FUNCTIONS[name].takes
         if len(node.args) != wanted or node.keywords:
             raise self.fail(node, f"{name} takes {wanted} value(s), got {len(node.args) + len(node.keywords)}")
         if name == FOLLOWING:

@@ -71,8 +71,8 @@ def _chunk_statistics(
     for rows in failed.split(_ROWS_DONE_AGAIN) if len(failed) else ():  # of nothing, split makes one empty piece
         logits = [half.logits(h[rows])[:, :vocabulary] for half, h in zip(halves, hidden, strict=True)]
         truth = token_statistics(logits[0], targets[rows], logits[1] if len(logits) == 2 else None, topk)
-        for name, column in truth.items():
-            columns[name][rows] = column
+        for name in columns:
+            columns[name][rows] = truth[name]
     return columns
 
 
