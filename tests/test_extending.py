@@ -168,7 +168,6 @@ def test_an_export_form_is_an_entry_of_forms_and_a_column_one_of_columns(copy: C
     copy.insert("training/guides.py", form, after="LOSS_MASK: Form(")
     column = '    "completion_mask": Column(pa.int8(), "int8, 1: learned", lambda part: part.keep.astype(np.int8)),\n'
     copy.insert("training/forms.py", column, after="COLUMNS = {")
-    copy.replace("training/options.py", "LOSS_MASK, WEIGHTS)", 'LOSS_MASK, WEIGHTS, "completion-mask")')
 
     build_mask(store, Rule(drop="top(entropy, 0.2)"), "some")
     copy.must("export", store.path, "--mask", "some", "--form", "completion-mask", "--to", tmp_path / "new")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tokenstats.errors import InputError, argument
 from tokenstats.options import NOT_NEGATIVE, SEED, above, at_least, between, check, field, given, one_of, refuse
-from tokenstats.training.guides import GUIDES, LABELS, LOSS_MASK, WEIGHTS, choose
+from tokenstats.training.guides import FORMS, GUIDES, choose
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 """Learning-rate schedules, under transformers' names. Its own ``constant`` would ignore the warm-up silently."""
@@ -89,9 +89,7 @@ class ExportOptions:
     only say which tokens are kept. LLaMA-Factory has what ``save_to_disk`` writes by itself.
     """
 
-    form: str | None = field(
-        None, "labels, loss-mask or weights [what the trainer reads, or labels]", one_of(LABELS, LOSS_MASK, WEIGHTS)
-    )
+    form: str | None = field(None, f"{', '.join(FORMS)} [what the trainer reads, or labels]", one_of(*FORMS))
     trainer: str | None = field(
         None,
         "whose config to print: trl, transformers, axolotl, llama-factory, unsloth, skyrl, verl or tinker",
@@ -110,8 +108,8 @@ class ExportOptions:
             raise InputError(
                 f"{argument('compat', self.compat)} adds a column for TRL; expected the form labels and the trainer trl with it"
             )
-        if form == WEIGHTS and given(self, "ignore_weights"):
-            raise InputError(f"{argument('ignore_weights', True)} was given with the form weights; expected one of the two")
+        if FORMS[form].has_weights and given(self, "ignore_weights"):
+            raise InputError(f"{argument('ignore_weights', True)} was given with the form {form}; expected one of the two")
 
     @property
     def form_and_trainer(self) -> tuple[str, str]:
