@@ -58,11 +58,17 @@ class SplitModel:
         """What ``logits`` of hidden states is made from."""
         return [*self._head.parameters(), *self._head.buffers()] if self._head is not None else []
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """[B, T] ids → [B, T, H], what the head would see (or, for a model that cannot be split, its logits [B, T, V])."""
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None) -> Tensor:
+        """[B, T] ids → [B, T, H], what the head would see (or, for a model that cannot be split, its logits [B, T, V]).
+
+        position_ids: [1, T] of sequences that lie one after the other in one row; None: each row is a sequence
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        if position_ids is not None:  # not every architecture has the argument
+            inputs["position_ids"] = position_ids
         with self._within():
             if not self.is_split:
-                return self._own_logits(input_ids, attention_mask)
+                return self.model(**inputs).logits[:, -input_ids.shape[1] :]
             seen: list[Tensor] = []
 
             def stop_at_head(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -71,14 +77,10 @@ class SplitModel:
 
             hook = self._head.register_forward_pre_hook(stop_at_head)
             try:
-                self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+                self.model(**inputs)
             finally:
                 hook.remove()
             return seen[0][:, -input_ids.shape[1] :]  # an adapter may have put virtual tokens before them
-
-    def _own_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-        return logits[:, -input_ids.shape[1] :]
 
     def logits(self, rows: Tensor) -> Tensor:
         """[N, H] hidden states → [N, V] float32 logits, scale and soft-capping included."""
@@ -110,7 +112,7 @@ class SplitModel:
         """The model's own logits [B, T, V] on [B, T] ids. Where the two halves give others, they are not used from here on."""
         with torch.no_grad():
             with self._within():
-                truth = self._own_logits(input_ids)
+                truth = self.model(input_ids=input_ids, attention_mask=None, use_cache=False).logits[:, -input_ids.shape[1] :]
             if self.is_split:
                 self.is_split = self._agrees(input_ids, truth)
         return truth

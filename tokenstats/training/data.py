@@ -100,6 +100,19 @@ def collate(examples: list[Example]) -> dict[str, Tensor]:
     return {name: _pad([e[name] for e in examples], PADDING[name]) for name in examples[0]}
 
 
+def collate_padding_free(examples: list[Example]) -> dict[str, Tensor]:
+    """B examples of N tokens in all → the same names as :func:`collate` gives, [1, N], and ``position_ids`` [1, N].
+
+    One row, in which each example begins at position 0. A model that reads it must keep them apart by that:
+    :func:`tokenstats.training.isolation.check_isolation`. The first token of an example is never learned, so nothing
+    is predicted from the example before it.
+    """
+    joined = {name: torch.from_numpy(np.concatenate([e[name] for e in examples]))[None] for name in examples[0]}
+    positions = torch.cat([torch.arange(len(e["input_ids"])) for e in examples])[None]
+    ids = {name: joined[name].long() for name in ("input_ids", "labels")}
+    return {**joined, **ids, "position_ids": positions}
+
+
 class _Collector:
     """Rows picked out of parts, joined at the end."""
 

@@ -32,6 +32,7 @@ def masked_loss(
     labels: Tensor,
     divisor: Tensor | float,
     weights: Tensor | None = None,
+    position_ids: Tensor | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """Σ w · −log p(y) over the kept tokens / ``divisor``: a float32 scalar, in nats.
@@ -40,11 +41,12 @@ def masked_loss(
     labels:    [B, T] token ids, IGNORED where a token is not kept; indexed by predicted token, column 0 all IGNORED
     divisor:   kept tokens, or sum of weights, of the whole optimizer batch: all accumulated micro-batches of all devices
     weights:   [B, T] float32, at least 0, indexed by predicted token; None: 1 everywhere
+    position_ids: [1, T], where the one row is sequences one after the other; each begins at 0, with IGNORED
 
     With nothing learned the loss is 0 and its gradients are zeros for every parameter, not missing: other devices wait
     for them.
     """
-    hidden = split.hidden(input_ids)
+    hidden = split.hidden(input_ids, position_ids=position_ids)
     chosen = labels != IGNORED
     if weights is not None:
         chosen &= weights > 0  # the rest adds nothing: no logits for it, and no 0 · inf
