@@ -111,6 +111,7 @@ class BatchPlan:
             padded = falling[first] * np.arange(1, len(falling) - first + 1)
             padding = padded - (before[first + 1 :] - before[first])
             fits = (padded <= (self.batch_tokens or 0)) & (padding <= _MOST_PADDING * padded)
+            assert fits[0], "a row longer than batch_tokens"
             size = len(fits) if fits.all() else int(np.argmin(fits))
             batches.append(np.arange(first, first + size))
             first += size
