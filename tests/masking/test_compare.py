@@ -4,7 +4,7 @@ import json
 import shutil
 import tracemalloc
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tokenstats import Rule, Store, build_mask, compare
 from tokenstats.errors import InputError, RuleError, StoreError
 from tokenstats.masking.drift import Moments
 from tokenstats.store.manifests import ScoringManifest
-from tokenstats.store.parts import part_path, read_part, write_part
+from tokenstats.store.parts import digest_of, part_path, read_part, write_part
 
 ONE = Rule(drop="top(entropy, 0.2) or kl > 1 or position < 2", protect="")
 TWO = Rule(drop="top(kl, 0.3, per=sequence) or entropy > 2")
@@ -46,7 +46,10 @@ def add_scoring(store: Store, name: str, moved, columns: tuple[str, ...] = ("ent
             made = pa.ListArray.from_arrays(lists.offsets, values)
             table = table.set_column(table.column_names.index(column), table.schema.field(column), made)
         write_part(folder, index, table, {"made": "up"})
-    ScoringManifest.read(folder).model_copy(update={"fingerprint": "d" * 32}).write(folder)
+    manifest = ScoringManifest.read(folder)
+    digests = [digest_of(part_path(folder, index)) for index in range(store.part_count)]
+    parts = tuple(part.model_copy(update={"digest": d}) for part, d in zip(manifest.parts, digests, strict=True))
+    manifest.model_copy(update={"fingerprint": "d" * 32, "parts": parts}).write(folder)
 
 
 def rows_of(store: Store, *families: str) -> list[dict]:
@@ -132,7 +135,7 @@ def test_the_number_of_parts_changes_nothing(tmp_path):
     for rows_per_part in (7, 1000):
         parts = random_store(tmp_path / str(rows_per_part), 120, seed=5, rows_per_part=rows_per_part)
         add_scoring(parts, "later", np.sqrt)
-        found.append(asdict(compare(parts, ONE, ONE, scoring="warm", scoring_b="later")))
+        found.append(compare(parts, ONE, ONE, scoring="warm", scoring_b="later").to_dict())
     assert found[0] == found[1]
 
 
@@ -249,7 +252,7 @@ def test_on_the_command_line(cli, store):
     byte_level_tokenizer().save(str(store.path / "tokenizer" / "tokenizer.json"))
     status, out, _ = cli("compare", store.path, "one", "eksft", "--scoring", "warm", "--scoring-b", "later", "--json")
     found = compare(store, "one", "eksft", scoring="warm", scoring_b="later")
-    assert (status, json.loads(out)) == (0, json.loads(json.dumps(asdict(found))))
+    assert (status, json.loads(out)) == (0, json.loads(json.dumps(found.to_dict())))
     status, text, _ = cli("compare", store.path, "one", "eksft", "--scoring", "warm", "--scoring-b", "later")
     assert status == 0
     for said in ("one  rule of the mask, statistics of warm", "eksft  preset, statistics of later", f"{found.jaccard:.3f}"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tokenstats.errors import InputError, StoreError, TokenstatsError, TokenstatsWarning, argument, one_line
+from tokenstats.options import refuse
 from tokenstats.scoring.local_engine import write_scored
 from tokenstats.scoring.options import RAY, EngineOptions, Request
 from tokenstats.scoring.reference_pass import ReferenceInfo
@@ -88,6 +89,8 @@ class RayEngine:
         self._actors: list[Any] = []  # all that are to be let go
         self._begin = "load"  # what an actor that is new does first
         self._connected = not ray.is_initialized()  # by this run, and for it only
+        if not self._connected:
+            refuse(options, "ray_address", because="this process is connected to a cluster already; leave it out")
         if self._connected:
             _connect(options.ray_address)
         try:
