@@ -4,7 +4,7 @@
 #   make app     the app, on the demo's store where there is one
 #   make check   lint, format and types
 #   make matrix  every architecture of transformers against float64: docs/MODELS.md
-#   make bench   scoring beside what people do today, masks beside polars
+#   make bench   scoring and training beside what people do today, masks beside polars
 
 PYTHON ?= python3
 VENV := .venv
@@ -31,6 +31,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pipelines.bench_scoring
 	$(BIN)/python -m pipelines.bench_masks
+	$(BIN)/python -m pipelines.bench_training
 
 matrix: $(READY)
 	$(BIN)/python -m pipelines.matrix --to docs/MODELS.md

@@ -15,8 +15,8 @@ pass and the same forward passes in a step, in float32 on a CPU, in bfloat16 aut
     tokens           the same, forward passes of as many tokens as rows · mean length
     padding-free     the same, rows laid one after the other
 
-Peak memory is of a process of its own for each: resident on a CPU (needs Linux), allocated on a GPU. Ids and statistics are made up: no
-number here depends on them but how many tokens a mask keeps, which is printed.
+Peak memory is of a process of its own for each: resident on a CPU (needs Linux), allocated on a GPU. Ids and statistics are
+made up: no number here depends on them but how many tokens a mask keeps, which is printed.
 """
 
 import argparse

@@ -11,8 +11,8 @@ from pipelines.lengths import lengths_of
 from tokenstats.errors import InputError
 from tokenstats.training import TrainOptions
 from tokenstats.training.batching import BatchPlan, OptimizerBatches
-from tokenstats.training.data import NO_ROW, TokenRows, TrainingData, collate, collate_padding_free
-from tokenstats.training.rows import IGNORED, shuffled
+from tokenstats.training.data import NO_ROW, TokenRows, TrainingData
+from tokenstats.training.rows import shuffled
 
 KINDS = ("gsm8k", "log-normal")
 SIZES = ({"batch_size": 4}, {"batch_tokens": 4096}, {"batch_tokens": 9000, "padding_free": True}, {"padding_free": True})
@@ -162,15 +162,3 @@ def test_a_row_longer_than_the_budget_is_refused() -> None:
 def test_sizes_that_contradict_each_other_are_refused(wrong: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         TrainOptions(**wrong)
-
-
-def test_a_row_of_rows_has_the_tokens_and_labels_of_each_and_their_positions() -> None:
-    rows = rows_of(np.array([3, 1, 4]))
-    examples = [rows[i] for i in (2, 0, NO_ROW, 1)]
-    padded, flat = collate(examples), collate_padding_free(examples)
-    assert flat["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 2, 0, 0]]
-    real = [(i, t) for i, e in enumerate(examples) for t in range(len(e["input_ids"]))]
-    for name in ("input_ids", "labels"):
-        assert flat[name].dtype == padded[name].dtype
-        assert flat[name][0].tolist() == [int(padded[name][i, t]) for i, t in real]
-    assert bool((flat["labels"][flat["position_ids"] == 0] == IGNORED).all()), "nothing is predicted from another sequence"

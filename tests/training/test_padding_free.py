@@ -29,6 +29,7 @@ from tokenstats.modeling.head import SplitModel
 from tokenstats.store import Store
 from tokenstats.training import TrainOptions, train
 from tokenstats.training.batching import BatchPlan
+from tokenstats.training.data import collate
 from tokenstats.training.isolation import check_isolation
 from tokenstats.training.loop import _Flow
 
@@ -142,6 +143,22 @@ def test_a_compiled_decoder_trains_the_same(store: Store, model: str, tmp_path: 
     assert compiled == ["Qwen3Model"]
     assert losses(tmp_path / "traced") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
     assert largest_difference(tmp_path / "traced", tmp_path / "plain") < 2e-6
+
+
+def test_states_of_a_row_of_rows_are_those_of_each_row_alone_and_zero_for_padding() -> None:
+    split = SplitModel(tiny_model().eval(), float32_head=False)
+    split.padding_free = True
+    examples = [{"input_ids": ids} for ids in [*SEQUENCES, SEQUENCES[0][:1]]]
+    lengths = torch.tensor([[60], [2], [41], [0]])  # the last instead of a row: one token, of no row
+    read: list[tuple[int, ...]] = []
+    split.model.get_input_embeddings().register_forward_hook(lambda _, __, output: read.append(tuple(output.shape)))
+    with torch.no_grad():
+        states = split.hidden(collate(examples)["input_ids"], lengths=lengths)
+        assert read == [(1, 60 + 2 + 41 + 1, 32)]
+        for row, ids in enumerate(SEQUENCES):
+            alone = split.hidden(torch.from_numpy(ids).long()[None])[0]
+            assert torch.allclose(states[row, : len(ids)], alone, atol=1e-6)
+            assert not states[row, len(ids) :].any()
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -21,6 +21,7 @@ class SplitModel:
     float32_head: multiply a half-precision head in float32. Half-precision logits cost a KL its last three digits.
                   Training takes the head as it is: its gradients belong to it.
     within:       a context that every call runs in, such as one that turns an adapter on or off
+    padding_free: read sequences whose lengths are known in one row; only for a model that keeps them apart
     model:        what ``hidden`` calls; may be set to a wrapper of the model, which data-parallel training counts on
     """
 
@@ -31,6 +32,7 @@ class SplitModel:
         within: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.model = model
+        self.padding_free = False
         self._within = within
         self._config = model.config.get_text_config()
         self._head = model.get_output_embeddings()
@@ -58,11 +60,23 @@ class SplitModel:
         """What ``logits`` of hidden states is made from."""
         return [*self._head.parameters(), *self._head.buffers()] if self._head is not None else []
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None) -> Tensor:
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """[B, T] ids → [B, T, H], what the head would see (or, for a model that cannot be split, its logits [B, T, V]).
 
-        position_ids: [1, T] of sequences that lie one after the other in one row; None: each row is a sequence
+        lengths: [B] or [B, 1], of sequences padded on the right. With ``padding_free`` the model reads them one after the other
+                 in a single row, each from position 0, and states of padding are zeros
         """
+        if not self.padding_free or lengths is None:
+            return self._hidden(input_ids, attention_mask, None)
+        assert attention_mask is None
+        places = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        real = places < lengths.view(-1, 1).clamp_min(1)  # a model wants a token, if only one to ignore
+        states = self._hidden(input_ids[real][None], None, places[real][None])[0]
+        padded = states.new_zeros(*input_ids.shape, states.shape[-1])
+        padded[real] = states
+        return padded
+
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         if position_ids is not None:  # not every architecture has the argument
             inputs["position_ids"] = position_ids

@@ -7,12 +7,13 @@ arranged by length.
     batch_size      rows of a micro-batch; a step has batch_size · accumulation · devices of them
     batch_tokens    tokens of a micro-batch at most, padding included, which is at most 4 % of it; a step has about
                     batch_tokens · accumulation · devices tokens, in as many micro-batches as that takes
-    padding_free    the rows of a micro-batch lie one after the other in a single one, and nothing is padding
+    padding_free    the model reads the rows of a micro-batch one after the other in a single one: their padding is no token
+                    of it, so they need not be alike
 """
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tokenstats.errors import InputError, argument
-from tokenstats.training.data import NO_ROW, TokenRows, TrainingData, collate, collate_padding_free
+from tokenstats.training.data import NO_ROW, TokenRows, TrainingData, collate
 from tokenstats.training.options import TrainOptions
 from tokenstats.training.rows import shuffled
 
@@ -163,8 +164,7 @@ class OptimizerBatches(Sampler[list[list[int]]]):
 
     def loader(self) -> "DataLoader[list[MicroBatch]]":
         """Optimizer batches as tensors: an item is a list of micro-batches."""
-        make = collate_padding_free if self.plan.padding_free else collate
-        return DataLoader(_MicroBatches(self.rows, make), batch_sampler=self, collate_fn=list)  # type: ignore[arg-type]
+        return DataLoader(_MicroBatches(self.rows), batch_sampler=self, collate_fn=list)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -172,10 +172,9 @@ class _MicroBatches(Dataset[MicroBatch]):
     """Indexed by the rows of a micro-batch."""
 
     rows: TokenRows
-    make: Callable[[list[dict[str, np.ndarray]]], MicroBatch]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, rows: list[int]) -> MicroBatch:
-        return self.make([self.rows[row] for row in rows])
+        return collate([self.rows[row] for row in rows])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tokenstats.errors import InputError, argument, one_line
 from tokenstats.modeling.head import SplitModel
-from tokenstats.training.data import TokenRows, collate, collate_padding_free
+from tokenstats.training.data import TokenRows, collate
 
 _ROUNDING = 1e-3
 """How far a gradient may be from that of a sequence alone, relative to its norm. In float32 it is about 1e-7."""
@@ -35,25 +35,25 @@ def check_isolation(split: SplitModel, sequences: list[np.ndarray], source: str,
         autocast: Compute in bfloat16, as the training will.
     """
     device = next(split.model.parameters()).device
-    examples = [{"input_ids": ids, "labels": ids} for ids in sequences]
-    row, padded = collate_padding_free(examples), collate(examples)["input_ids"].to(device)
-    ends = np.cumsum([len(ids) for ids in sequences])
-    spans = [(0, slice(int(end) - len(ids), int(end))) for ids, end in zip(sequences, ends, strict=True)]
+    ids = collate([{"input_ids": ids} for ids in sequences])["input_ids"].to(device)
+    lengths = torch.tensor([len(ids) for ids in sequences], device=device)
+    ends = lengths.cumsum(0).tolist()
+    spans = [(0, slice(end - len(ids), end)) for ids, end in zip(sequences, ends, strict=True)]
     own_rows = [(i, slice(0, len(ids))) for i, ids in enumerate(sequences)]
     with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        alone = [_gradients(split, ids[i : i + 1, span], None, [(0, span)])[0][0] for i, span in own_rows]
+        padded = _gradients(split, ids, None, own_rows)
         try:
-            together = _gradients(split, row["input_ids"].to(device), row["position_ids"].to(device), spans)
+            together = _gradients(split, ids, lengths, own_rows)
         except TypeError as error:  # no such argument
             raise _refused(source, one_line(error, 100)) from None
-        alone = [_gradients(split, padded[i : i + 1, span], None, [(0, span)])[0][0] for i, span in own_rows]
-        in_batch = _gradients(split, padded, None, own_rows)
     for found, span in zip(together, spans, strict=True):
         others = found.clone()
         others[span] = 0
         if bool(others.any()):
             raise _refused(source, "what is predicted in one sequence depends on the others of its row")
     is_half = autocast or split.model.dtype != torch.float32
-    allowed = _ROUNDING + (_AS_PADDED * _largest_gap(in_batch, own_rows, alone) if is_half else 0.0)
+    allowed = _ROUNDING + (_AS_PADDED * _largest_gap(padded, own_rows, alone) if is_half else 0.0)
     if not (gap := _largest_gap(together, spans, alone)) <= allowed:
         raise _refused(source, f"a sequence is read otherwise than in a row of its own: gradients differ by {gap:.1%}")
 
@@ -64,8 +64,11 @@ def sequences_to_try(rows: TokenRows, most_tokens: int) -> list[np.ndarray]:
     return [rows[int(row)]["input_ids"][: max(2, most_tokens // 3)] for row in np.resize(longest, 3)]
 
 
-def _gradients(split: SplitModel, ids: Tensor, positions: Tensor | None, spans: list[Span]) -> list[Tensor]:
-    """[B, T, H] for each sequence of a batch [B, T]: by all input embeddings, of the sum of its last states, each weighed."""
+def _gradients(split: SplitModel, ids: Tensor, lengths: Tensor | None, spans: list[Span]) -> list[Tensor]:
+    """For each sequence of a batch [B, T]: by all input embeddings, of the sum of its last states, each weighed.
+
+    Without ``lengths`` [B, T, H]; with them the model reads one row of N tokens, [1, N, H].
+    """
     embedded: list[Tensor] = []
 
     def begin_here(_: nn.Module, __: object, output: Tensor) -> Tensor:
@@ -73,10 +76,12 @@ def _gradients(split: SplitModel, ids: Tensor, positions: Tensor | None, spans: 
         return embedded[0].clone()  # some scale their embeddings in place, which a leaf forbids
 
     hook = split.model.get_input_embeddings().register_forward_hook(begin_here)
+    split.padding_free = lengths is not None
     try:
-        hidden = split.hidden(ids, position_ids=positions).float()
+        hidden = split.hidden(ids, lengths=lengths).float()
     finally:
         hook.remove()
+        split.padding_free = False
     weights = torch.linspace(-1, 1, hidden.shape[-1], device=hidden.device)  # a plain sum of normalised states is near 0
     sums = [(hidden[span] * weights).sum() for span in spans]
     return [torch.autograd.grad(total, embedded[0], retain_graph=True)[0].float() for total in sums]

@@ -106,7 +106,7 @@ class MaskedTrainer(Trainer):
                 inputs["labels"],
                 num_items_in_batch,
                 inputs.get("weights"),
-                inputs.get("position_ids"),
+                inputs["length"],
             )
         # the divisor is of all devices; data-parallel training then averages gradients over them
         loss = loss * self.accelerator.num_processes
@@ -119,7 +119,7 @@ class MaskedTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         self._split.model = model
         with torch.no_grad(), self.accelerator.autocast():
-            sums, counts = nll_per_row(self._split, inputs["input_ids"], inputs["labels"])
+            sums, counts = nll_per_row(self._split, inputs["input_ids"], inputs["labels"], inputs["length"])
         return None, sums, counts
 
     def get_train_dataloader(self) -> DataLoader[list[MicroBatch]]:

@@ -62,6 +62,7 @@ def load_trainable(
     if options.padding_free:
         most_tokens = options.batch_tokens or options.batch_size * data.train.longest
         check_isolation(split, sequences_to_try(data.train, most_tokens), source, autocast)
+        split.padding_free = True
     if options.compiled:
         model.get_decoder().compile(dynamic=True)
     return TrainableModel(model, split, loaded.description, "bfloat16" if autocast else "float32")
