@@ -52,7 +52,7 @@ def report(store: Store | str | Path, to: str | Path, scoring: str | None = None
         InputError: The folder holds anything else.
         StoreError: A mask or scoring is not there.
     """
-    store, to = open_store(store), Path(to).resolve()
+    store, page, to = open_store(store), Path(to) / "index.html", Path(to).resolve()
     _check_place(to)
     if masks is None:
         store.masks.check_all_listed()
@@ -66,7 +66,7 @@ def report(store: Store | str | Path, to: str | Path, scoring: str | None = None
             put_in_place(draft, to)
     except OSError as error:
         raise InputError(f"cannot write the report to {to}: {error.strerror or error}") from error
-    return to / "index.html"
+    return page
 
 
 def _check_place(to: Path) -> None:

@@ -18,11 +18,12 @@ _AGREES = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # re
 class SplitModel:
     """``logits(hidden(ids)[rows])`` is ``model(ids).logits[rows]``, in float32.
 
-    float32_head: multiply a half-precision head in float32. Half-precision logits cost a KL its last three digits.
-                  Training takes the head as it is: its gradients belong to it.
-    within:       a context that every call runs in, such as one that turns an adapter on or off
-    padding_free: read sequences whose lengths are known in one row; only for a model that keeps them apart
-    model:        what ``hidden`` calls; may be set to a wrapper of the model, which data-parallel training counts on
+    Args:
+        float32_head: Multiply a half-precision head in float32. Half-precision logits cost a KL its last three digits.
+            Training takes the head as it is: its gradients belong to it.
+        within: A context that every call runs in, such as one that turns an adapter on or off.
+        padding_free: Read sequences whose lengths are known in one row; only for a model that keeps them apart.
+        model: What ``hidden`` calls; may be set to a wrapper of the model, which data-parallel training counts on.
     """
 
     def __init__(
@@ -63,8 +64,11 @@ class SplitModel:
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """[B, T] ids → [B, T, H], what the head would see (or, for a model that cannot be split, its logits [B, T, V]).
 
-        lengths: [B] or [B, 1], of sequences padded on the right. With ``padding_free`` the model reads them one after the other
-                 in a single row, each from position 0, and states of padding are zeros
+        Args:
+            input_ids: Padded on the right, where there are ``lengths``.
+            attention_mask: [B, T]; not together with ``padding_free``.
+            lengths: [B] or [B, 1]. With ``padding_free`` the model reads the sequences one after the other in a single row,
+                each from position 0, and states of padding are zeros.
         """
         if not self.padding_free or lengths is None:
             return self._hidden(input_ids, attention_mask, None)

@@ -34,7 +34,15 @@ MicroBatch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How large optimizer batches and micro-batches are: one of ``batch_size`` rows and ``batch_tokens`` is None."""
+    """How large optimizer batches and micro-batches are.
+
+    Attributes:
+        batch_size: Rows of a micro-batch, or None.
+        batch_tokens: Tokens of a micro-batch at most, where ``batch_size`` is None.
+        accumulation: Micro-batches of each device in an optimizer batch; by tokens, as many full ones would have its size.
+        devices: Of all processes.
+        padding_free: Padding costs nothing: fill micro-batches evenly, rather than with rows that are alike.
+    """
 
     batch_size: int | None
     batch_tokens: int | None
@@ -141,7 +149,8 @@ class OptimizerBatches(Sampler[list[list[int]]]):
     random numbers anything else has drawn, nor on the batch size; and rows that two masks have in common come in the same order
     under both. Devices must all have as many micro-batches: what is missing is NO_ROW, not rows from the front once more.
 
-    classes: [R] a number for each row; only rows of the same number share a micro-batch
+    Args:
+        classes: A number for each row, [R]; only rows of the same number share a micro-batch.
     """
 
     def __init__(self, rows: TokenRows, seed: int, plan: BatchPlan, classes: np.ndarray | None = None):
