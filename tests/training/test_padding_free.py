@@ -18,6 +18,7 @@ from training_fixtures import (
     masked_store,
     nll_of,
     save_tiny_model,
+    sequences,
     tiny_model,
     uneven,
 )
@@ -85,6 +86,20 @@ def test_a_run_by_lengths_and_a_run_without_padding_follow_the_padded_one(
         else:
             train(store, model=name, mask="some", out=tmp_path / title / "free", options=replace(chosen, padding_free=True))
             assert losses(tmp_path / title / "free") == pytest.approx(losses(tmp_path / title / "plain"), rel=1e-5)
+
+
+def test_rows_that_a_model_reads_with_other_frequencies_are_read_as_if_they_were_alone(store: Store, tmp_path: Path) -> None:
+    """longrope has one set of frequencies for batches up to its first length, another for longer ones: here in the middle."""
+    middle = int(np.median([len(ids) for ids, _ in sequences(store)]))
+    scaling = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": middle}
+    factors = {"short_factor": [1.0] * 8, "long_factor": [9.0] * 8}
+    model = tiny_models.tiny_model("phi3", rope_parameters={**scaling, **factors}, original_max_position_embeddings=middle)
+    model.save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    for size in (1, 8):
+        options = replace(QUICK, max_steps=4, batch_size=size, accumulation=8 // size)
+        train(store, model=str(tmp_path / "model"), mask="some", out=tmp_path / str(size), options=options)
+    assert losses(tmp_path / "8") == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
 
 
 @pytest.mark.parametrize("padding_free", [False, True])
