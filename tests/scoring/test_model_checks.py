@@ -284,9 +284,15 @@ def test_an_adapter_of_one_word_that_the_probe_lacks_is_scored_in_one_pass_or_tw
                 parameter.add_(0.5)
     policy.save_pretrained(tmp_path / "policy")
     data = write_jsonl(tmp_path / "d.jsonl", chats[:6])
-    options = {"reference": reference, "store": tmp_path / "s", "reference_pass": reference_pass}
-    store, name = compute(data, model=str(tmp_path / "policy"), **options)
-    assert store.scorings[name].manifest.notes == ()
+    scored = compute(
+        data,
+        model=str(tmp_path / "policy"),
+        reference=reference,
+        store=tmp_path / "s",
+        scoring=ScoringOptions(reference_pass=reference_pass),
+    )
+    assert scored is not None
+    assert scored.manifest.notes == ()
 
 
 def test_other_settings_with_the_same_weights_and_answers_are_refused(base, chats, tmp_path):

@@ -90,7 +90,7 @@ class Answer:
         verdict: One of ``VERDICTS``.
         message: Why, in words.
         count, of: What was counted, and of how many; None where the check counts nothing.
-        rows: Up to ten sequences to look at, counted from 0 over the store, as ``show --row`` takes them.
+        rows: Up to ten sequences to look at, counted from 0 over the store, as ``show`` takes them.
     """
 
     verdict: str
