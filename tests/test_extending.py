@@ -39,12 +39,6 @@ class Copy:
         (place,) = (i for i, line in enumerate(lines) if line.lstrip().startswith(after))
         (self.package / file).write_text("".join([*lines[: place + 1], text, *lines[place + 1 :]]), encoding="utf-8")
 
-    def replace(self, file: str, old: str, new: str) -> None:
-        """Replace a text that stands in a file once."""
-        text = (self.package / file).read_text(encoding="utf-8")
-        assert text.count(old) == 1
-        (self.package / file).write_text(text.replace(old, new), encoding="utf-8")
-
     def append(self, file: str, text: str) -> None:
         with (self.package / file).open("a", encoding="utf-8") as end:
             end.write(text)

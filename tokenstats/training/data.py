@@ -24,7 +24,7 @@ NO_ROW = -1
 
 @dataclass(frozen=True)
 class TokenRows(Dataset[Example]):
-    """R rows of N tokens in all, each an example ``{"input_ids": [T] int32, "labels": [T] int32}``.
+    """R rows of N tokens in all, each an example ``{"input_ids": [T] int32, "labels": [T] int32, "length": [1] int64}``.
 
     ids [N] int32; learned [N] boolean; offsets [R + 1] int64; keys [R] uint64, from each row's seq_id
     weights [N] float32, 0 where not learned, or None; where given, an example has ``"weights": [T] float32`` too
@@ -41,11 +41,12 @@ class TokenRows(Dataset[Example]):
 
     def __getitem__(self, row: int) -> Example:
         if row == NO_ROW:
-            example = {"input_ids": self.ids[:1], "labels": np.array([IGNORED], np.int32)}
+            example = {"input_ids": self.ids[:1], "labels": np.array([IGNORED], np.int32), "length": np.zeros(1, np.int64)}
             return example if self.weights is None else {**example, "weights": np.zeros(1, np.float32)}
         span = slice(self.offsets[row], self.offsets[row + 1])
         ids = self.ids[span]
         example = {"input_ids": ids, "labels": np.where(self.learned[span], ids, np.int32(IGNORED))}
+        example["length"] = np.array([len(ids)])
         return example if self.weights is None else {**example, "weights": self.weights[span]}
 
     @property
@@ -88,11 +89,11 @@ def load_training_data(store: Store, mask: ChosenMask, eval_share: float = 0.0, 
     return TrainingData(train.rows(), evaluation.rows() if evaluation.keys else None, left_out)
 
 
-PADDING = {"input_ids": 0, "labels": IGNORED, "weights": 0.0}
+PADDING = {"input_ids": 0, "labels": IGNORED, "weights": 0.0, "length": 0}
 
 
 def collate(examples: list[Example]) -> dict[str, Tensor]:
-    """B examples → ``input_ids`` and ``labels`` [B, T] int64, and ``weights`` [B, T] float32 where they have them.
+    """B examples → ``input_ids``, ``labels`` [B, T] and ``length`` [B, 1] int64, and what else they have: ``weights`` float32.
 
     Padded on the right. There is no attention mask: a causal model's earlier positions cannot see the padding that
     follows them.

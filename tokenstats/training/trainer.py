@@ -9,19 +9,23 @@ Under ``torchrun`` each process trains on its own share of every batch (data par
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
 from tokenstats.errors import InputError, argument, one_line
+from tokenstats.modeling.positions import width_classes
 from tokenstats.options import refuse, to_dict
 from tokenstats.store import Store, open_store
 from tokenstats.store.parts import describe_difference, write_json
 from tokenstats.training.arguments import check_report_to, trainer_arguments
-from tokenstats.training.data import TrainingData, load_training_data
+from tokenstats.training.batching import BatchPlan, OptimizerBatches
+from tokenstats.training.data import TokenRows, TrainingData, load_training_data
 from tokenstats.training.loop import MaskedTrainer
 from tokenstats.training.models import TrainableModel, check_tokenizer, load_store_tokenizer, load_trainable
 from tokenstats.training.options import TrainOptions
@@ -97,9 +101,12 @@ def train(
     checkpoint = _check_out(out, resume)
     check_report_to(options.report_to)
     check_tokenizer(opened, model, options.trust_remote_code)
-    arguments = trainer_arguments(options, out)
+    arguments = trainer_arguments(options, out, resumed=checkpoint is not None)
     data = load_training_data(opened, chosen, options.eval_share, options.eval_seed)
+    plan = BatchPlan.of(options, arguments.world_size)
+    plan.check(data)
     loaded = load_trainable(model, options, arguments.device, arguments.bf16, opened, data)
+    batches = OptimizerBatches(data.train, options.seed, plan, width_classes(loaded.model, np.diff(data.train.offsets)))
     settings = {
         **to_dict(options),
         "learning_rate": options.peak_learning_rate,
@@ -118,7 +125,9 @@ def train(
     if not options.is_lora:
         loaded.model.config.tokenstats = record
     tokenizer = load_store_tokenizer(opened, options.trust_remote_code)
-    trainer = _trainer(loaded, arguments, options, data, tokenizer, out, record, resumed=checkpoint is not None)
+    trainer = _trainer(
+        loaded, arguments, options, batches, data.evaluation, tokenizer, before_save=lambda: write_record(out, record)
+    )
     _run(trainer, checkpoint, options)
     history = _history(trainer.state.log_history)
     if trainer.is_world_process_zero():
@@ -175,14 +184,14 @@ def _trainer(
     loaded: TrainableModel,
     arguments: TrainingArguments,
     options: TrainOptions,
-    data: TrainingData,
+    batches: OptimizerBatches,
+    evaluation: TokenRows | None,
     tokenizer: PreTrainedTokenizerFast,
-    out: Path,
-    record: dict[str, Any],
-    resumed: bool,
+    before_save: Callable[[], None],
 ) -> MaskedTrainer:
     arguments.use_cache = loaded.model.config.use_cache  # the trainer would switch it off in the saved config
-    arguments.eval_on_start = bool(options.eval_share) and not resumed
+    if evaluation is not None:
+        arguments.per_device_eval_batch_size = batches.plan.evaluation_rows(evaluation)
     if options.gradient_checkpointing:
         # transformers renamed it, and still warns about the old name
         enable = getattr(loaded.model, "activation_checkpointing_enable", None) or loaded.model.gradient_checkpointing_enable
@@ -190,11 +199,12 @@ def _trainer(
     trainer = MaskedTrainer(
         loaded.model,
         arguments,
-        data,
+        batches,
+        evaluation,
         tokenizer,
         loaded.split,
-        divide_by_weights=data.train.weights is not None and options.normalise == "weights",
-        before_save=lambda: write_record(out, record),
+        divide_by_weights=batches.rows.weights is not None and options.normalise == "weights",
+        before_save=before_save,
     )
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise InputError(
@@ -207,8 +217,9 @@ def _run(trainer: MaskedTrainer, checkpoint: Path | None, options: TrainOptions)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
+        size = "batch_size" if options.batch_tokens is None else "batch_tokens"
         raise InputError(
-            f"out of memory with {argument('batch_size', options.batch_size)} ({one_line(error, 100)}); lower it and raise "
+            f"out of memory with {argument(size, getattr(options, size))} ({one_line(error, 100)}); lower it and raise "
             f"{argument('accumulation')} as much, give {argument('gradient_checkpointing', True)}, or train an adapter "
             f"({argument('lora_rank')})"
         ) from None
