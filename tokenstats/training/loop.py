@@ -25,6 +25,8 @@ from tokenstats.errors import InputError
 from tokenstats.modeling.head import SplitModel
 from tokenstats.training.data import NO_ROW, TrainingData, collate
 from tokenstats.training.loss import masked_loss, nll_per_row
+from tokenstats.training.metrics import Meter, means_of, sums_by_row
+from tokenstats.training.objective import Objective, OptimizerBatch
 from tokenstats.training.rows import shuffled
 
 
@@ -54,6 +56,7 @@ class MaskedTrainer(Trainer):
     """Trains a causal language model with :func:`masked_loss`; ``eval_loss`` is in nats per target token.
 
     divide_by_weights: by the sum of the weights of each optimizer batch, not by its number of kept tokens
+    objective:         the loss of three terms, with what is told of the tokens; None: the cross-entropy alone
 
     Raises InputError, while training, where the loss is no longer a finite number.
     """
@@ -70,8 +73,13 @@ class MaskedTrainer(Trainer):
         split: SplitModel,
         divide_by_weights: bool,
         before_save: Callable[[], None],
+        objective: Objective | None = None,
     ):
-        self._split, self._divide_by_weights = split, divide_by_weights
+        self._split, self._divide_by_weights, self._objective = split, divide_by_weights, objective
+        self._optimizer_batch = OptimizerBatch(objective) if objective is not None else None
+        terms = objective.terms if objective is not None else None
+        follows = objective is not None and objective.followed is not None
+        self._meter = Meter(terms, follows, arguments.device)
         multiple = arguments.train_batch_size * arguments.world_size if arguments.world_size > 1 else 1
         self._order = SeededOrder(data.train.keys, arguments.seed, multiple)
         super().__init__(
@@ -81,8 +89,8 @@ class MaskedTrainer(Trainer):
             train_dataset=data.train,
             eval_dataset=data.evaluation,
             processing_class=tokenizer,
-            compute_metrics=_mean_loss,
-            callbacks=[_Flow(self._order, before_save), _Progress()],
+            compute_metrics=self._means,
+            callbacks=[_Flow(self._order, before_save, self._meter), _Progress()],
         )
         self.remove_callback(PrinterCallback)  # it writes to stdout, where results belong
         self.model_accepts_loss_kwargs = True  # so that the kept tokens of each optimizer batch are counted
@@ -92,10 +100,21 @@ class MaskedTrainer(Trainer):
     ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
         """The micro-batches of one optimizer batch, and what its loss is divided by: a number of all devices."""
         batches, divisor = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self._divide_by_weights and batches:
+        self._meter.begin_step(batches)
+        if self._optimizer_batch is not None and batches:
+            batches = [self._prepare_inputs(batch) for batch in batches]
+            self._split.model = self.model  # not the wrapper: it counts on a backward pass for each forward
+            self.model.train()
+            with self.accelerator.autocast():
+                divisor = self._optimizer_batch.begin(batches, self._total)
+        elif self._divide_by_weights and batches:
             total = torch.stack([batch["weights"].sum(dtype=torch.float64) for batch in batches]).sum().to(device)
-            divisor = self.accelerator.gather(total).sum().float()
+            divisor = self._total(total).float()
         return batches, divisor
+
+    def _total(self, tensor: Tensor) -> Tensor:
+        """The sum over all devices of a tensor that each has one of."""
+        return self.accelerator.reduce(tensor.to(self.args.device), "sum")
 
     def compute_loss(
         self,
@@ -107,7 +126,12 @@ class MaskedTrainer(Trainer):
         assert num_items_in_batch is not None, "the kept tokens of the optimizer batch were not counted"
         self._split.model = model
         with self.accelerator.autocast():
-            loss = masked_loss(self._split, inputs["input_ids"], inputs["labels"], num_items_in_batch, inputs.get("weights"))
+            if self._optimizer_batch is not None:
+                loss, parts, measured = self._optimizer_batch.loss(inputs, self._total)
+                self._meter.add(parts, measured, inputs)
+            else:
+                ids, labels = inputs["input_ids"], inputs["labels"]
+                loss = masked_loss(self._split, ids, labels, num_items_in_batch, inputs.get("weights"))
         # the divisor is of all devices; data-parallel training then averages gradients over them
         loss = loss * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
@@ -119,22 +143,33 @@ class MaskedTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         self._split.model = model
         with torch.no_grad(), self.accelerator.autocast():
+            if self._objective is not None:
+                sums = sums_by_row(self._objective.measure(inputs, training=False), inputs)
+                return None, sums, sums[:, 0]
             sums, counts = nll_per_row(self._split, inputs["input_ids"], inputs["labels"])
         return None, sums, counts
+
+    def _means(self, found: EvalPrediction) -> dict[str, float]:
+        if self._objective is None:
+            return {"loss": float(found.predictions.sum(dtype=np.float64) / found.label_ids.sum())}
+        means = means_of(torch.from_numpy(found.predictions).sum(0), self._objective.terms.evaluation)
+        return {"loss": means["targets/nll"], **means}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add to an entry of the training what the meter has; it is called on all devices."""
+        if "loss" in logs:
+            logs |= self._meter.read(self._total)
+        super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
         return self._order
 
 
-def _mean_loss(found: EvalPrediction) -> dict[str, float]:
-    return {"loss": float(found.predictions.sum(dtype=np.float64) / found.label_ids.sum())}
-
-
 class _Flow(TrainerCallback):
     """Keeps the order's epoch, closes the books at each save and at the end, and stops where the loss is lost."""
 
-    def __init__(self, order: SeededOrder, before_save: Callable[[], None]):
-        self.order, self.before_save = order, before_save
+    def __init__(self, order: SeededOrder, before_save: Callable[[], None], meter: Meter):
+        self.order, self.before_save, self.meter = order, before_save, meter
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.order.epoch = int(state.epoch or 0)
@@ -142,6 +177,7 @@ class _Flow(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any
     ) -> None:
+        self.meter.end_step()
         if not control.should_save and state.global_step < state.max_steps:
             return
         control.should_log = True  # a run that is resumed here then logs the same losses as one that was not stopped

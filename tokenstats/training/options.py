@@ -33,7 +33,8 @@ class TrainOptions:
     seq_id alone, and evaluated before the first step and after the last. Without ``save_steps`` a stopped run cannot be
     resumed. ``entropy_bonus`` and ``kl_penalty`` add their terms to the loss, each a mean over its own tokens; with ``metrics``
     other than loss, ``entropy_on`` and ``kl_on`` may stand alone: they then say what is told apart. bfloat16 computes in
-    bfloat16 and keeps trained weights in float32; auto is float32 on a CPU, bfloat16 on a GPU that has it. Code that a model brings is never asked about on the terminal.
+    bfloat16 and keeps trained weights in float32; auto is float32 on a CPU, bfloat16 on a GPU that has it. Code that a model
+    brings is never asked about on the terminal.
     """
 
     epochs: float = field(3.0, "passes over the rows, fractions allowed", above(0))
