@@ -118,7 +118,7 @@ def _read_rows(store: Store, with_roles: bool) -> tuple[pa.Array, np.ndarray, li
     """Of all rows of a store their seq_id, their number in the dataset, and their tokens' roles."""
     seq_ids, numbers, roles = [], [], []
     for index in range(store.part_count):
-        table = store.part(TOKENS, index, ["row", "role"] if with_roles else ["row"])
+        table = store.part(TOKENS, index, ["seq_id", "row", *(["role"] if with_roles else [])])
         seq_ids.append(table["seq_id"].combine_chunks())
         numbers.append(table["row"].to_numpy())
         if with_roles:

@@ -12,7 +12,7 @@ from tokenstats.training.rows import IGNORED
 from tokenstats.training.token_sets import ENTROPY, KEPT, KL, Kind, TokenChoice, TokenSets
 
 Batch = Mapping[str, Tensor]
-"""What a collator makes of the examples of TokenRows: ``input_ids``, ``labels``, ``sets``, ``weights`` [B, T], ``key`` [B, 1]."""
+"""What a collator makes of TokenRows: ``input_ids``, ``labels``, ``sets``, perhaps ``weights`` [B, T]; ``key`` [B, 1]."""
 
 
 @dataclass(frozen=True)
