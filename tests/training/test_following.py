@@ -266,7 +266,7 @@ def test_the_command_line_follows_and_tells(cli, store: Store, models: tuple[str
         "entropy_on: nll",
         "kl_on: nll",
         "targets: nll",
-        "H / ln V of clause 1",
+        "ln V of clause 1",
     ):
         assert word in out
     record = json.loads((tmp_path / "a" / "tokenstats.json").read_text())

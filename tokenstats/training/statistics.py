@@ -93,5 +93,6 @@ COLUMNS: Mapping[str, Callable[[Predictions], Tensor]] = {
 
 def columns_of(predictions: Predictions, names: Iterable[str], trained: frozenset[str]) -> tuple[Tensor, ...]:
     """The named columns, [n] each; gradients flow through those that are ``trained`` alone."""
-    told = predictions.detached()
-    return tuple(COLUMNS[name](predictions if name in trained else told) for name in names)
+    found = {name: COLUMNS[name](predictions) for name in names if name in trained}
+    told = predictions.detached()  # with the probabilities that are there by now
+    return tuple(found[name] if name in found else COLUMNS[name](told) for name in names)
