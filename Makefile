@@ -4,6 +4,7 @@
 #   make app     the app, on the demo's store where there is one
 #   make check   lint, format and types
 #   make matrix  every architecture of transformers against float64: docs/MODELS.md
+#   make docs    every command of the README and of docs/, run again, with today's output in its place
 #   make bench   scoring beside what people do today, masks beside polars
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STORE ?= runs/demo/store
 
-.PHONY: demo test app check bench matrix clean
+.PHONY: demo test app check bench docs matrix clean
 
 demo: $(READY)
 	$(BIN)/python -m pipelines.demo
@@ -31,6 +32,9 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pipelines.bench_scoring
 	$(BIN)/python -m pipelines.bench_masks
+
+docs: $(READY)
+	$(BIN)/python -m pipelines.run_docs README.md docs/*.md docs/*.ipynb --write
 
 matrix: $(READY)
 	$(BIN)/python -m pipelines.matrix --to docs/MODELS.md

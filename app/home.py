@@ -15,12 +15,13 @@ import streamlit as st
 from tokenstats.errors import TokenstatsError
 from tokenstats.inspect.audit.audit import Audit, audit
 from tokenstats.inspect.preview import MOST_TOKENS, Outcome, Preview, open_preview, save_mask, threshold_rule
-from tokenstats.inspect.render import figures, html_tables
-from tokenstats.inspect.render.html_report import facts
-from tokenstats.inspect.render.html_tokens import HEAT, as_markdown, style, token_view
+from tokenstats.inspect.render import audit_blocks, figures
+from tokenstats.inspect.render.blocks import Shares
+from tokenstats.inspect.render.html import blocks_html, style
+from tokenstats.inspect.render.html_tokens import HEAT, as_markdown, token_view
+from tokenstats.inspect.render.store_blocks import store_facts
 from tokenstats.inspect.threshold_lines import cuts
-from tokenstats.inspect.tokens.detokenize import Decoder
-from tokenstats.inspect.tokens.sequence import read_sequence, rule_of
+from tokenstats.inspect.tokens.sequence import read_sequence
 from tokenstats.masking.rule import PROTECT, Rule, preset_names
 from tokenstats.store import Store
 from tokenstats.store.find_stores import find_stores
@@ -53,7 +54,7 @@ def main() -> None:
         st.session_state[key] = st.session_state.get(key, start)
     try:
         store = choose_store()
-        scoring = choose_scoring(store)
+        scoring = scoring_box(store)
         pages = {"Tokens": tokens_page, "Overview": overview_page}
         chosen = st.sidebar.segmented_control("Page", list(pages), default="Tokens", key="page", label_visibility="collapsed")
         pages[chosen or "Tokens"](store, scoring)
@@ -79,7 +80,7 @@ def choose_store() -> Store:
     return store
 
 
-def choose_scoring(store: Store) -> str | None:
+def scoring_box(store: Store) -> str | None:
     names = list(store.scorings)
     if not names:
         st.sidebar.caption("No scoring yet: rules can only read positions, roles and token ids.")
@@ -101,10 +102,10 @@ def tokens_page(store: Store, scoring: str | None) -> None:
         mask = None if shown == PLAIN else shown
         preview = load_preview(store, scoring, None)
         found = load_audit(store, mask, scoring)
-        show_numbers(html_tables.audit_numbers(found))
+        show_numbers(audit_blocks.audit_numbers(found))
         show_tokens(store, preview, None, mask)
         if mask is not None:
-            st.html(html_tables.shares_table("clause", found.by_clause, numbered=True))
+            st.html(blocks_html(Shares("clause", found.by_clause, numbered=True)))
 
 
 def choose_rule(store: Store, scoring: str | None) -> Rule:
@@ -188,7 +189,7 @@ def offer_to_save(store: Store, scoring: str | None, rule: Rule) -> None:
 
 
 def show_outcome(preview: Preview, outcome: Outcome) -> None:
-    show_numbers(html_tables.outcome_numbers(outcome))
+    show_numbers(audit_blocks.outcome_numbers(outcome))
     if preview.is_sample:
         st.warning(
             f"A sample: {preview.tokens:,} of the store's {preview.store.manifest.tokens:,} tokens, as at most {MOST_TOKENS:,} "
@@ -218,7 +219,7 @@ def show_tokens(store: Store, preview: Preview, outcome: Outcome | None, mask: s
     else:
         view = read_sequence(store, number, mask=mask, scoring=preview.scoring)
     scale = (preview.largest(colour_by, 0.95) or None) if colour_by is not None else None
-    st.html(token_view(view, Decoder(store), colour_by=colour_by, scale=scale))
+    st.html(token_view(view, colour_by=colour_by, scale=scale))
 
 
 def show_pictures(preview: Preview, outcome: Outcome) -> None:
@@ -248,18 +249,19 @@ def picture(key: tuple[str, ...], fingerprint: str, chosen: str, _preview: Previ
 def overview_page(store: Store, scoring: str | None) -> None:
     mask = st.sidebar.selectbox("Mask", [PLAIN, *store.masks], key="audited")
     found = load_audit(store, None if mask == PLAIN else mask, scoring)
-    show_numbers(html_tables.audit_numbers(found))
-    st.html(facts(store.manifest, scoring, store.scorings[scoring].manifest if scoring is not None else None))
-    st.html(html_tables.findings_table([(f.name.replace("_", " "), f) for f in found.findings]))
+    show_numbers(audit_blocks.audit_numbers(found))
+    st.html(blocks_html(store_facts(store.manifest, store.scorings[scoring] if scoring is not None else None)))
+    st.html(blocks_html(audit_blocks.findings_table([(f.name.replace("_", " "), f) for f in found.findings])))
     if found.mask is not None:
         left, right = st.columns(2)
-        left.html(html_tables.shares_table("clause", found.by_clause, numbered=True))
-        left.html(html_tables.shares_table("tenth of the reply", found.by_position))
-        left.html(html_tables.shares_table("class of token", found.by_class))
-        right.html(html_tables.means_table(found) if found.means else "<span></span>")
-        right.html(html_tables.dropped_table(found))
+        left.html(blocks_html(Shares("clause", found.by_clause, numbered=True)))
+        left.html(blocks_html(Shares("tenth of the reply", found.by_position)))
+        left.html(blocks_html(Shares("class of token", found.by_class)))
+        if found.means:
+            right.html(blocks_html(audit_blocks.means_table(found)))
+        right.html(blocks_html(audit_blocks.dropped_shares(found)))
         with st.expander("The rule"):
-            st.code(rule_of(store.masks[found.mask].manifest).to_toml(), language="toml")
+            st.code(Rule.from_dict(store.masks[found.mask].manifest.rule).to_toml(), language="toml")
 
 
 def load_preview(store: Store, scoring: str | None, rule: Rule | None) -> Preview:

@@ -204,6 +204,13 @@ moved from it, against the same models in float64 throughout. Made by `make matr
 mean square over the tokens, in nats (of `sum_p2`: in shares). *batches*: the most that any number moves between batches of 512
 and of 8,192 tokens. *order*: the same, between two orders of the rows.
 
+Whether rows disturb each other is tried on a probe of 160 tokens, beside a row of 320. What depends on the width of a batch
+only beyond that is known by its configuration: dynamic and longrope rotary scaling, and attention that picks the best keys
+(`index_topk`, of DeepSeek V3.2 and V4, GLM's and others with their indexer; `keep_window_size` of Doge). Rows with more tokens
+than that share a batch only with rows of their own length. Which keys are picked hangs on the last bit of their scores: single
+tokens of such rows may differ between batches, as they do in plain float32. Another architecture that brings a threshold of its
+own, beyond the probe, is not seen.
+
 """
 
 

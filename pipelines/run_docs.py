@@ -1,7 +1,7 @@
 """Run every command and every Python block of the README and of docs/, and hold what they print against what stands there.
 
-    python -m pipelines.run_docs README.md docs/*.md            # say what differs; exit status 1 where anything does
-    python -m pipelines.run_docs README.md docs/*.md --write    # put today's output in its place
+    python -m pipelines.run_docs README.md docs/*.md docs/*.ipynb            # say what differs; exit status 1 if any
+    python -m pipelines.run_docs README.md docs/*.md docs/*.ipynb --write    # put today's output in its place
 
 Each page is run on its own, from top to bottom, in a folder of its own with data/ in it and the demo's store, with its two
 masks, in runs/demo/store. Blocks are run by what stands behind their backticks:
@@ -28,6 +28,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 _FENCE = re.compile(r"^```(\w+)( not-run)?\n(.*?)^```$", re.M | re.S)
@@ -150,6 +154,28 @@ def run_page(page: str, folder: Path) -> tuple[str, list[str]]:
     return "".join(pieces) + page[done:], differ
 
 
+def run_notebook(path: Path, folder: Path) -> tuple[NotebookNode, list[str]]:
+    """The notebook with today's outputs, and what differs in their text. Cells run in a kernel of their own."""
+    before, notebook = (nbformat.read(path, as_version=4) for _ in range(2))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client.execute(env=environment)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # when it ran
+    pairs = [(found, cell) for found, cell in zip(notebook.cells, before.cells, strict=True) if cell.cell_type == "code"]
+    differ = [
+        f"{cell.source}\nprinted:\n{_shown(found)}where there stands:\n{_shown(cell)}"
+        for found, cell in pairs
+        if not same(_shown(found), _shown(cell))
+    ]
+    return notebook, differ
+
+
+def _shown(cell: NotebookNode) -> str:
+    """The text of a cell's results; progress bars and HTML left out."""
+    return "".join(f"{out['data'].get('text/plain', '')}\n" for out in cell.outputs if out["output_type"] == "execute_result")
+
+
 def prepare(folder: Path, store: Path) -> None:
     """Put data/ and a copy of the demo's store where a page expects them."""
     (folder / "data").symlink_to(ROOT / "data")
@@ -180,11 +206,14 @@ def main() -> None:
         store = make_store(made)
         for path in (page.resolve() for page in arguments.pages):
             (folder := Path(scratch) / path.stem).mkdir()
-            text = path.read_text(encoding="utf-8")
             prepare(folder, store)
-            now, found = run_page(text, folder)
+            if path.suffix == ".ipynb":
+                notebook, found = run_notebook(path, folder)
+                now = nbformat.writes(notebook) + "\n"
+            else:
+                now, found = run_page(path.read_text(encoding="utf-8"), folder)
             differ += len(found)
-            print(f"{path.name}: {len(list(blocks_of(text)))} blocks, {len(found)} differ", *found, sep="\n\n")
+            print(f"{path.name}: {len(found)} differ", *found, sep="\n\n")
             if arguments.write:
                 path.write_text(now, encoding="utf-8")
     sys.exit(1 if differ and not arguments.write else 0)

@@ -12,7 +12,7 @@ import tokenstats
 PACKAGE = Path(tokenstats.__file__).parent
 STAGES = {"corpus", "scoring", "masking", "training"}
 FLOORS = [
-    {"schema", "errors", "alignment", "mixing", "__init__"},
+    {"schema", "errors", "alignment", "mixing", "shown", "__init__"},
     {"options"},
     {"store"},
     {"modeling"},
@@ -52,6 +52,8 @@ def loaded_after(code: str, unwanted: str) -> list[str]:
     ("code", "unwanted"),
     [
         ("import tokenstats", "torch transformers polars pyarrow streamlit"),
+        ("import tokenstats.shown", "numpy rich jinja2 pyarrow tokenstats.inspect"),
+        ("from tokenstats import build_mask, compare, sweep", "rich jinja2 matplotlib tokenstats.inspect"),
         ("from tokenstats import Store, Rule, build_mask, compare, audit, sweep, export, TrainOptions", "torch transformers"),
         ("import tokenstats.masking, tokenstats.inspect", "torch transformers"),
         ("import tokenstats.cli", "torch transformers polars pyarrow"),

@@ -39,14 +39,17 @@ class Check:
 
 
 def one_of(*known: str) -> Check:
+    """One of these texts."""
     return Check(f"one of: {', '.join(known)}", lambda value: value in known, known)
 
 
 def at_least(least: int) -> Check:
+    """A whole number, ``least`` or more."""
     return Check(f"a whole number, at least {least}", lambda value: value >= least)
 
 
 def above(bound: float) -> Check:
+    """A finite number above ``bound``."""
     return Check(f"a number above {bound:g}", lambda value: bound < value < math.inf)
 
 
@@ -154,4 +157,5 @@ def to_dict(options: Any) -> dict[str, Any]:
 
 
 def names_of(kind: Any) -> list[str]:
+    """The options of a dataclass, in the order of its fields."""
     return [each.name for each in dataclasses.fields(kind)]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipelines.run_docs import ROOT, blocks_of, make_store, prepare, run_page, same
+from pipelines.run_docs import ROOT, blocks_of, make_store, prepare, run_notebook, run_page, same
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITH_BLOCKS = [page for page in PAGES if list(blocks_of(page.read_text(encoding="utf-8")))]
@@ -21,6 +21,15 @@ def test_what_stands_there_is_what_is_printed(page, store, tmp_path):
     prepare(tmp_path, store)
     _, differ = run_page(text, tmp_path)
     assert not differ, "\n\n".join(differ)
+
+
+def test_the_notebook_runs_and_shows_what_stands_there(store, tmp_path):
+    prepare(tmp_path, store)
+    notebook, differ = run_notebook(ROOT / "docs" / "quickstart.ipynb", tmp_path)
+    assert not differ, "\n\n".join(differ)
+    pages = [out["data"] for cell in notebook.cells for out in cell.get("outputs", []) if "text/html" in out.get("data", {})]
+    assert len(pages) >= 6, "the store, two rows, an audit, a sweep and a comparison show themselves"
+    assert not any("<script" in page["text/html"] for page in pages)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

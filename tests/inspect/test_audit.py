@@ -27,7 +27,6 @@ from tokenstats.errors import StoreError
 from tokenstats.inspect.audit.audit import Audit, audit
 from tokenstats.inspect.audit.checks import Finding
 from tokenstats.inspect.audit.token_classes import class_of
-from tokenstats.inspect.render.terminal_audit import render_audit
 from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.schema import BY_COMPARISON, BY_COMPLETION, BY_MARKERS, BY_TEXT, BY_TRAINING_TEMPLATE, ROLES
 
@@ -440,7 +439,7 @@ def test_memory_does_not_grow_with_the_number_of_parts(tmp_path):
 def test_on_the_terminal_every_number_and_verdict_is_a_word(seen, mask):
     found = audit(seen, mask)
     screen = Console(file=io.StringIO(), width=200)
-    screen.print(render_audit(found))
+    screen.print(found)
     text = screen.file.getvalue()
     assert "\x1b" not in text
     for check in found.findings:

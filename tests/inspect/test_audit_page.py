@@ -126,7 +126,7 @@ def test_a_gate_of_an_unknown_name_is_refused(text, message):
 
 
 def test_a_gate_on_a_check_that_was_not_made_is_refused(store):
-    with pytest.raises(InputError, match="share_dropped: this check is made for a mask, and there is none here"):
+    with pytest.raises(InputError, match="fail_on='share_dropped': this check is made for a mask, and there is none here"):
         Gate.parse("share_dropped").failing(audit(store).findings)
 
 

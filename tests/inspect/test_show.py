@@ -33,13 +33,17 @@ def console(**options) -> Console:
 
 def segments(store: Store, number: int, mask: str | None, **options) -> list[Segment]:
     screen = console(**options)
-    return list(screen.render(render_sequence(store, number, mask)))
+    return list(screen.render(render_sequence(read_sequence(store, number, mask=mask))))
 
 
 def printed(store: Store, number: int, mask: str | None, details: bool = False, **options) -> str:
     screen = console(**options)
-    screen.print(render_sequence(store, number, mask, details=details))
+    screen.print(render_sequence(read_sequence(store, number, mask=mask), details))
     return screen.file.getvalue()
+
+
+def plain(store: Store, number: int, mask: str | None = None, **options: bool) -> str:
+    return plain_sequence(read_sequence(store, number, mask=mask), **options)
 
 
 def body(text: str) -> str:
@@ -56,9 +60,9 @@ def raw(store: Store, number: int, family: str) -> dict:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_plain_text_is_ascii_without_escapes_and_marks_every_dropped_piece(seen, row):
-    text = plain_sequence(seen, row, "dataset-wide")
+    text = plain(seen, row, "dataset-wide")
     assert all(c == "\n" or " " <= c <= "~" for c in text)
-    pieces = read_sequence(seen, row, mask="dataset-wide").pieces(Decoder(seen))
+    pieces = read_sequence(seen, row, mask="dataset-wide").pieces()
     assert [clauses for clauses, _ in DROPPED.findall(body(text))] == [
         "+".join(str(c + 1) for c in p.clauses) for p in pieces if p.dropped
     ]
@@ -67,7 +71,7 @@ def test_plain_text_is_ascii_without_escapes_and_marks_every_dropped_piece(seen,
 def test_marks_agree_with_the_mask_on_disk(seen):
     row = 20  # plain English: one token, one piece
     tokens, mask = raw(seen, row, "tokens"), raw(seen, row, "masks/eksft")
-    marks = DROPPED.findall(body(plain_sequence(seen, row, "eksft")))
+    marks = DROPPED.findall(body(plain(seen, row, "eksft")))
     on_disk = [
         (reason, token)
         for token, target, keep, reason in zip(
@@ -82,20 +86,20 @@ def test_marks_agree_with_the_mask_on_disk(seen):
 def test_without_its_marks_the_plain_text_is_the_text(seen):
     for row in (0, 20, 25):
         whole = Decoder(seen).text(raw(seen, row, "tokens")["input_ids"])
-        text = DROPPED.sub(r"\2", body(plain_sequence(seen, row, "dataset-wide")))
+        text = DROPPED.sub(r"\2", body(plain(seen, row, "dataset-wide")))
         assert text.replace("{{", "").replace("}}", "").replace("\\n", "").rstrip("\n") == whole.rstrip("\n")
 
 
 def test_brackets_of_the_data_are_never_marks(seen):
     row = HOSTILE_ROWS[MARKS]
-    kept_all = body(plain_sequence(seen, row))
+    kept_all = body(plain(seen, row))
     assert "[[" not in kept_all
     assert kept_all.count("{{") == kept_all.count("}}") == 2  # the prompt, and the template's last newline
     assert r"a [\[1:fake]\] and" in kept_all
 
 
 def test_without_a_mask_everything_is_learned(seen):
-    text = plain_sequence(seen, 3)
+    text = plain(seen, 3)
     assert "[[" not in text
     assert "no mask" in text
     tokens = raw(seen, 3, "tokens")
@@ -103,8 +107,8 @@ def test_without_a_mask_everything_is_learned(seen):
 
 
 def test_letters_of_other_scripts_can_stay(seen):
-    assert SMILE not in plain_sequence(seen, 1)
-    assert SMILE in plain_sequence(seen, 1, ascii_only=False)
+    assert SMILE not in plain(seen, 1)
+    assert SMILE in plain(seen, 1, ascii_only=False)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -117,7 +121,7 @@ def test_nothing_of_the_data_acts_on_the_terminal(seen, row):
 @pytest.mark.parametrize("row", [0, 1, 11, LONG_ROW, 20])
 def test_dropped_tokens_are_told_apart_without_colour(seen, row):
     view = read_sequence(seen, row, mask="eksft")
-    pieces = view.pieces(Decoder(seen))
+    pieces = view.pieces()
     looks = {"0": "underline", "1": "strike"}
     shown = [s for s in segments(seen, row, "eksft", width=10_000) if s.text.strip("\n")]
     marked = [s for s in shown if s.style and (s.style.underline or s.style.strike)]
@@ -136,7 +140,7 @@ def test_a_console_without_colours_still_underlines_and_strikes(seen):
 
 def test_several_clauses_are_numbered_behind_the_token(seen):
     text = "".join(s.text for s in segments(seen, 0, "dataset-wide", width=10_000))
-    pieces = [p for p in read_sequence(seen, 0, mask="dataset-wide").pieces(Decoder(seen)) if p.dropped]
+    pieces = [p for p in read_sequence(seen, 0, mask="dataset-wide").pieces() if p.dropped]
     for piece in pieces:
         number = "⁺".join("¹²³"[c] for c in piece.clauses)
         assert f"{piece.shown}{number}" in text
@@ -145,7 +149,7 @@ def test_several_clauses_are_numbered_behind_the_token(seen):
 def test_where_it_is_no_terminal_it_is_the_plain_text(seen):
     text = printed(seen, 0, "eksft", force_terminal=False, color_system=None, width=500)
     assert "\x1b" not in text
-    assert text.rstrip("\n") == plain_sequence(seen, 0, "eksft").rstrip("\n")
+    assert text.rstrip("\n") == plain(seen, 0, "eksft").rstrip("\n")
 
 
 def test_header_and_legend_say_what_is_seen(seen):
@@ -156,14 +160,14 @@ def test_header_and_legend_say_what_is_seen(seen):
     assert f"{len(tokens['input_ids'])} tokens, {counts}" in text
     for bit, clause in enumerate(("top(entropy, 0.2, per=sequence)", "top(kl, 0.2, per=sequence)")):
         assert re.search(rf"{re.escape(clause)}.*\b{sum(r >> bit & 1 for r in mask['reason'])} dropped", text)
-    assert "truncated" in plain_sequence(seen, LONG_ROW)
+    assert "truncated" in plain(seen, LONG_ROW)
     assert "truncated" not in text
 
 
 @pytest.mark.parametrize("row", [1, 20])
 def test_details_give_each_token_its_own_line_of_numbers(seen, row):
     stored, tokens = raw(seen, row, "stats/warm"), raw(seen, row, "tokens")
-    for text in (plain_sequence(seen, row, "eksft", details=True), printed(seen, row, "eksft", True, no_color=True, width=200)):
+    for text in (plain(seen, row, "eksft", details=True), printed(seen, row, "eksft", True, no_color=True, width=200)):
         lines = [line for line in text.split("\n") if re.match(r"(\x1b\[\d*m)*\s*\d+\b.*(context|kept|dropped)", line)][
             -len(tokens["input_ids"]) :
         ]
@@ -177,7 +181,7 @@ def test_details_give_each_token_its_own_line_of_numbers(seen, row):
 
 def test_a_scoring_without_reference_has_no_kl_to_show():
     store = make_store("no-reference", reference=False)
-    text = plain_sequence(store, 0, details=True)
+    text = plain(store, 0, details=True)
     assert "entropy" in text
     assert "kl" not in text
 
@@ -186,20 +190,20 @@ def test_the_same_sequence_whatever_the_parts():
     whole = make_store("one-part", part_tokens=1_000_000)
     assert whole.part_count == 1
     for row in (0, 12, 34):
-        assert plain_sequence(whole, row) == plain_sequence(store_with_masks(), row)
+        assert plain(whole, row) == plain(store_with_masks(), row)
 
 
 @pytest.mark.parametrize("row", [-1, 35, 10**9])
 def test_a_row_that_is_not_there(seen, row):
     with pytest.raises(InputError, match="0 to 34"):
-        plain_sequence(seen, row)
+        plain(seen, row)
 
 
 def test_a_mask_or_scoring_that_is_not_there(seen):
     with pytest.raises(StoreError, match="did you mean 'eksft'"):
-        render_sequence(seen, 0, "ekfst")
+        read_sequence(seen, 0, mask="ekfst")
     with pytest.raises(StoreError, match="no scoring 'wram'"):
-        plain_sequence(seen, 0, scoring="wram")
+        read_sequence(seen, 0, scoring="wram")
 
 
 PROTECTIONS = [

@@ -160,7 +160,7 @@ def test_pieces_of_a_stored_sequence_know_their_tokens():
     decoder = Decoder(seen)
     for number in range(seen.manifest.sequences):
         view = read_sequence(seen, number, mask="eksft")
-        pieces = view.pieces(decoder)
+        pieces = view.pieces()
         assert [t.index for p in pieces for t in p.tokens] == list(range(len(view)))
         assert [t.id for p in pieces for t in p.tokens] == view.ids.tolist()
         assert "".join(p.text for p in pieces) == decoder.text(view.ids.tolist())

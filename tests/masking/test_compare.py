@@ -4,7 +4,7 @@ import json
 import shutil
 import tracemalloc
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -135,7 +135,7 @@ def test_the_number_of_parts_changes_nothing(tmp_path):
     for rows_per_part in (7, 1000):
         parts = random_store(tmp_path / str(rows_per_part), 120, seed=5, rows_per_part=rows_per_part)
         add_scoring(parts, "later", np.sqrt)
-        found.append(asdict(compare(parts, ONE, ONE, scoring="warm", scoring_b="later")))
+        found.append(compare(parts, ONE, ONE, scoring="warm", scoring_b="later").to_dict())
     assert found[0] == found[1]
 
 
@@ -252,7 +252,7 @@ def test_on_the_command_line(cli, store):
     byte_level_tokenizer().save(str(store.path / "tokenizer" / "tokenizer.json"))
     status, out, _ = cli("compare", store.path, "one", "eksft", "--scoring", "warm", "--scoring-b", "later", "--json")
     found = compare(store, "one", "eksft", scoring="warm", scoring_b="later")
-    assert (status, json.loads(out)) == (0, json.loads(json.dumps(asdict(found))))
+    assert (status, json.loads(out)) == (0, json.loads(json.dumps(found.to_dict())))
     status, text, _ = cli("compare", store.path, "one", "eksft", "--scoring", "warm", "--scoring-b", "later")
     assert status == 0
     for said in ("one  rule of the mask, statistics of warm", "eksft  preset, statistics of later", f"{found.jaccard:.3f}"):

@@ -113,6 +113,24 @@ def test_rows_share_batches_as_far_as_their_frequencies_are_the_same():
     assert longrope[0] != longrope[2]
 
 
+SPARSE = {"deepseek_v32": {"index_topk": 210}, "deepseek_v4": {"index_topk": 53}, "doge": {"keep_window_size": 210}}
+"""Tokens up to which all keys are seen: 210 to 212, more than the probe has, padded too. V4 picks groups of four."""
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+def test_sparse_attention_picks_the_same_keys_whatever_shares_the_batch(kind, tmp_path):
+    """Of equal keys it picks by how many there are: longer rows than it keeps were off by 0.13 nats beside others."""
+    model = tiny_model(kind, **SPARSE[kind])
+    model.save_pretrained(tmp_path)
+    pair = ModelPair(load_model(str(tmp_path), "float32", CPU), None, VOCABULARY, CPU)
+    pair.check(PROBE)
+    assert pair.sharing is Sharing.ANY, "no probe of this length can see it"
+    rows = random_rows([250, 249, 240, 225, 213, 210, 100, 240])
+    classes = pair.classes(np.array([len(row) for row in rows]))
+    assert classes[5] == classes[6], "where all keys are seen, rows share"
+    np.testing.assert_allclose(logprobs(pair, rows), own_logprobs(model, rows), atol=5e-5)
+
+
 class EightBits(nn.Linear):
     """Activations in 8 bits, by one scale for the whole batch, as int8 kernels have it."""
 
@@ -248,6 +266,27 @@ def test_a_policy_that_differs_in_one_word_is_scored(word, base, chats, tmp_path
     done = compute(write_jsonl(tmp_path / "d.jsonl", chats[:6]), model=policy, reference=reference, store=tmp_path / "s")
     store, name = done.store, done.name
     assert_scoring_is_true(store, name, policy, reference, 6)
+
+
+@pytest.mark.parametrize("reference_pass", ["together", "separate"])
+def test_an_adapter_of_one_word_that_the_probe_lacks_is_scored_in_one_pass_or_two(reference_pass, base, chats, tmp_path):
+    """Its reference is gone by the time that the two are compared; what its words were is kept."""
+    peft = pytest.importorskip("peft", reason="needs the peft extra")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())  # of its own
+    model.config.tie_word_embeddings = False
+    reference = save(model, tmp_path / "reference", base)
+    config = peft.TrainableTokensConfig(token_indices=[402], target_modules=["embed_tokens"], task_type="CAUSAL_LM")
+    policy = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32), config)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.5)
+    policy.save_pretrained(tmp_path / "policy")
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:6])
+    options = {"reference": reference, "store": tmp_path / "s", "reference_pass": reference_pass}
+    store, name = compute(data, model=str(tmp_path / "policy"), **options)
+    assert store.scorings[name].manifest.notes == ()
 
 
 def test_other_settings_with_the_same_weights_and_answers_are_refused(base, chats, tmp_path):

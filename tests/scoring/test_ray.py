@@ -160,8 +160,15 @@ def test_no_actor_outlives_a_run_that_failed(cluster, tmp_path: Path, chats, bas
     assert ray.is_initialized()
 
 
-def test_an_unknown_engine_is_named(tmp_path: Path, chats, base):
-    with pytest.raises(InputError, match="engine got 'spark'; expected one of: local, ray"):
-        compute(
-            write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", engine=EngineOptions(kind="spark")
-        )
+def test_an_unknown_engine_is_named():
+    with pytest.raises(InputError, match="kind got 'spark'; expected one of: local, ray"):
+        EngineOptions(kind="spark")
+
+
+def test_an_address_beside_a_cluster_that_the_process_is_connected_to_is_refused(cluster, tmp_path: Path, chats, base):
+    nodes, _ = cluster
+    ray.init(address=nodes.address, log_to_driver=False, configure_logging=False)
+    data, on_ray = write_jsonl(tmp_path / "d.jsonl", chats[:3]), EngineOptions(kind="ray", ray_address="ray://elsewhere:1")
+    with pytest.raises(InputError, match="ray_address would do nothing: this process is connected to a cluster"):
+        compute(data, model=base, store=tmp_path / "s", engine=on_ray)
+    assert ray.is_initialized()

@@ -279,7 +279,10 @@ def test_numbers_that_are_none_never_reach_the_disk(tmp_path, chats, base):
     with torch.no_grad():
         model.model.norm.weight[3] = torch.nan
     broken = save(model, tmp_path / "broken", base)
-    with pytest.raises(StoreError, match=r"logprob of sequence 00000.* is nan"):
+    with (
+        pytest.warns(TokenstatsWarning, match="full logits"),  # the halves of a model without numbers agree in nothing
+        pytest.raises(StoreError, match=r"logprob of sequence 00000.* is nan"),
+    ):
         compute(write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=broken, store=tmp_path / "s")
     assert not list((tmp_path / "s" / "stats").glob("*/part*"))
 
@@ -299,7 +302,7 @@ def test_a_sequence_longer_than_the_model_reads_is_named_and_once_it_is_cut_the_
     long = {"messages": [{"role": "user", "content": "7 " * 1500}, {"role": "assistant", "content": "1"}]}
     options = {"model": base, "store": tmp_path / "s", "part_tokens": 200}
     data = write_jsonl(tmp_path / "d.jsonl", [*chats[:5], long])
-    with pytest.raises(InputError, match=r"row 5 has \d+ tokens, but the model reads at most 2048; .*--max-length"):
+    with pytest.raises(InputError, match=r"row 5 has \d+ tokens, but the model reads at most 2048; .*max_length=2048"):
         compute(data, **grouped(**options))
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("part-*")}
     assert before, "the parts before the bad row stay"
@@ -324,16 +327,9 @@ def test_a_second_scoring_shares_the_tokens(tmp_path, chats, base, warmup):
 
 
 def test_more_alternatives_than_there_are_tokens_are_refused(tmp_path, chats, base):
-    with pytest.raises(InputError, match="--topk got 5000; expected at most the vocabulary's 703 tokens"):
+    with pytest.raises(InputError, match="topk got 5000; expected at most the vocabulary's 703 tokens"):
         compute(
             write_jsonl(tmp_path / "d.jsonl", chats[:3]), model=base, store=tmp_path / "s", scoring=ScoringOptions(topk=5000)
-        )
-    with pytest.raises(InputError, match="--batch-tokens got 0; expected at least 1"):
-        compute(
-            write_jsonl(tmp_path / "d.jsonl", chats[:3]),
-            model=base,
-            store=tmp_path / "s",
-            scoring=ScoringOptions(batch_tokens=0),
         )
 
 

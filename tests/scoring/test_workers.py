@@ -173,7 +173,7 @@ def test_a_sequence_that_fits_in_no_memory_is_an_error_that_says_what_helps(base
 
     monkeypatch.setattr(ModelPair, "score", score)
     data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
-    with pytest.raises(InputError, match=r"a single sequence of \d+ tokens .*--max-length"):
+    with pytest.raises(InputError, match=r"a single sequence of \d+ tokens .*max_length"):
         compute(data, model=base, store=tmp_path / "s")
 
 

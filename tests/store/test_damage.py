@@ -17,6 +17,7 @@ from tokenstats.errors import StoreError
 from tokenstats.inspect.audit.audit import audit
 from tokenstats.inspect.render.terminal_tokens import plain_sequence
 from tokenstats.inspect.report import report
+from tokenstats.inspect.tokens.sequence import read_sequence
 from tokenstats.store.parts import part_path
 from tokenstats.training import export, train
 from tokenstats.training.options import TrainOptions
@@ -38,7 +39,7 @@ COMMANDS: dict[str, tuple[set[str], Callable[[Store, Path], object]]] = {
     "audit": ({TOKENS, STATS, MASK}, lambda store, _: audit(store, "eksft")),
     "compare masks": ({TOKENS, MASK}, lambda store, _: compare(store, "eksft", "random")),
     "compare rules": ({TOKENS, STATS}, lambda store, _: compare(store, "kl-only", "random")),
-    "show": ({TOKENS, STATS, MASK}, lambda store, _: plain_sequence(store, first_row(store), "eksft")),
+    "show": ({TOKENS, STATS, MASK}, lambda store, _: plain_sequence(read_sequence(store, first_row(store), mask="eksft"))),
     "export": ({TOKENS, MASK}, lambda store, to: export(store, mask="eksft", to=to / "out")),
     "report": ({TOKENS, STATS, MASK}, lambda store, to: report(store, to / "out")),
     "train": (
@@ -237,4 +238,4 @@ def test_swapped_tokens_are_noticed_where_nothing_else_is_read(of_any_age):
     shutil.rmtree(own.path / "stats")
     shutil.rmtree(own.path / "masks")
     with pytest.raises(StoreError, match=r"part-00001\.parquet (was changed|holds \d+ \w+, its manifest counts \d+)"):
-        plain_sequence(own, first_row(own))
+        plain_sequence(read_sequence(own, first_row(own)))

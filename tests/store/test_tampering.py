@@ -25,7 +25,7 @@ from tokenstats.inspect.histograms import measure
 from tokenstats.inspect.preview import open_preview
 from tokenstats.inspect.render.terminal_tokens import plain_sequence
 from tokenstats.inspect.report import report
-from tokenstats.inspect.tokens.sequence import choose_scoring
+from tokenstats.inspect.tokens.sequence import choose_scoring, read_sequence
 from tokenstats.masking.sweep import sweep
 from tokenstats.store.parts import part_path
 from tokenstats.training.rows import choose_mask, read_parts
@@ -45,7 +45,7 @@ def built(store: Store, rule: Rule) -> object:
 
 def shown(store: Store, mask: str | None) -> list[str]:
     rows = np.cumsum([0, *(part.rows for part in store.manifest.parts)])[:-1]
-    return [plain_sequence(store, int(row), mask, details=True) for row in rows]
+    return [plain_sequence(read_sequence(store, int(row), mask=mask), details=True) for row in rows]
 
 
 def learned(store: Store, mask: str | None) -> list[tuple[bytes, bytes]]:
@@ -72,8 +72,8 @@ COMMANDS: dict[str, Callable[[Store], object]] = {
     "show plain": lambda store: shown(store, None),
     "audit": lambda store: asdict(audit(store, "control")),
     "audit plain": lambda store: asdict(audit(store)),
-    "compare": lambda store: asdict(compare(store, "eksft", "random")),
-    "compare rules": lambda store: asdict(compare(store, "kl-only", "dataset-wide")),
+    "compare": lambda store: compare(store, "eksft", "random").to_dict(),
+    "compare rules": lambda store: compare(store, "kl-only", "dataset-wide").to_dict(),
     "sweep": lambda store: asdict(sweep(store, {"drop": "top(entropy, f)"}, {"f": ["0.1", "0.4"]})),
     "train": lambda store: learned(store, "eksft"),
     "preview": previewed,

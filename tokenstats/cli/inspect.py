@@ -22,13 +22,15 @@ def show(
     """Show sequences, their tokens and which of them are learned."""
     from tokenstats import Store
     from tokenstats.inspect.render.terminal_tokens import plain_sequence, render_sequence
+    from tokenstats.inspect.tokens.sequence import read_sequence
 
     opened = Store(store)
     for number in range(row, min(row + count, max(row + 1, opened.manifest.sequences))):
+        view = read_sequence(opened, number, mask=mask, scoring=scoring)
         if text:
-            print(plain_sequence(opened, number, mask, scoring, details))
+            print(plain_sequence(view, details))
         else:
-            console().print(render_sequence(opened, number, mask, scoring, details))
+            console().print(render_sequence(view, details))
 
 
 @with_json
@@ -45,12 +47,11 @@ def audit(
     from tokenstats import Store
     from tokenstats.inspect.audit.audit import audit as run
     from tokenstats.inspect.audit.gate import Gate
-    from tokenstats.inspect.render.terminal_audit import render_audit
 
     gate = Gate.parse(fail_on) if fail_on is not None else Gate()
     found = run(Store(store), mask, scoring)
     failing = [f"{f.name}{f' of {f.about}' if f.about else ''} ({f.verdict})" for f in gate.failing(found.findings)]
-    return Answer(found.to_dict(), lambda: render_audit(found), failed=", ".join(failing) or None)
+    return Answer(found.to_dict(), lambda: found, failed=", ".join(failing) or None)
 
 
 def report(

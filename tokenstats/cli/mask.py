@@ -1,6 +1,5 @@
 """tokenstats mask, sweep, compare: rules and what they drop."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +79,6 @@ def sweep(
 ) -> Answer:
     """Try a rule with many numbers, in as many readings as one mask takes. Nothing is stored."""
     from tokenstats import Store
-    from tokenstats.inspect.render.terminal_sweep import sweep_table
     from tokenstats.masking.sweep import sweep as run
     from tokenstats.masking.variants import parse_vary
 
@@ -94,7 +92,7 @@ def sweep(
     found = run(Store(store), rule.fields, numbers, scoring=scoring, workers=workers)
     if plot is not None:
         plot_sweep(found, plot)
-    return Answer({"store": str(store), **asdict(found)}, lambda: sweep_table(found))
+    return Answer({"store": str(store), **found.to_dict()}, lambda: str(found))
 
 
 @with_json
@@ -108,10 +106,7 @@ def compare(
     scoring_b: Annotated[str | None, typer.Option(help="judge B on these: how far a mask drifts between checkpoints")] = None,
 ) -> Answer:
     """Compare two masks or rules: where they agree, and where not. Rules are judged without being stored."""
-    from tokenstats import Store
-    from tokenstats.inspect.render.terminal_compare import render_comparison
     from tokenstats.masking.compare import compare as run
 
-    opened = Store(store)
-    found = run(opened, a, b, scoring=scoring, scoring_b=scoring_b)
-    return Answer(asdict(found), lambda: render_comparison(found, opened))
+    found = run(store, a, b, scoring=scoring, scoring_b=scoring_b)
+    return Answer(found.to_dict(), lambda: found)

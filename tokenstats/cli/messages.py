@@ -30,10 +30,10 @@ def in_options(marked: str, group: Any) -> str:
         if name not in names:
             return name if value is None else f"{name}={value}"
         option, negative = names[name]
-        given = True if value is None else ast.literal_eval(value)
-        if isinstance(given, bool):
-            return option if given else negative
-        return f"{option} {shlex.quote(str(given))}"
+        if value in (None, "True", "False"):
+            return negative if value == "False" else option
+        text = ast.literal_eval(value) if value[0] in "'\"" else value
+        return f"{option} {shlex.quote(text)}"
 
     return one_line(with_arguments(marked, say), _LIMIT)
 

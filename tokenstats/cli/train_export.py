@@ -47,7 +47,9 @@ def train(
 
 def _trained(done: "TrainSummary") -> str:
     learned = (
-        f"{done.kept_tokens:,} tokens learned in an epoch" if done.kept_tokens is not None else "kept as the rule says in each step"
+        f"{done.kept_tokens:,} tokens learned in an epoch"
+        if done.kept_tokens is not None
+        else "kept as the rule says in each step"
     )
     lines = [
         f"{done.out}: {many(done.steps, 'step')} over {many(done.rows, 'row')}, {learned}",

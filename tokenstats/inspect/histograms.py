@@ -23,21 +23,28 @@ _SMALLEST, _LARGEST = -6.0, 2.0  # powers of ten of KL that have bins of their o
 
 @dataclass
 class MaskCounts:
-    """What one mask drops: [E, K] over entropy and KL; (targets, dropped) by tenth, position and token id."""
+    """What one mask drops.
+
+    Attributes:
+        dropped: int64 [BINS, BINS] over entropy and KL.
+        by_tenth, by_position: int64 [n, 2], targets and those dropped, by tenth of the reply and by one of its first tokens.
+    """
 
     dropped: np.ndarray
     by_tenth: np.ndarray
     by_position: np.ndarray
-    by_token: np.ndarray
 
 
 @dataclass
 class Distributions:
     """Counts of target tokens.
 
-    has_entropy, has_kl: whether a scoring gave them; without, all tokens lie in the first bin
-    joint: [E, K] tokens by entropy and KL; by_position: entropy and KL of the first positions of replies, [64, bins]
-    masks: what each mask drops, by name
+    Attributes:
+        vocabulary: Entries of the model's vocabulary, V.
+        has_entropy, has_kl: Whether a scoring gave them; without, all tokens lie in the first bin.
+        joint: int64 [BINS, BINS], tokens by entropy and KL.
+        by_position: Entropy and KL of the first tokens of replies, int64 [64, BINS] each.
+        masks: What each mask drops, by name.
     """
 
     vocabulary: int
@@ -53,10 +60,12 @@ class Distributions:
 
     @property
     def targets(self) -> int:
+        """How many were counted."""
         return int(self.joint.sum())
 
     @property
     def columns(self) -> list[str]:
+        """The statistics that there are histograms of."""
         return ["entropy"] * self.has_entropy + ["kl"] * self.has_kl
 
     def edges(self, column: str) -> np.ndarray:
@@ -71,7 +80,12 @@ class Distributions:
         return joint.sum(axis=1 if column == "entropy" else 0)
 
     def add(self, targets: Targets, dropped: dict[str, np.ndarray]) -> None:
-        """Count a part's targets; ``dropped`` [n] boolean for each mask."""
+        """Count a part's targets.
+
+        Args:
+            targets: n tokens, with the statistics of :attr:`columns`.
+            dropped: Boolean [n] for each mask.
+        """
         bins = {"entropy": self._entropy_bins(targets), "kl": self._kl_bins(targets)}
         position = targets.column((None, "position"))
         early = position < FIRST_TOKENS
@@ -80,11 +94,10 @@ class Distributions:
         for column, table in self.by_position.items():
             table += np.bincount(position[early] * BINS + bins[column][early], minlength=table.size).reshape(table.shape)
         for mask, flags in dropped.items():
-            counts = self.masks.setdefault(mask, self._empty(targets.tokenizer.size))
+            counts = self.masks.setdefault(mask, _nothing_dropped())
             counts.dropped += np.bincount(cells[flags], minlength=BINS * BINS).reshape(BINS, BINS)
             counts.by_tenth += count_by(tenth_of_reply(targets), flags, 10)
             counts.by_position += count_by(position[early], flags[early], FIRST_TOKENS)
-            counts.by_token += count_by(targets.column((None, "token_id")), flags, len(counts.by_token))
 
     def quantiles(self, column: str, shares: Sequence[float]) -> np.ndarray:
         """[positions, shares] quantiles (nats, to the middle of a bin) over the first positions; NaN where nothing is."""
@@ -109,13 +122,19 @@ class Distributions:
         places = (np.log10(values) - _SMALLEST) * ((BINS - 2) / (_LARGEST - _SMALLEST))
         return np.clip(np.floor(places) + 1, 0, BINS - 1).astype(np.int64)
 
-    def _empty(self, vocabulary: int) -> MaskCounts:
-        shapes = ((BINS, BINS), (10, 2), (FIRST_TOKENS, 2), (vocabulary, 2))
-        return MaskCounts(*(np.zeros(shape, np.int64) for shape in shapes))
+
+def _nothing_dropped() -> MaskCounts:
+    return MaskCounts(*(np.zeros(shape, np.int64) for shape in ((BINS, BINS), (10, 2), (FIRST_TOKENS, 2))))
 
 
 def measure(store: Store, scoring: str | None, masks: Iterable[str]) -> Distributions:
-    """Count a whole store under several masks in one pass."""
+    """Count a whole store under several masks in one pass.
+
+    Args:
+        store: The store.
+        scoring: Whose entropy and KL; None for neither.
+        masks: Names of masks.
+    """
     names = list(masks)
     found = empty_distributions(store, scoring)
     for plain, *decisions in read_decisions(store, [None, *names], found.columns, scoring):

@@ -61,7 +61,15 @@ class Outcome:
 
 @dataclass
 class Preview:
-    """Some or all tokens of a store in memory, with the statistics that rules may read."""
+    """Some or all tokens of a store in memory, with the statistics that rules may read.
+
+    Attributes:
+        store: The store.
+        scoring: Which scoring bare column names mean; None where there is none.
+        columns: What rules may read.
+        scorings: Which scoring each prefix of a column means.
+        parts: The tokens.
+    """
 
     store: Store
     scoring: str | None
@@ -107,11 +115,8 @@ class Preview:
         plain = read_sequence(self.store, number, scoring=self.scoring)
         decisions, row = self._decisions_on(outcome, number)
         assert decisions.protected is not None
-        own = slice(*decisions.targets.sequence_starts[row : row + 2])
-        place = decisions.targets.position_in_sequence[own]
-        keep, reason, protected = (np.zeros(len(plain), kind) for kind in (bool, np.uint16, bool))
-        keep[place], reason[place] = ~decisions.dropped[own], decisions.reason[own]
-        protected[place] = decisions.protected[own]
+        own, spread = slice(*decisions.targets.offsets[row : row + 2]), decisions.targets.spread
+        keep, reason, protected = (spread(of)[own] for of in (~decisions.dropped, decisions.reason, decisions.protected))
         return plain.decided(keep, reason, protected, outcome.rule.reasons)
 
     def largest(self, column: str, share: float = 0.999) -> float:
@@ -164,8 +169,16 @@ def threshold_rule(
 ) -> Rule | None:
     """A rule that drops high entropy and high KL.
 
-    entropy, kl: shares to drop (0 to 1), or with ``as_share=False`` the nats above which tokens are dropped; 0 turns one off
-    per:  scope of the shares, ``sequence`` or ``dataset``; both: drop only where both say so
+    Args:
+        entropy: Share to drop (0 to 1), or nats above which tokens are dropped; 0 turns it off.
+        kl: The same.
+        as_share: They are shares.
+        per: Scope of the shares, ``sequence`` or ``dataset``.
+        both: Drop only where both say so.
+        protect: What is never dropped; None for what a rule protects by default.
+
+    Returns:
+        The rule; None where both are off.
     """
     limits = {"entropy": entropy, "kl": kl}
     scope = "" if per == "dataset" else f", per={per}"
@@ -178,7 +191,21 @@ def threshold_rule(
 
 
 def save_mask(store: Store, rule: Rule, name: str, *, scoring: str | None, replace_old: bool = False) -> tuple[Mask, Path]:
-    """Build the mask over the whole store, and write the rule beside it as ``STORE/rules/NAME.toml``."""
+    """Build the mask over the whole store, and write the rule beside it as ``STORE/rules/NAME.toml``.
+
+    Args:
+        store: The store.
+        rule: The rule.
+        name: Of the mask.
+        scoring: Which scoring bare column names mean.
+        replace_old: Put it in the place of another mask of this name.
+
+    Returns:
+        The mask, and the path of the rule.
+
+    Raises:
+        InputError: The rule cannot be written. What building the mask would raise.
+    """
     mask = build_mask(store, rule, name, scoring=scoring, replace=replace_old)
     path = store.path / "rules" / f"{name}.toml"
     try:

@@ -5,6 +5,7 @@ the sequence is in, against thresholds that are resolved again over the whole da
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +16,7 @@ from tokenstats.masking.engine.evaluate import evaluate
 from tokenstats.masking.engine.part_reader import OnDisk, worker_count
 from tokenstats.masking.engine.resolve import resolve
 from tokenstats.masking.engine.targets import physical_columns, read_targets, resolve_scorings
+from tokenstats.masking.language.parser import Expression
 from tokenstats.masking.rule import Rule
 from tokenstats.store import Store
 from tokenstats.store.manifests import MaskManifest
@@ -24,30 +26,36 @@ class NotKnown(Exception):
     """What was protected can no longer be told, and why."""
 
 
-def protected_targets(store: Store, mask: MaskManifest, number: int) -> np.ndarray:
-    """Places, within a sequence of the store, of the targets that the mask's rule protects, rising.
+def protected_targets(store: Store, mask: MaskManifest, number: int) -> np.ndarray | None:
+    """Which targets of a sequence the mask's rule protects.
 
-    Raises NotKnown where a scoring that decides about it is gone, or no longer is what the mask was made from.
+    Args:
+        store: The store.
+        mask: The mask.
+        number: Of the sequence, counted from 0 over the store.
+
+    Returns:
+        Boolean [T], of all its tokens; None where the rule protects nothing.
+
+    Raises:
+        NotKnown: A scoring that decides about it is gone, or no longer is what the mask was made from.
     """
-    protected = Rule.from_dict(mask.rule).protected
-    if protected is None:
-        return np.zeros(0, np.int64)
-    scorings = _scorings(store, mask)
-    part, row = store.locate(number)
-    targets = read_targets(store, part, protected.columns, scorings)
-    aggregates = _aggregates(_Mask(store, mask, scorings))
-    own = slice(*targets.sequence_starts[row : row + 2])
-    return targets.position_in_sequence[own][evaluate(protected.tree, targets, aggregates)[own]]
-
-
-def _scorings(store: Store, mask: MaskManifest) -> dict[str | None, str]:
-    """Which scoring each prefix of the rule's ``protect`` meant when the mask was made."""
     rule = Rule.from_dict(mask.rule)
-    assert rule.protected is not None
-    columns = rule.protected.columns
-    bare = any(prefix is None for prefix, _ in physical_columns(columns))
+    if rule.protected is None:
+        return None
+    scorings = _scorings(store, mask, rule, rule.protected)
+    part, row = store.locate(number)
+    targets = read_targets(store, part, rule.protected.columns, scorings)
+    key = str(store.path.resolve()), store.fingerprint, mask.fingerprint  # a mask's fingerprint holds all that it depends on
+    aggregates = _aggregates(_Question(key, store, rule.protected, scorings))
+    return targets.spread(evaluate(rule.protected.tree, targets, aggregates))[slice(*targets.offsets[row : row + 2])]
+
+
+def _scorings(store: Store, mask: MaskManifest, rule: Rule, protected: Expression) -> dict[str | None, str]:
+    """Which scoring each prefix of the rule's ``protect`` meant when the mask was made."""
+    bare = any(prefix is None for prefix, _ in physical_columns(protected.columns))
     try:
-        scorings = resolve_scorings(store, columns, _bare_scoring(mask, rule) if bare else None)
+        scorings = resolve_scorings(store, protected.columns, _bare_scoring(mask, rule) if bare else None)
     except (RuleError, StoreError) as error:
         raise NotKnown(str(error)) from None
     for name in scorings.values():
@@ -67,24 +75,16 @@ def _bare_scoring(mask: MaskManifest, rule: Rule) -> str:
     return left[0]
 
 
-class _Mask:
-    """What aggregates depend on, as the key of a cache: a mask's fingerprint holds all of it."""
+@dataclass(frozen=True)
+class _Question:
+    """What aggregates depend on. Only the key is compared: it holds all of it."""
 
-    def __init__(self, store: Store, mask: MaskManifest, scorings: Mapping[str | None, str]):
-        self.store, self.mask, self.scorings = store, mask, scorings
-
-    def __hash__(self) -> int:
-        return hash(self.mask.fingerprint)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Mask) and self._key() == other._key()
-
-    def _key(self) -> tuple[str, str, str]:
-        return str(self.store.path.resolve()), self.store.fingerprint, self.mask.fingerprint
+    key: tuple[str, str, str]
+    store: Store = field(compare=False)
+    protected: Expression = field(compare=False)
+    scorings: Mapping[str | None, str] = field(compare=False)
 
 
 @lru_cache(maxsize=8)  # a dataset-wide selection takes a reading of the dataset: once for all the rows that are looked at
-def _aggregates(of: _Mask) -> Aggregates:
-    protected = Rule.from_dict(of.mask.rule).protected
-    assert protected is not None
-    return resolve([protected], OnDisk(of.store, of.scorings, worker_count(None), "protected tokens"))
+def _aggregates(of: _Question) -> Aggregates:
+    return resolve([of.protected], OnDisk(of.store, of.scorings, worker_count(None), "protected tokens"))

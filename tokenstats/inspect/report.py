@@ -6,7 +6,6 @@ report(Store("runs/gsm8k"), "runs/gsm8k-report")  # returns runs/gsm8k-report/in
 import json
 import re
 from collections.abc import Iterator, Sequence
-from html import escape
 from itertools import combinations
 from pathlib import Path
 
@@ -16,14 +15,17 @@ from tqdm import tqdm
 from tokenstats.errors import InputError
 from tokenstats.inspect.audit.audit import Audit, audit
 from tokenstats.inspect.histograms import Distributions, measure
-from tokenstats.inspect.render import figures, html_tables
-from tokenstats.inspect.render.html_report import Example, Picture, Section, examples_html, facts, page
+from tokenstats.inspect.render import figures
+from tokenstats.inspect.render.audit_blocks import findings_table, means_table, summary_table, worth_saying
+from tokenstats.inspect.render.blocks import Block, Look, Note, Shares, Table
+from tokenstats.inspect.render.comparison_blocks import jaccard_table
+from tokenstats.inspect.render.html_report import Example, Picture, Section, report_page
 from tokenstats.inspect.render.html_tokens import HEAT, heat_of, token_view
+from tokenstats.inspect.render.store_blocks import store_facts
 from tokenstats.inspect.threshold_lines import cuts
-from tokenstats.inspect.tokens.detokenize import Decoder
-from tokenstats.inspect.tokens.sequence import choose_scoring, read_sequence, rule_of
+from tokenstats.inspect.tokens.sequence import choose_scoring, read_sequence
 from tokenstats.masking.compare import compare
-from tokenstats.masking.rule import rule_text
+from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.store import Store, open_store
 from tokenstats.store.drafts import draft_of, put_in_place
 from tokenstats.store.manifests import now
@@ -35,15 +37,22 @@ _EXAMPLES, _EXAMPLE_TOKENS = 3, 800
 
 
 def report(store: Store | str | Path, to: str | Path, scoring: str | None = None, masks: Sequence[str] | None = None) -> Path:
-    """Write a report into the folder ``to``; returns the path of its ``index.html``.
+    """Write a report. Its folder appears whole or not at all; a former report there is replaced, in one step where it can be.
 
-    scoring: whose statistics; None: those that the masks read, or the store's only scoring
-    masks:   names of masks; None: all of the store's
+    Args:
+        store: A store, or its path.
+        to: The folder.
+        scoring: Whose statistics; None: those that the masks read, or the store's only scoring.
+        masks: Names of masks; None: all of the store's.
 
-    The folder appears whole or not at all. A former report there is replaced, in one step where the system can. Raises
-    InputError for a folder that holds anything else, StoreError for a mask or scoring that is not there.
+    Returns:
+        The path of its ``index.html``.
+
+    Raises:
+        InputError: The folder holds anything else.
+        StoreError: A mask or scoring is not there.
     """
-    store, to = open_store(store), Path(to).resolve()
+    store, page, to = open_store(store), Path(to) / "index.html", Path(to).resolve()
     _check_place(to)
     if masks is None:
         store.masks.check_all_listed()
@@ -57,7 +66,7 @@ def report(store: Store | str | Path, to: str | Path, scoring: str | None = None
             put_in_place(draft, to)
     except OSError as error:
         raise InputError(f"cannot write the report to {to}: {error.strerror or error}") from error
-    return to / "index.html"
+    return page
 
 
 def _check_place(to: Path) -> None:
@@ -92,97 +101,89 @@ def _write(store: Store, folder: Path, scoring: str | None, masks: list[str]) ->
         for name in masks:
             audits.append(audit(store, name, scoring))
             bar.update()
+        facts = store_facts(store.manifest, store.scorings[scoring] if scoring is not None else None)
         sections = [
-            Section("overview", "Overview", _overview(store, scoring, plain, audits)),
-            Section("checks", "Checks", html_tables.findings_table(html_tables.worth_saying(plain, audits))),
+            Section("overview", "Overview", [facts, summary_table(plain, audits)]),
+            Section("checks", "Checks", [findings_table(worth_saying(plain, audits))]),
         ]
         if found.columns:
-            sections.append(Section("statistics", "Statistics", _statistics(found, folder)))
+            sections.append(Section("statistics", "Statistics", list(_statistics(found, folder))))
         if masks:
-            sections.append(Section("place", "Place in the reply", _place(found, masks, folder)))
+            sections.append(Section("place", "Place in the reply", [_place(found, masks, folder)]))
         bar.update()
         for name, of_mask in zip(masks, audits, strict=True):
-            sections.append(Section(f"mask-{name}", f"Mask {name}", _mask(store, found, of_mask, scoring, folder)))
+            sections.append(Section(f"mask-{name}", f"Mask {name}", list(_mask(store, found, of_mask, scoring, folder))))
             bar.update()
         if len(masks) > 1:
-            sections.append(Section("comparison", "Comparison", _comparison(store, masks)))
-        sections.append(Section("examples", "Examples", examples_html(list(_examples(store, scoring, masks)))))
+            sections.append(Section("comparison", "Comparison", list(_comparison(store, masks))))
+        sections.append(Section("examples", "Examples", list(_examples(store, scoring, masks))))
         bar.update()
-    title = f"tokenstats report: {store.path.resolve().name}"
-    html = page(title, sections, f"made by tokenstats, {now()}, store {store.fingerprint}")
-    (folder / "index.html").write_text(html, encoding="utf-8")
+    title, footer = f"tokenstats report: {store.path.resolve().name}", f"made by tokenstats, {now()}, store {store.fingerprint}"
+    (folder / "index.html").write_text(report_page(title, sections, footer), encoding="utf-8")
     written = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     (folder / MARKER).write_text(json.dumps({"files": written}) + "\n", encoding="utf-8")
 
 
-def _overview(store: Store, scoring: str | None, plain: Audit, audits: list[Audit]) -> str:
-    manifest = store.scorings[scoring].manifest if scoring is not None else None
-    return facts(store.manifest, scoring, manifest) + html_tables.summary_table(plain, audits)
-
-
-def _statistics(found: Distributions, folder: Path) -> str:
+def _statistics(found: Distributions, folder: Path) -> Iterator[Picture]:
     caption = "All targets; counts on a logarithmic scale."
-    html = _picture(folder, "distribution", figures.distribution_figure(found, None), "Histograms", caption)
+    yield _picture(folder, "distribution", figures.distribution_figure(found, None), "Histograms", caption)
     if found.has_kl:
         caption = "Each cell counts targets of about this entropy and KL, on a logarithmic colour scale."
-        html += _picture(folder, "joint", figures.joint_figure(found, None), "Entropy against KL", caption)
+        yield _picture(folder, "joint", figures.joint_figure(found, None), "Entropy against KL", caption)
     caption = "Median and 80 % of the targets, for each of a reply's first tokens."
-    return html + _picture(folder, "profile", figures.profile_figure(found), "By place in the reply", caption)
+    yield _picture(folder, "profile", figures.profile_figure(found), "By place in the reply", caption)
 
 
-def _place(found: Distributions, masks: list[str], folder: Path) -> str:
+def _place(found: Distributions, masks: list[str], folder: Path) -> Picture:
     caption = "A level line: the mask prefers no place. Beginnings decide how a reply is laid out, ends whether it stops."
     return _picture(folder, "place", figures.position_figure(found, masks), "Share dropped by place in the reply", caption)
 
 
-def _mask(store: Store, found: Distributions, of_mask: Audit, scoring: str | None, folder: Path) -> str:
+def _mask(store: Store, found: Distributions, of_mask: Audit, scoring: str | None, folder: Path) -> Iterator[Block | Picture]:
     assert of_mask.mask is not None
     name, manifest = of_mask.mask, store.masks[of_mask.mask].manifest
-    rule = rule_of(manifest)
+    rule = Rule.from_dict(manifest.rule)
     about = [text.rstrip(".") + "." for text in (rule.description, rule.source and f"Source: {rule.source}") if text]
-    html = f'<p><code>{escape(rule_text(of_mask.rule or {}))}</code></p><p class="ts-quiet">{escape(" ".join(about))}</p>'
-    html += html_tables.shares_table("clause", of_mask.by_clause, numbered=True)
-    html += html_tables.shares_table("class of token", of_mask.by_class)
-    html += html_tables.means_table(of_mask) if of_mask.means else ""
+    yield Note(rule_text(of_mask.rule or {}), Look.CODE)
+    yield Note(" ".join(about))
+    yield Shares("clause", of_mask.by_clause, numbered=True)
+    yield Shares("class of token", of_mask.by_class)
+    if of_mask.means:
+        yield means_table(of_mask)
     if found.columns:
         lines = cuts(rule, manifest.thresholds, scoring)
         per_group = "The rule has no threshold over the whole dataset that could be marked."
         caption = "Dashed: thresholds over the whole dataset." if any(lines.values()) else per_group
         figure = figures.distribution_figure(found, name, lines)
-        html += _picture(folder, f"distribution-{name}", figure, f"Histograms under {name}", caption)
+        yield _picture(folder, f"distribution-{name}", figure, f"Histograms under {name}", caption)
     if found.has_kl:
         caption = "Left: how many targets there are; right: how many of them the mask drops."
-        html += _picture(folder, f"joint-{name}", figures.joint_figure(found, name), f"Entropy and KL under {name}", caption)
+        yield _picture(folder, f"joint-{name}", figures.joint_figure(found, name), f"Entropy and KL under {name}", caption)
     caption = "A dot stands for a space. A long grey bar with little orange: a frequent word that the mask mostly leaves alone."
     figure = figures.dropped_tokens_figure(of_mask.most_dropped)
-    return html + _picture(folder, f"tokens-{name}", figure, f"Tokens most often dropped by {name}", caption)
+    yield _picture(folder, f"tokens-{name}", figure, f"Tokens most often dropped by {name}", caption)
 
 
-def _comparison(store: Store, masks: list[str]) -> str:
-    found = {(a, b): compare(store, a, b) for a, b in combinations(masks, 2)}
-    text = (
-        "Jaccard index of what two masks drop: 1 where they drop the same tokens. In brackets: two random masks of these sizes."
-    )
-    return f"<p>{text}</p>{html_tables.comparison_table(masks, found)}"
+def _comparison(store: Store, masks: list[str]) -> Iterator[Note | Table]:
+    same = "Jaccard index of what two masks drop: 1 where they drop the same tokens."
+    yield Note(f"{same} In brackets: two random masks of these sizes.", Look.PLAIN)
+    yield jaccard_table(masks, {(a, b): compare(store, a, b) for a, b in combinations(masks, 2)})
 
 
 def _examples(store: Store, scoring: str | None, masks: list[str]) -> Iterator[Example]:
-    decoder = Decoder(store)
     count = store.manifest.sequences
     for number in sorted({i * count // _EXAMPLES for i in range(_EXAMPLES)}):
         plain = read_sequence(store, number, scoring=scoring)
         of_masks = [(name, read_sequence(store, number, mask=name, scoring=scoring)) for name in masks]
-        views = [(name, token_view(view, decoder, most=_EXAMPLE_TOKENS)) for name, view in of_masks or [("tokens", plain)]]
+        views = [(name, token_view(view, most=_EXAMPLE_TOKENS)) for name, view in of_masks or [("tokens", plain)]]
         tokens = [plain.token(i) for i in range(len(plain))]
         for key, name in HEAT.items():
             if any(heat_of(token, key) is not None for token in tokens):
-                html = token_view(plain, decoder, colour_by=key, most=_EXAMPLE_TOKENS)
-                views.append((f"coloured by {name}", html))
-        yield Example(f"Row {number}", tuple(views))
+                views.append((f"coloured by {name}", token_view(plain, colour_by=key, most=_EXAMPLE_TOKENS)))
+        yield Example(f"Row {number}", views)
 
 
-def _picture(folder: Path, name: str, figure: Figure, alt: str, caption: str) -> str:
+def _picture(folder: Path, name: str, figure: Figure, alt: str, caption: str) -> Picture:
     path = f"img/{re.sub(r'[^A-Za-z0-9._-]', '-', name)}.png"
     figure.savefig(folder / path)
-    width, height = figure.canvas.get_width_height()
-    return Picture(path, alt, caption, width, height).html()
+    return Picture(path, alt, caption, *figure.canvas.get_width_height())

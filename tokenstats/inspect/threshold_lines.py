@@ -10,10 +10,15 @@ from tokenstats.masking.rule import Rule
 
 
 def cuts(rule: Rule, thresholds: Mapping[str, float], scoring: str | None = None) -> dict[str, list[float]]:
-    """For ``entropy`` and ``kl``: the values (nats) at which the rule divides the whole dataset.
+    """The values at which a rule divides the whole dataset: of ``entropy > 2``, ``top(entropy, 0.2)``, ``quantile(kl, 0.9)``.
 
-    Found in ``entropy > 2``, ``top(entropy, 0.2)`` and ``quantile(kl, 0.9)``; thresholds per sequence are no single number.
-    ``scoring`` is the one that ``NAME.entropy`` may mean besides the bare name.
+    Args:
+        rule: The rule. Its thresholds per sequence are no single number, and not among the values.
+        thresholds: The number behind each dataset-wide selection, as a mask's manifest has them.
+        scoring: The one that ``NAME.entropy`` may mean besides the bare name.
+
+    Returns:
+        Values in nats, for ``entropy`` and for ``kl``.
     """
     found: dict[str, list[float]] = {"entropy": [], "kl": []}
     for node in ast.walk(rule.expression.tree) if rule.expression is not None else ():

@@ -7,8 +7,9 @@
 Reads part by part: memory does not grow with the dataset.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from tokenstats.masking.engine.targets import iter_targets
 from tokenstats.masking.operands import Operand, open_operand
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.schema import MAX_CLAUSES
+from tokenstats.shown import Shown
 from tokenstats.store import Store, open_store
 
 MOVED = ("logprob", "entropy", "kl")
@@ -58,10 +60,11 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Counts of target tokens, and what follows from them.
 
     Attributes:
+        store: The store whose tokens they are.
         end_of_turn: End-of-turn tokens among the targets.
         jaccard: |dropped by both| / |dropped by either|; 1.0 where neither drops anything.
         by_chance: The same of expected counts, for two independent random masks that drop as many tokens as these.
@@ -73,6 +76,7 @@ class Comparison:
         drift: How the statistics moved, where the sides read one scoring each, and not the same.
     """
 
+    store: Store = field(repr=False, compare=False)
     a: Compared
     b: Compared
     targets: int
@@ -90,6 +94,11 @@ class Comparison:
     only_a: tuple[tuple[int, int], ...]
     only_b: tuple[tuple[int, int], ...]
     drift: tuple[Drift, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the names of the fields, without the store; for JSON."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "store"}
+        return plain | {"a": asdict(self.a), "b": asdict(self.b), "drift": [asdict(drift) for drift in self.drift]}
 
 
 def compare(
@@ -173,6 +182,7 @@ class _PairCounts:
         """What the totals come to."""
         a, b, targets = self.each[0].dropped, self.each[1].dropped, self.each[0].targets
         return Comparison(
+            store=one.store,
             a=self._compared(one, 0),
             b=self._compared(two, 1),
             targets=targets,

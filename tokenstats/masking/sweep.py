@@ -6,7 +6,7 @@ found = sweep(store, "eksft", {"f": "0.05:0.5:0.05"})
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from tokenstats.masking.language.unparse import Column, selections_in, text_of
 from tokenstats.masking.rule import rule_fields
 from tokenstats.masking.variants import Variant, numbers_of, variants
 from tokenstats.schema import ROLES
+from tokenstats.shown import Shown
 from tokenstats.store import Store, open_store
 
 _ENDS: Column = (None, "is_end_of_turn")
@@ -57,13 +58,17 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Shown):
     """The lines in the order of the numbers, and what they share: targets, end-of-turn tokens among them, rows."""
 
     targets: int
     ends: int
     rows: int
     lines: tuple[Line, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the names of the fields; for JSON."""
+        return asdict(self)
 
 
 def sweep(

@@ -1,8 +1,9 @@
-"""How far a model reads, what its positions depend on besides the token, and what it remembers of longer rows.
+"""How far a model reads, what else its answers depend on than a row's own tokens, and what it remembers of longer rows.
 
 Dynamic rotary scaling computes its frequencies from the width of the batch and keeps those of the widest one it has met;
-longrope has one set of frequencies for widths within the pre-trained length and another beyond. Either way a row may only
-share a batch with rows that are read with the same frequencies.
+longrope has one set of frequencies for widths within the pre-trained length and another beyond. Attention that picks the k
+best keys picks among equal ones by how many there are, padding included. Either way a row may only share a batch with rows
+that are read alike.
 """
 
 import re
@@ -95,7 +96,7 @@ def _scalings(config: Any) -> list[dict]:
 
 
 def width_classes(model: PreTrainedModel, lengths: np.ndarray) -> np.ndarray:
-    """[R] a number for each row: rows of the same number are read with the same frequencies, padded to their longest."""
+    """[R] a number for each row: rows of the same number are read alike, padded to their longest."""
     config, lengths = model.config.get_text_config(), lengths + virtual_tokens(model)
     classes = np.zeros(len(lengths), np.int64)
     for scaling in _scalings(config):
@@ -104,7 +105,19 @@ def width_classes(model: PreTrainedModel, lengths: np.ndarray) -> np.ndarray:
             classes = combine(classes, lengths > (scaling.get("original_max_position_embeddings") or declared))
         elif kind == "dynamic":
             classes = combine(classes, np.where(lengths > declared, lengths, 0))
+    if (most := _keys_picked(config)) is not None:
+        classes = combine(classes, np.where(lengths > most, lengths, 0))
     return classes
+
+
+def _keys_picked(config: Any) -> int | None:
+    """Tokens up to which sparse attention sees every key; None where attention is not sparse.
+
+    DeepSeek's indexer picks ``index_topk`` keys, or groups of so many that V4 made one of; Doge ``keep_window_size``.
+    """
+    groups = getattr(config, "compress_rates", None) or {}
+    picked = getattr(config, "index_topk", None) or getattr(config, "keep_window_size", None)
+    return picked * groups.get("compressed_sparse_attention", 1) if picked else None
 
 
 def combine(classes: np.ndarray, more: np.ndarray) -> np.ndarray:

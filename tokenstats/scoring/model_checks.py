@@ -80,7 +80,8 @@ def others_than(ids: Tensor) -> Tensor:
 def moved_by_neighbours(ask: Ask, logits: Tensor, probe: Tensor, widest: int) -> tuple[float, float]:
     """By how much a row's logits move when it is filled up beside a longer row, and when the row beside it is another.
 
-    widest: tokens that the longer row may have; it has twice those of the probe where it may
+    Args:
+        widest: Tokens that the longer row may have; it has twice those of the probe where it may.
     """
     length, other = probe.shape[1], others_than(probe)
     longer = torch.cat([other, probe], 1)[:, : max(widest, length)]
@@ -105,17 +106,22 @@ def noise(loaded: LoadedModel, logits: Tensor) -> tuple[float, float]:
     return _NOISE.get(coarser, 1e-4) * largest, table.get(coarser, 1e-4) * largest
 
 
-def changed_words(policy: LoadedModel, reference: LoadedModel, words: int, most: int = 32) -> list[int]:
-    """Ids below ``words`` whose embeddings differ between two models: without one of these no probe would tell them apart."""
-    found: list[int] = []
-    for block in torch.arange(words).split(4096):
-        rows = []
-        for loaded in (policy, reference):
-            with loaded.within():
-                layer = loaded.model.get_input_embeddings()
-                rows.append(layer(block.to(next(layer.parameters()).device)))
-        differ = (rows[0].to(rows[1].device) != rows[1]).flatten(1).any(1)
-        found += block[differ.cpu()].tolist()
-        if len(found) >= most:
-            break
-    return found[:most]
+@torch.inference_mode()
+def word_digests(loaded: LoadedModel, words: int) -> Tensor:
+    """[words] a number for the embedding of each id: others where one of its elements differs."""
+    found = []
+    with loaded.within():
+        layer = loaded.model.get_input_embeddings()
+        for block in torch.arange(words, device=next(layer.parameters()).device).split(4096):
+            bits = layer(block).float().flatten(1).view(torch.int32).long()
+            found.append((bits * (2 * torch.arange(bits.shape[1], device=bits.device) + 1)).sum(-1).cpu())
+    return torch.cat(found)
+
+
+def changed_words(one: Tensor, other: Tensor, most: int = 32) -> list[int]:
+    """The first ids whose embeddings differ between two models, by their :func:`word_digests`, as far as both go.
+
+    Without one of these no probe would tell the models apart.
+    """
+    shared = min(len(one), len(other))
+    return (one[:shared] != other[:shared]).nonzero()[:most, 0].tolist()

@@ -14,7 +14,15 @@ from tokenstats.modeling.head import SplitModel
 from tokenstats.modeling.load import LoadedModel, is_adapter_of, load_model, load_with_base
 from tokenstats.modeling.positions import combine, max_positions, trained_positions, width_classes
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
-from tokenstats.scoring.model_checks import asking, changed_words, check_causal, logit_gap, moved_by_neighbours, noise
+from tokenstats.scoring.model_checks import (
+    asking,
+    changed_words,
+    check_causal,
+    logit_gap,
+    moved_by_neighbours,
+    noise,
+    word_digests,
+)
 from tokenstats.scoring.options import SEPARATE, Request
 from tokenstats.scoring.reductions.rows import row_statistics
 
@@ -22,6 +30,14 @@ ADVICE = "take a policy that has moved: a warm-up checkpoint, another checkpoint
 
 
 _SHORT = 16  # tokens of a probe where memory ran out over a longer one
+
+
+@dataclass(frozen=True)
+class ReferenceAnswer:
+    """What is kept of a reference whose pass came before: its logits [T, V] on the probe, and its words' digests."""
+
+    logits: Tensor
+    words: Tensor
 
 
 class Sharing(Enum):
@@ -47,6 +63,7 @@ class ModelPair:
 
     @property
     def loaded(self) -> list[LoadedModel]:
+        """The scored model, and its reference where there is one."""
         return [self.policy] + ([self.reference] if self.reference else [])
 
     @property
@@ -57,6 +74,7 @@ class ModelPair:
 
     @property
     def max_positions(self) -> int | None:
+        """Tokens that both models read at most; None: neither says."""
         known = [max_positions(m.model) for m in self.loaded]
         return min((n for n in known if n), default=None)
 
@@ -70,16 +88,17 @@ class ModelPair:
         return reduce(combine, each)
 
     @torch.inference_mode()
-    def check(self, input_ids: Tensor, reference_logits: Tensor | None = None) -> tuple[dict[str, str], list[str]]:
+    def check(self, input_ids: Tensor, answered: ReferenceAnswer | None = None) -> tuple[dict[str, str], list[str]]:
         """Try both models on [1, T] ids: how each one's head is run, and what a user should know of their numbers.
-
-        reference_logits: [T, V] the reference's answer to these ids, where its pass came before; it is not run then
 
         Raises InputError for a model that cannot be scored, and for two that answer the same. Finds the columns that both
         give, and which rows may share a batch.
+
+        Args:
+            answered: The reference's answer to these ids, where its pass came before; it is not run then.
         """
         input_ids = self._within_training(input_ids.to(self.device))
-        trying = list(zip(self.loaded, self.split, strict=True))[: 2 if reference_logits is None else 1]
+        trying = list(zip(self.loaded, self.split, strict=True))[: 2 if answered is None else 1]
         ways: dict[str, str] = {}
         notes: list[str] = []
         for loaded, split in trying:
@@ -93,7 +112,7 @@ class ModelPair:
                 )
                 self.vocabulary = columns
         if self.reference is not None:
-            self._check_different(input_ids, reference_logits, notes)
+            self._check_different(input_ids, answered, notes)
         return ways, notes
 
     def _within_training(self, input_ids: Tensor) -> Tensor:
@@ -149,21 +168,26 @@ class ModelPair:
             )
         return logits
 
-    def _check_different(self, input_ids: Tensor, reference_logits: Tensor | None, notes: list[str]) -> None:
+    def _check_different(self, input_ids: Tensor, answered: ReferenceAnswer | None, notes: list[str]) -> None:
         """Refuse two models that answer the same: every KL would be 0."""
         policy, reference = self.loaded
         own = self.probe_logits(self.split[0], input_ids)
-        other = self.probe_logits(self.split[1], input_ids) if reference_logits is None else reference_logits
+        other = self.probe_logits(self.split[1], input_ids) if answered is None else answered.logits
         if not torch.equal(own, other[: len(own), : self.vocabulary].to(own.device)):
             return
-        if reference_logits is None:
-            words = changed_words(policy, reference, min(self.words, self.vocabulary))
-            probe = self._within_training(torch.tensor([[*words, *words]], device=self.device))
-            if words and not torch.equal(*(self.probe_logits(split, probe) for split in self.split)):
-                return
+        most = min(self.words, self.vocabulary)
+        its_words = word_digests(reference, most) if answered is None else answered.words
+        words = changed_words(word_digests(policy, most), its_words)
+        if words and (answered is not None or self._answer_otherwise(words)):
+            return
         if policy.weights == reference.weights or any(hasattr(m.model, "peft_config") for m in self.loaded):
             raise InputError(f"model and reference give the same logits, so every KL would be 0; {ADVICE}")
         notes.append("model and reference give the same logits on a probe, though their weights differ: is KL what you want?")
+
+    def _answer_otherwise(self, words: list[int]) -> bool:
+        """Do the models differ on a text of these words?"""
+        probe = self._within_training(torch.tensor([[*words, *words]], device=self.device))
+        return not torch.equal(*(self.probe_logits(split, probe) for split in self.split))
 
     @torch.inference_mode()
     def probe_logits(self, split: SplitModel, input_ids: Tensor) -> Tensor:
@@ -174,7 +198,8 @@ class ModelPair:
     def score(self, input_ids: Tensor, chosen: Tensor, topk: int, reference_states: Tensor | None = None) -> dict[str, Tensor]:
         """Statistics of the chosen tokens of [B, T] right-padded ids, on the device, in the order of ``ids[chosen]``.
 
-        reference_states: the reference's hidden states of the chosen tokens, where they are known already
+        Args:
+            reference_states: The reference's hidden states of the chosen tokens, where they are known already.
         """
         # no attention mask: padding is on the right, where a causal model's earlier positions cannot see it
         running = self.split if reference_states is None else self.split[:1]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tokenstats.errors import InputError, StoreError, TokenstatsError, TokenstatsWarning, argument, one_line
+from tokenstats.options import refuse
 from tokenstats.scoring.local_engine import write_scored
 from tokenstats.scoring.options import RAY, EngineOptions, Request
 from tokenstats.scoring.reference_pass import ReferenceInfo
@@ -40,15 +41,20 @@ class _PartScorer:
         """Actors answer in turn: an answer to this, and none to what was asked before, means that the latter was lost."""
 
     def load_reference(self) -> ReferenceInfo | TokenstatsError:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._answer(lambda scorer: scorer.load_reference())
 
     def keep_states(self, store: Path, name: str, index: int) -> tuple[int, int] | TokenstatsError:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._answer(lambda scorer: scorer.keep_states(store, name, index))
 
     def load(self) -> ModelInfo | TokenstatsError:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._answer(lambda scorer: scorer.load())
 
     def score(self, store: Path, name: str, index: int, settings: dict[str, Any]) -> tuple[int, int] | TokenstatsError:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
+
         def score(scorer: Scorer) -> tuple[int, int]:
             table, sums = scorer.score(store, name, index)
             write_scored(store / "stats" / name, index, table, settings, sums)
@@ -88,6 +94,8 @@ class RayEngine:
         self._actors: list[Any] = []  # all that are to be let go
         self._begin = "load"  # what an actor that is new does first
         self._connected = not ray.is_initialized()  # by this run, and for it only
+        if not self._connected:
+            refuse(options, "ray_address", because="this process is connected to a cluster already; leave it out")
         if self._connected:
             _connect(options.ray_address)
         try:
@@ -102,9 +110,11 @@ class RayEngine:
         self._remote = ray.remote(max_restarts=0, **({"num_gpus": 1} if gpus else {"num_cpus": 1}))(_PartScorer)
 
     def load_reference(self) -> ReferenceInfo:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._load("load_reference")
 
     def load(self) -> ModelInfo:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._load("load")
 
     def _load(self, method: str) -> Any:
@@ -174,6 +184,7 @@ class RayEngine:
         return result, index
 
     def keep_states(self, store: Path, name: str, parts: Iterator[int], progress: Progress) -> None:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         place = store.resolve()
         # whether states that are there are whole, and of these tokens, is for an actor to see
         self._share(parts, lambda actor, index: actor.keep_states.remote(place, name, index), lambda _: False, progress)

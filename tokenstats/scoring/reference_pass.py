@@ -18,8 +18,9 @@ from tokenstats.errors import InputError, StoreError, argument
 from tokenstats.modeling.batches import Advance, Budget, PartTokens, run_batches
 from tokenstats.modeling.hidden_states import said_of_states, write_states
 from tokenstats.modeling.load import LoadedModel, load_model
+from tokenstats.scoring.model_checks import word_digests
 from tokenstats.scoring.options import SEPARATE, ScoringOptions
-from tokenstats.scoring.pair import ModelPair
+from tokenstats.scoring.pair import ModelPair, ReferenceAnswer
 from tokenstats.scoring.score_part import check_fits
 from tokenstats.store.parts import digest_of, part_path, read_part
 from tokenstats.store.store import TOKENS
@@ -48,7 +49,7 @@ class ReferencePass:
             raise InputError(
                 f"{source} gives only full logits, too large to keep; score without {argument('reference_pass', SEPARATE)}"
             )
-        self.probe_logits = self._logits_on(probe)
+        self.answer = ReferenceAnswer(self._logits_on(probe), word_digests(self.loaded, self._pair.words))
         one = self._states(probe[:, :2].to(device), torch.tensor([[False, True]], device=device))
         self._width, self._dtype = one.shape[1], one.dtype
         self.facts = ReferenceInfo(self._pair.max_positions, one.numel() * one.element_size())

@@ -99,7 +99,7 @@ class Scorer:
         vocabulary = first.vocabulary if first else tokenizer_size(tokenizer)
         loaded_reference = first.loaded if first else None
         self._pair = pair = load_pair(request, device, vocabulary, tokenizer_fingerprint(tokenizer), loaded_reference)
-        head, notes = pair.check(probe_ids(tokenizer, tokenizer_size(tokenizer)), first.probe_logits if first else None)
+        head, notes = pair.check(probe_ids(tokenizer, tokenizer_size(tokenizer)), first.answer if first else None)
         if request.options.topk > pair.vocabulary:
             raise InputError(
                 f"{argument('topk')} got {request.options.topk}; expected at most the vocabulary's {pair.vocabulary} tokens"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import pyarrow as pa
 
 from tokenstats.errors import InputError, NotThere, StoreError, argument, nearest, one_line
+from tokenstats.shown import Shown
 from tokenstats.store.checks import ChangedFile, Proofs, check_columns, check_counts, check_lengths, row_lengths
 from tokenstats.store.drafts import name_of, places_of
 from tokenstats.store.manifests import MANIFEST, TOKENIZER, MaskManifest, Part, ScoringManifest, StoreManifest
@@ -41,7 +42,7 @@ def check_name(name: str, what: str) -> str:
 
 
 @dataclass(frozen=True)
-class Family(Generic[Kind]):
+class Family(Shown, Generic[Kind]):
     """A finished scoring or mask.
 
     Attributes:
@@ -117,7 +118,7 @@ class Families(Mapping[str, Family[Kind]]):
                 )
 
 
-class Store:
+class Store(Shown):
     """A finished store. Raises StoreError where ``path`` is none.
 
     It shows each scoring and mask as it was when it was first asked for: of one that is replaced meanwhile, reading on is an

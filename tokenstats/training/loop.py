@@ -78,8 +78,8 @@ class MaskedTrainer(Trainer):
         self._split, self._divide_by_weights, self._objective = split, divide_by_weights, objective
         self._optimizer_batch = OptimizerBatch(objective) if objective is not None else None
         terms = objective.terms if objective is not None else None
-        follows = objective is not None and objective.followed is not None
-        self._meter = Meter(terms, follows, arguments.device)
+        compares = objective is not None and objective.followed is not None and objective.followed.compares
+        self._meter = Meter(terms, compares, arguments.device)
         multiple = arguments.train_batch_size * arguments.world_size if arguments.world_size > 1 else 1
         self._order = SeededOrder(data.train.keys, arguments.seed, multiple)
         super().__init__(

@@ -65,8 +65,8 @@ def means_of(sums: Tensor, table: tuple[Depth, ...]) -> dict[str, float]:
 class Meter:
     """Adds up what happens between two entries of the history, on this device."""
 
-    def __init__(self, terms: Terms | None, follows: bool, device: torch.device):
-        self._terms, self._follows = terms, follows
+    def __init__(self, terms: Terms | None, compares: bool, device: torch.device):
+        self._terms, self._compares = terms, compares
         self._sums = torch.zeros(SUMS, dtype=torch.float64, device=device)
         self._parts = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
         self._tokens = torch.zeros(1, dtype=torch.float64, device=device)
@@ -95,7 +95,7 @@ class Meter:
             used = (True, self._terms.entropy_bonus > 0, self._terms.kl_penalty > 0)
             told = {name: value for name, value, use in zip(TERMS, parts.tolist(), used, strict=True) if use}
             told |= means_of(sums, self._terms.training)
-            if self._follows and sums[-1]:
+            if self._compares and sums[-1]:
                 told["agreement"] = float(sums[-2] / sums[-1])
         told["tokens_per_second"] = float(total(self._tokens)) / max(self._seconds, 1e-9)
         for each in (self._sums, self._parts, self._tokens):

@@ -19,7 +19,7 @@ from tokenstats.alignment import outputs_that_predict
 from tokenstats.modeling.head import SplitModel
 from tokenstats.training.loss import LOGITS_AT_ONCE, blocks_of
 from tokenstats.training.reference import Reference
-from tokenstats.training.selection import Batch, FollowedRule, Selection, stored_divisors, stored_selection
+from tokenstats.training.selection import Batch, FollowedRule, Selection, model_inputs, stored_divisors, stored_selection
 from tokenstats.training.statistics import Predictions, columns_of
 from tokenstats.training.terms import Depth, Terms
 
@@ -72,9 +72,9 @@ class Objective:
     def measure(self, batch: Batch, training: bool = True) -> Measured:
         """Work out what is needed of a micro-batch, with gradients where they are on."""
         table = self.terms.training if training else self.terms.evaluation
-        depths = torch.tensor(table, device=batch["sets"].device)[batch["sets"]]
+        depths = torch.tensor(table, device=batch["sets"].device)[batch["sets"].long()]
         chosen = depths > 0
-        hidden = self.split.hidden(batch["input_ids"])
+        hidden = self.split.hidden(**model_inputs(batch))
         rows, depth = outputs_that_predict(hidden, chosen), depths[chosen]
         reads = self.followed.selector.columns if self.followed is not None and depth_reaches(table) else frozenset()
         if not len(rows):

@@ -20,7 +20,7 @@ from tokenstats.modeling.head import SplitModel
 from tokenstats.modeling.load import load_model
 from tokenstats.modeling.positions import max_positions
 from tokenstats.store.manifests import Model
-from tokenstats.training.selection import Batch
+from tokenstats.training.selection import Batch, model_inputs
 
 
 class Reference(Protocol):
@@ -44,7 +44,7 @@ class ModelBeside:
     @torch.no_grad()
     def states(self, batch: Batch, chosen: Tensor) -> Tensor:
         """See :class:`Reference`."""
-        return outputs_that_predict(self.split.hidden(batch["input_ids"]), chosen)
+        return outputs_that_predict(self.split.hidden(**model_inputs(batch)), chosen)
 
     def logits(self, rows: Tensor) -> Tensor:
         """See :class:`Reference`."""

@@ -15,6 +15,20 @@ Batch = Mapping[str, Tensor]
 """What a collator makes of TokenRows: ``input_ids``, ``labels``, ``sets``, perhaps ``weights`` [B, T]; ``key`` [B, 1]."""
 
 
+def offsets_in(batch: Batch) -> np.ndarray:
+    """[R + 1] where each of the R sequences begins among the B·T tokens: one a row, or where positions begin anew."""
+    rows, width = batch["input_ids"].shape
+    if "position_ids" not in batch:
+        return np.arange(rows + 1) * width
+    starts = (batch["position_ids"].flatten() == 0).nonzero()[:, 0].cpu().numpy()
+    return np.append(starts, rows * width)
+
+
+def model_inputs(batch: Batch) -> dict[str, Tensor]:
+    """What a model reads of a batch."""
+    return {name: batch[name] for name in ("input_ids", "position_ids") if name in batch}
+
+
 @dataclass(frozen=True)
 class Selection:
     """n tokens: which are kept, of E and of K, boolean [n] each, and what the kept ones weigh, float32 [n] (None: 1 each)."""
@@ -82,19 +96,23 @@ class Selector(Protocol):
 
 @dataclass(frozen=True)
 class FollowedRule:
-    """A selector, and the sets of tokens that move with it."""
+    """A selector, and the sets of tokens that move with it.
+
+    Attributes:
+        compares: Is there a stored mask that its decisions are compared with?
+    """
 
     selector: Selector
     sets: TokenSets
+    compares: bool = False
 
     def select(self, batch: Batch, chosen: Tensor, statistics: Mapping[str, Tensor]) -> Selection:
         """The selection of this step. ``chosen`` [B, T]: all targets; ``statistics``: [n] of each."""
-        rows, width = chosen.shape
         targets = BatchTargets(
             keys=batch["key"].flatten().cpu().numpy().view(np.uint64),
             ids=batch["input_ids"].flatten().cpu().numpy(),
             is_target=chosen.flatten().cpu().numpy(),
-            offsets=np.arange(rows + 1) * width,
+            offsets=offsets_in(batch),
             statistics={name: statistics[name].detach().cpu().numpy() for name in self.selector.columns},
         )
         reason, weight = self.selector.select(targets)

@@ -33,6 +33,7 @@ class Plan:
     Attributes:
         model: What is trained, as it was given.
         follow: The rule that is followed, or None.
+        has_mask: Is there a stored mask?
     """
 
     model: str
@@ -40,6 +41,7 @@ class Plan:
     terms: Terms
     sets: TokenSets
     follow: Selector | None
+    has_mask: bool
 
     @property
     def adapter_off(self) -> bool:
@@ -70,7 +72,7 @@ def plan_run(
         refuse(options, "reference", "reference_cache", because=f"{nobody}, and no rule is followed that reads a KL")
     if not (options.entropy_bonus or options.kl_penalty or options.has_metrics or follow is not None):
         return None
-    return Plan(model, options, terms, _token_sets(options, store, mask, follow), follow)
+    return Plan(model, options, terms, _token_sets(options, store, mask, follow), follow, mask.name is not None)
 
 
 def _token_sets(options: TrainOptions, store: Store, mask: ChosenMask, follow: Selector | None) -> TokenSets:
@@ -105,7 +107,7 @@ def build_objective(
     reference, description = None, None
     if plan.terms.reads_reference:
         reference, description = _reference(plan, loaded, store, data, arguments)
-    followed = FollowedRule(plan.follow, plan.sets) if plan.follow is not None else None
+    followed = FollowedRule(plan.follow, plan.sets, plan.has_mask) if plan.follow is not None else None
     if description is not None and plan.follow is not None:
         _warn_where_kl_begins_at_0(plan.follow, loaded.description, description)
     return Objective(loaded.split, plan.terms, vocabulary, reference, followed), description

@@ -52,10 +52,6 @@ class Terms:
         """Is there any token that the reference's distribution is needed for?"""
         return Depth.BOTH in self.training + self.evaluation
 
-    def training_of(self, group: int) -> Depth:
-        """What is known of all tokens of a group, given as its bit, in training."""
-        return self.training[group]
-
 
 def plan_terms(options: TrainOptions, *, has_reference: bool, by_weights: bool, reads: frozenset[str] | None) -> Terms:
     """What a run has to work out.

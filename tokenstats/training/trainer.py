@@ -17,23 +17,22 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
 from tokenstats.errors import InputError, argument, one_line
-from tokenstats.modeling.load import pick_device
 from tokenstats.options import refuse, to_dict
 from tokenstats.store import Store, open_store
 from tokenstats.store.manifests import Model
 from tokenstats.store.parts import describe_difference, write_json
+from tokenstats.training.arguments import check_report_to, trainer_arguments
 from tokenstats.training.data import TrainingData, load_training_data
 from tokenstats.training.history import HISTORY, History, history_of, means_in
 from tokenstats.training.loop import MaskedTrainer
 from tokenstats.training.models import TrainableModel, check_tokenizer, load_store_tokenizer, load_trainable
 from tokenstats.training.objective import Objective
-from tokenstats.training.options import SCHEDULES, TrainOptions
+from tokenstats.training.options import TrainOptions
 from tokenstats.training.provenance import RECORD, provenance, without_folders, write_record
 from tokenstats.training.rows import ChosenMask, check_writable, choose_mask
 from tokenstats.training.selection import Selector
 from tokenstats.training.setup import build_objective, plan_run
 
-_CHECKPOINTS_KEPT = 2  # the last, and the one before it in case a kill has cut the last short
 _MAY_CHANGE_ON_RESUME = ("device", "report_to")
 
 
@@ -111,9 +110,9 @@ def train(
         refuse(options, "normalise", because=f"{_what_keeps(chosen, follow)} does not weigh its tokens; leave it out")
     plan = plan_run(model, options, opened, chosen, follow, weighted)
     checkpoint = _check_out(out, resume)
-    _check_report_to(options.report_to)
+    check_report_to(options.report_to)
     check_tokenizer(opened, model, options.trust_remote_code)
-    arguments = _arguments(options, out)
+    arguments = trainer_arguments(options, out)
     data = load_training_data(opened, chosen, options.eval_share, options.eval_seed, plan.sets if plan is not None else None)
     loaded = load_trainable(model, options, arguments.device, arguments.bf16, opened, data)
     objective, reference = (None, None) if plan is None else build_objective(plan, loaded, opened, data, arguments)
@@ -177,61 +176,6 @@ def _check_out(out: Path, resume: bool) -> Path | None:
             f"{out} holds no checkpoint to resume from; expected the folder of a stopped run that had {argument('save_steps')}"
         )
     return whole[max(whole)]
-
-
-def _check_report_to(report_to: str) -> None:
-    from transformers.integrations import get_available_reporting_integrations
-
-    usable = ["none", "all", *get_available_reporting_integrations()]
-    unknown = [name for name in report_to.split(",") if name not in usable]
-    if unknown:
-        raise InputError(
-            f"{argument('report_to')} got {one_line(unknown[0], 60)!r}; expected what is installed here: {', '.join(usable)}"
-        )
-
-
-def _arguments(options: TrainOptions, out: Path) -> TrainingArguments:
-    """transformers' own settings; they also decide the device of each process."""
-    device = pick_device(options.device)
-    on_gpu = device.type == "cuda"
-    arguments = TrainingArguments(
-        output_dir=str(out),
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps or -1,
-        learning_rate=options.peak_learning_rate,
-        lr_scheduler_type=SCHEDULES[options.schedule],
-        warmup_steps=options.warmup_ratio,
-        weight_decay=options.weight_decay,
-        adam_beta2=options.beta2,
-        max_grad_norm=options.max_grad_norm,
-        per_device_train_batch_size=options.batch_size,
-        average_tokens_across_devices=True,
-        per_device_eval_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.accumulation,
-        bf16=options.dtype == "bfloat16" or (options.dtype == "auto" and on_gpu and torch.cuda.is_bf16_supported()),
-        eval_strategy="steps" if options.eval_share else "no",
-        eval_steps=options.eval_steps or 1 << 30,  # the end is always evaluated
-        save_strategy="steps" if options.save_steps else "no",
-        save_steps=options.save_steps or 1,
-        save_total_limit=_CHECKPOINTS_KEPT,
-        logging_steps=options.logging_steps,
-        logging_nan_inf_filter=False,  # it would put an average in the place of a NaN
-        report_to="none" if options.report_to == "none" else options.report_to.split(","),
-        seed=options.seed,
-        use_cpu=device.type == "cpu",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_pin_memory=on_gpu,
-        ddp_find_unused_parameters=False,
-    )
-    if device.index is not None and device != arguments.device:
-        raise InputError(
-            f"{argument('device', options.device)} cannot be trained on; expected {argument('device', 'cuda')}, with "
-            f"CUDA_VISIBLE_DEVICES={device.index} set"
-        )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process: threads that share a model; torchrun is the way
-    return arguments
 
 
 def _check_same_run(out: Path, record: dict[str, Any]) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tokenstats.inspect.audit.breakdown import Breakdown
-from tokenstats.inspect.audit.checks import Finding, worst
-from tokenstats.inspect.audit.counts import END_OF_TURN, FIRST, LAST, MEANS_OF, AuditCounts, count_all
+from tokenstats.inspect.audit.checks import Case, Finding, worst
+from tokenstats.inspect.audit.counts import END_OF_TURN, FIRST, LAST, MEANS_OF, AuditCounts, Weights, count_all
 from tokenstats.inspect.audit.run_checks import run_checks
 from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.inspect.tokens.sequence import choose_scoring
+from tokenstats.shown import Shown
 from tokenstats.store import Store, open_store
 from tokenstats.store.manifests import MaskManifest
 
@@ -36,6 +37,7 @@ class Share:
 
     @property
     def share(self) -> float:
+        """Dropped / targets; 0 of no targets."""
         return self.dropped / self.targets if self.targets else 0.0
 
 
@@ -68,34 +70,27 @@ class Means:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Weights of the kept tokens: their sum and mean, how many are 0, and the effective number (Σw)² / Σw² (Kish)."""
-
-    total: float
-    mean: float
-    zero: int
-    effective: float
-
-
-@dataclass(frozen=True)
-class Audit:
+class Audit(Shown):
     """What :func:`audit` found.
 
-    store, mask, rule, scoring: what was looked at; mask and rule are None for plain SFT
-    sequences, tokens, targets, kept: counts; share_dropped = 1 - kept / targets
-    dataset_rows, left_out: rows of the dataset, and those that never became sequences
-    targets_found_by:  how targets were found in the text
-    truncated:         sequences cut at the store's maximal length; cut_replies: replies in them that have no end
-    replies, unended:  stretches of targets, and those (not truncated) that do not end with an end-of-turn token
-    end_of_turn:       end-of-turn tokens among the targets; first_token, last_token: those of every reply
-    doubled_bos:       sequences that begin with two BOS tokens
-    nothing_kept:      sequences without any token to learn
-    by_role, by_turn, by_position, by_class, by_clause: targets and dropped; turns are counted from 0, positions are tenths
-                       of the reply; a token that two clauses dropped counts in both
-    weights:           None where the mask does not weigh
-    means:             of entropy, KL and −log p over kept and dropped targets, where a scoring was read
-    most_dropped:      the tokens dropped most often
-    findings:          checks, each with a verdict: ok, note, warning or problem
+    Attributes:
+        store, mask, rule, scoring: What was looked at; mask and rule are None for plain SFT.
+        sequences, tokens, targets, kept: Counts.
+        dataset_rows, left_out: Rows of the dataset, and those that never became sequences.
+        targets_found_by: How targets were found in the text.
+        truncated: Sequences cut at the store's maximal length.
+        cut_replies: Replies in them that have no end.
+        replies, unended: Stretches of targets, and those (not truncated) that do not end with an end-of-turn token.
+        end_of_turn: End-of-turn tokens among the targets.
+        first_token, last_token: Those of every reply.
+        doubled_bos: Sequences that begin with two BOS tokens.
+        nothing_kept: Sequences without any token to learn.
+        by_role, by_turn, by_position, by_class, by_clause: Targets and dropped; turns are counted from 0, positions are tenths
+            of the reply; a token that two clauses dropped counts in both.
+        weights: None where the mask does not weigh.
+        means: Of entropy, KL and −log p over kept and dropped targets, where a scoring was read.
+        most_dropped: The tokens dropped most often.
+        findings: Checks, each with a verdict: ok, note, warning or problem.
     """
 
     store: str
@@ -130,6 +125,7 @@ class Audit:
 
     @property
     def share_dropped(self) -> float:
+        """1 - kept / targets; 0 of no targets."""
         return 1.0 - self.kept / self.targets if self.targets else 0.0
 
     @property
@@ -150,12 +146,17 @@ class Audit:
 
 
 def audit(store: Store | str | Path, mask: str | None = None, scoring: str | None = None) -> Audit:
-    """Count what a store teaches under a mask (None: plain SFT), and check it for what usually goes wrong.
+    """Count what a store teaches under a mask, and check it for what usually goes wrong.
 
-    scoring: whose statistics to average; None: those that the mask read, or the store's only scoring, or none
+    Every byte of the parts behind the answer is held against the digests of their manifests: ``intact_parts``.
 
-    Every byte of the parts behind the answer is held against the digests of their manifests: ``intact_parts``. Raises
-    StoreError where the mask or scoring is not there, or a part is damaged.
+    Args:
+        store: A store, or its path.
+        mask: A mask; None: plain SFT.
+        scoring: Whose statistics to average; None: those that the mask read, or the store's only scoring, or none.
+
+    Raises:
+        StoreError: The mask or scoring is not there, or a part is damaged.
     """
     store = open_store(store)
     manifest = store.masks[mask].manifest if mask is not None else None
@@ -163,26 +164,30 @@ def audit(store: Store | str | Path, mask: str | None = None, scoring: str | Non
     decoder = Decoder(store)
     found = count_all(store.unproven(), mask, scoring, decoder)  # all that was changed is told below, not the first of it alone
     changed = [path for family in _families(store, mask, manifest, scoring) for path in store.changed_parts(family)]
-    data, counts = store.manifest.dataset, found.by_place
+    return _audit_of(Case(store, found, changed, manifest), mask, scoring, decoder)
+
+
+def _audit_of(case: Case, mask: str | None, scoring: str | None, decoder: Decoder) -> Audit:
+    store, found, manifest = case.store.manifest, case.counts, case.of_mask
     return Audit(
-        store=str(store.path),
+        store=str(case.store.path),
         mask=mask,
         rule=manifest.rule if manifest else None,
         scoring=scoring,
-        sequences=store.manifest.sequences,
-        tokens=store.manifest.tokens,
+        sequences=store.sequences,
+        tokens=store.tokens,
         targets=found.all.targets,
         kept=found.all.kept,
-        dataset_rows=data.rows,
-        left_out=tuple(LeftOut(reason, rows, data.first_dropped[reason]) for reason, rows in data.dropped.items()),
-        targets_found_by=store.manifest.template.targets,
+        dataset_rows=store.dataset.rows,
+        left_out=tuple(LeftOut(why, rows, store.dataset.first_dropped[why]) for why, rows in store.dataset.dropped.items()),
+        targets_found_by=store.template.targets,
         truncated=found.truncated,
         cut_replies=found.cut_replies,
         replies=found.replies,
         unended=found.unended,
-        end_of_turn=_share(counts, END_OF_TURN),
-        first_token=_share(counts, FIRST),
-        last_token=_share(counts, LAST),
+        end_of_turn=_share(found.by_place, END_OF_TURN),
+        first_token=_share(found.by_place, FIRST),
+        last_token=_share(found.by_place, LAST),
         doubled_bos=found.doubled_bos,
         nothing_kept=found.all.rows_with_nothing_kept,
         by_role=_shares(found.by_role),
@@ -190,10 +195,10 @@ def audit(store: Store | str | Path, mask: str | None = None, scoring: str | Non
         by_position=tuple(_share(found.by_tenth, i) for i in range(10)),
         by_class=_shares(found.by_class),
         by_clause=_by_clause(found, manifest),
-        weights=_weights(found) if manifest and manifest.weighted else None,
+        weights=found.weights if manifest and manifest.weighted else None,
         means=_means(found),
         most_dropped=_most_dropped(found, decoder),
-        findings=tuple(run_checks(store, found, changed, manifest)),
+        findings=tuple(run_checks(case)),
     )
 
 
@@ -222,12 +227,6 @@ def _by_clause(found: AuditCounts, manifest: MaskManifest | None) -> tuple[Share
 
 def _with_share(share: Share) -> dict[str, Any]:
     return {**asdict(share), "share": share.share}
-
-
-def _weights(found: AuditCounts) -> Weights:
-    total, squares = found.weights.tolist()
-    kept = found.all.kept
-    return Weights(total, total / kept if kept else 0.0, found.weightless, total * total / squares if squares else 0.0)
 
 
 def _means(found: AuditCounts) -> tuple[Means, ...]:

@@ -5,13 +5,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tokenstats.inspect.mask_reader import count_by
+
 MOST_ROWS = 10
 """Rows that are remembered to look at."""
 
 
 @dataclass
 class Breakdown:
-    """int64 [groups, 2] counts of targets and of those dropped, and each group's first rows that lose a token."""
+    """Counts of targets and of those dropped, by group.
+
+    Attributes:
+        labels: Names of the groups.
+        counts: int64 [groups, 2], targets and those dropped.
+        rows: Each group's first rows that lose a token.
+    """
 
     labels: Sequence[str]
     counts: np.ndarray = field(init=False)
@@ -22,11 +30,17 @@ class Breakdown:
         self.rows = [[] for _ in self.labels]
 
     def add(self, groups: np.ndarray, dropped: np.ndarray, rows: np.ndarray) -> None:
-        """Count n tokens: groups [n], dropped boolean [n], and their rows [n], numbered over the store."""
+        """Count n tokens.
+
+        Args:
+            groups: Of each token, [n].
+            dropped: Boolean [n].
+            rows: Of each token, [n], numbered over the store, rising.
+        """
         size = len(self.labels)
-        lost = np.bincount(groups[dropped], minlength=size)
-        self.counts += np.stack([np.bincount(groups, minlength=size), lost], axis=1)
-        wanted = [group for group in np.flatnonzero(lost) if len(self.rows[group]) < MOST_ROWS]
+        counts = count_by(groups, dropped, size)
+        self.counts += counts
+        wanted = [group for group in np.flatnonzero(counts[:, 1]) if len(self.rows[group]) < MOST_ROWS]
         if not wanted:
             return
         first, last = rows[0], rows[-1]

@@ -44,6 +44,8 @@ class Case:
         store: The store.
         counts: What was counted in it.
         changed: Parts whose digests are not those of their manifests.
+        of_mask: The mask's manifest; None for plain SFT.
+        of_scoring: The manifest of the scoring that a check is made for; else None.
         about: Name of the scoring, for the checks that come once for each; else None.
     """
 
@@ -85,7 +87,8 @@ class Answer:
     """A verdict.
 
     Attributes:
-        verdict, message: One of ``VERDICTS``, and why in words.
+        verdict: One of ``VERDICTS``.
+        message: Why, in words.
         count, of: What was counted, and of how many; None where the check counts nothing.
         rows: Up to ten sequences to look at, counted from 0 over the store, as ``show --row`` takes them.
     """

@@ -24,6 +24,22 @@ _PROMPTS = [ROLES.index(role) for role in ("system", "user", "tool")]
 _BLANKS_AFTER_END = 2  # templates write a newline after the end-of-turn token
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the kept tokens.
+
+    Attributes:
+        total, mean: Their sum and mean.
+        zero: How many of them are 0.
+        effective: The effective number of tokens, (Σw)² / Σw² (Kish).
+    """
+
+    total: float
+    mean: float
+    zero: int
+    effective: float
+
+
 @dataclass
 class AuditCounts:
     """Totals over the parts read so far.
@@ -35,7 +51,7 @@ class AuditCounts:
         by_role, by_turn, by_tenth, by_class, by_place, by_clause: Targets and those dropped, by group.
         by_token: The same by token id, int64 [vocabulary, 2].
         sums: Of each statistic over the targets kept and those dropped, float64 [2], nats.
-        weights: Σ weight and Σ weight²; weightless: tokens kept with weight 0.
+        squared_weights: Σ weight²; weightless: tokens kept with weight 0.
         rows: For each thing that looks wrong, the first rows that show it.
     """
 
@@ -56,12 +72,19 @@ class AuditCounts:
     by_clause: Breakdown = field(default_factory=lambda: Breakdown([""] * MAX_CLAUSES))
     by_token: np.ndarray = field(init=False)
     sums: dict[str, np.ndarray] = field(default_factory=dict)
-    weights: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    squared_weights: float = 0.0
     weightless: int = 0
     rows: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         self.by_token = np.zeros((self.vocabulary, 2), np.int64)
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of the kept tokens; all 0 where nothing is weighed or kept."""
+        total, kept = float(self.all.weight.value), self.all.kept
+        effective = total * total / self.squared_weights if self.squared_weights else 0.0
+        return Weights(total, total / kept if kept else 0.0, self.weightless, effective)
 
     def note(self, what: str, rows: np.ndarray) -> int:
         """Remember the first of the rows, numbered over the store; returns how many different ones there are."""
@@ -178,7 +201,7 @@ def _add_statistics(totals: AuditCounts, part: _Part, columns: list[str]) -> Non
         sums = np.array([values[~dropped].sum(), values[dropped].sum()])
         totals.sums[name] = totals.sums.get(name, np.zeros(2)) + sums
     if weight is not None:
-        totals.weights += [weight.sum(dtype=float), np.square(weight, dtype=float).sum()]
+        totals.squared_weights += float(np.square(weight, dtype=float).sum())
         weightless = ~dropped & (weight == 0)
         totals.weightless += int(np.count_nonzero(weightless))
         totals.note("weightless", part.rows[weightless])

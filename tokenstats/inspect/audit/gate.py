@@ -16,7 +16,12 @@ LEVELS = VERDICTS[1:]
 
 @dataclass(frozen=True)
 class Gate:
-    """``level``: this verdict and graver ones fail, None: none; ``checks``: these fail unless their verdict is ok."""
+    """Which findings fail.
+
+    Attributes:
+        level: This verdict and graver ones fail; None: none.
+        checks: These fail unless their verdict is ok.
+    """
 
     level: str | None = None
     checks: tuple[str, ...] = ()

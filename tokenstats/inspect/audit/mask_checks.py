@@ -125,16 +125,15 @@ def budget(case: Case) -> Answer:
 @check(Made.OF_WEIGHTS)
 def weights(case: Case) -> Answer:
     """every weight 0: problem; kept tokens of weight 0: note"""
-    total, squares = case.counts.weights.tolist()
-    kept, weightless = case.counts.all.kept, case.counts.weightless
-    if not total:
-        return Answer(PROBLEM, "every weight is 0: nothing is learned", weightless, kept)
+    found, kept = case.counts.weights, case.counts.all.kept
+    if not found.total:
+        return Answer(PROBLEM, "every weight is 0: nothing is learned", found.zero, kept)
     text = (
-        f"the mean weight of the {kept:,} kept tokens is {total / kept:.3f}; "
-        f"they count as {total * total / squares:,.0f} tokens of one weight"
+        f"the mean weight of the {kept:,} kept tokens is {found.mean:.3f}; "
+        f"they count as {found.effective:,.0f} tokens of one weight"
     )
-    hint = f"; {weightless:,} have weight 0 and teach nothing" if weightless else ""
-    return Answer(NOTE if hint else OK, text + hint, weightless, kept, tuple(case.counts.rows["weightless"]))
+    hint = f"; {found.zero:,} have weight 0 and teach nothing" if found.zero else ""
+    return Answer(NOTE if hint else OK, text + hint, found.zero, kept, tuple(case.counts.rows["weightless"]))
 
 
 def _fingerprint(store: Store, name: str) -> str | None:

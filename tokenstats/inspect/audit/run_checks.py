@@ -2,13 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from tokenstats.inspect.audit import mask_checks, store_checks
 from tokenstats.inspect.audit.checks import Case, Check, Finding, Made
-from tokenstats.inspect.audit.counts import AuditCounts
-from tokenstats.store import Store
-from tokenstats.store.manifests import MaskManifest
 
 CHECKS = {c.name: c for module in (store_checks, mask_checks) for c in vars(module).values() if isinstance(c, Check)}
 """Every check by its name, in the order of the audit."""
@@ -16,22 +12,14 @@ CHECKS = {c.name: c for module in (store_checks, mask_checks) for c in vars(modu
 _OF_SCORINGS = [c for c in CHECKS.values() if c.made in (Made.OF_SCORING, Made.OF_KL)]
 
 
-def run_checks(store: Store, counts: AuditCounts, changed: list[Path], mask: MaskManifest | None) -> Iterator[Finding]:
-    """All checks that apply; those of a scoring once for each scoring of the store.
-
-    Args:
-        store: The store.
-        counts: What was counted in it under the mask.
-        changed: Parts whose digests are not those of their manifests.
-        mask: The mask's manifest; None for plain SFT.
-    """
-    case = Case(store, counts, changed, mask)
+def run_checks(case: Case) -> Iterator[Finding]:
+    """All checks that apply; those of a scoring once for each scoring of the store."""
     for one in CHECKS.values():
         if one not in _OF_SCORINGS:
             yield from _asked([one], case)
         elif one is _OF_SCORINGS[0]:  # all of one scoring, then all of the next
-            store.scorings.check_all_listed()
-            for scoring in store.scorings.values():
+            case.store.scorings.check_all_listed()
+            for scoring in case.store.scorings.values():
                 yield from _asked(_OF_SCORINGS, replace(case, about=scoring.name, of_scoring=scoring.manifest))
 
 

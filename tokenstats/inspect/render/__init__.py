@@ -1,1 +1,1 @@
-"""How things look: in a terminal, as HTML, as pictures."""
+"""Results as text, HTML and figures. ``…_blocks.py`` has what is said, ``terminal.py`` and ``templates/`` how it looks."""

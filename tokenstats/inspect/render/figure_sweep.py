@@ -5,10 +5,10 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from tokenstats.errors import InputError, one_line
-from tokenstats.inspect.render.figures import INK, LINES, MARKERS, legend_below, new_figure, title
+from tokenstats.inspect.render.blocks import share_of
+from tokenstats.inspect.render.figures import INK, LINES, MARKERS, legend_below, new_figure, percent_axes, title
 from tokenstats.masking.sweep import Line, Sweep
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -26,6 +26,7 @@ def check_picture(path: Path) -> Path:
 
 
 def plot_sweep(sweep: Sweep, path: Path) -> None:
+    """Draw a sweep into a file. Raises InputError as :func:`check_picture` does."""
     sweep_figure(sweep).savefig(check_picture(path))
 
 
@@ -42,14 +43,12 @@ def sweep_figure(sweep: Sweep) -> Figure:
     if others:
         for number, (label, lines) in enumerate(series.items()):
             _draw(left, lines, [line.share_dropped for line in lines], label, number)
-            _draw(right, lines, [_share(line.ends_dropped, sweep.ends) for line in lines], label, number)
+            _draw(right, lines, [share_of(line.ends_dropped, sweep.ends) for line in lines], label, number)
     else:
         _draw_all(left, right, sweep)
     title(left, "Share of targets dropped", name, "share")
     title(right, "Share of end-of-turn tokens dropped" if others else "Overlap of the clauses, and what is lost", name)
-    for ax in (left, right):
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        ax.set_ylim(0, max(0.05, ax.get_ylim()[1]))
+    percent_axes((left, right))
     legend_below(figure, *((left,) if others else (left, right)))
     return figure
 
@@ -60,18 +59,14 @@ def _draw_all(left: Axes, right: Axes, sweep: Sweep) -> None:
     _draw(left, lines, [line.share_dropped for line in lines], "dropped")
     if len(clauses) > 1:
         for i, (text, _) in enumerate(clauses):
-            _draw(left, lines, [_share(line.clauses[i][1], sweep.targets) for line in lines], f"by {one_line(text, 40)} …", i)
+            _draw(left, lines, [share_of(line.clauses[i][1], sweep.targets) for line in lines], f"by {one_line(text, 40)} …", i)
         _draw(right, lines, [line.overlap for line in lines], "overlap of clauses", 3)
         _draw(right, lines, [line.by_chance for line in lines], "overlap by chance", 5)
-    _draw(right, lines, [_share(line.ends_dropped, sweep.ends) for line in lines], "end-of-turn tokens dropped", 4)
-    _draw(right, lines, [_share(line.rows_with_nothing_kept, sweep.rows) for line in lines], "rows that keep nothing", 7)
+    _draw(right, lines, [share_of(line.ends_dropped, sweep.ends) for line in lines], "end-of-turn tokens dropped", 4)
+    _draw(right, lines, [share_of(line.rows_with_nothing_kept, sweep.rows) for line in lines], "rows that keep nothing", 7)
 
 
 def _draw(ax: Axes, lines: Sequence[Line], values: Sequence[float], label: str, look: int = -1) -> None:
     x = [float(list(line.values.values())[-1]) for line in lines]
     colour, marker = (INK, "o") if look < 0 else (LINES[look % len(LINES)], MARKERS[look % len(MARKERS)])
     ax.plot(x, values, color=colour, marker=marker, markersize=4, linewidth=1.5, label=label)
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0

@@ -69,7 +69,13 @@ def title(ax: Axes, text: str, x: str = "", y: str = "") -> None:
 
 
 def distribution_figure(found: Distributions, mask: str | None, cuts: Mapping[str, Sequence[float]] | None = None) -> Figure:
-    """Histograms of entropy and of KL, all targets and those dropped, counts on a logarithmic scale."""
+    """Histograms of entropy and of KL, counts on a logarithmic scale.
+
+    Args:
+        found: What was counted.
+        mask: Whose dropped targets to draw too; None for none.
+        cuts: Values (nats) to mark, by statistic.
+    """
     figure, axes = new_figure(10.4, 3.1, max(1, len(found.columns)))
     for ax, column in zip(axes, found.columns, strict=False):
         _histogram(ax, found, column, mask)
@@ -209,9 +215,7 @@ def position_figure(found: Distributions, masks: Sequence[str]) -> Figure:
         axes[1].plot(np.arange(FIRST_TOKENS) + 1, early, markersize=3, markevery=7, **look)
     title(axes[0], "Share dropped along the reply", "place in the reply (% of its length)", "share of targets")
     title(axes[1], f"Share dropped among the first {FIRST_TOKENS} tokens", "token of the reply")
-    for ax in axes:
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        ax.set_ylim(0, max(0.05, ax.get_ylim()[1]))
+    percent_axes(axes)
     legend_below(figure, axes[0])
     return figure
 
@@ -267,6 +271,13 @@ def _fonts() -> tuple[tuple[str, ...], frozenset[int]]:
     for family in families:
         characters.update(font_manager.get_font(font_manager.findfont(family)).get_charmap())
     return families, frozenset(characters)
+
+
+def percent_axes(axes: Iterable[Axes]) -> None:
+    """Shares from 0 up, as percentages, to 5 % at least."""
+    for ax in axes:
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        ax.set_ylim(0, max(0.05, ax.get_ylim()[1]))
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:

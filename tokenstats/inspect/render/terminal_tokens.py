@@ -3,18 +3,17 @@
 Dropped tokens never differ by colour alone: each clause has its own decoration, and its number stands behind the token.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from tokenstats.inspect.render.terminal import plain_text
 from tokenstats.inspect.tokens.detokenize import Decoder, visible
-from tokenstats.inspect.tokens.sequence import Piece, SequenceView, Token, read_sequence
-from tokenstats.store import Store
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType
-    from rich.style import Style
-    from rich.text import Text
+from tokenstats.inspect.tokens.sequence import SequenceView, Token
 
 # decoration and colour of the first clauses; the colours differ in lightness and for colour-blind eyes
 _DECORATIONS = ("underline", "strike", "reverse", "underline2")
@@ -23,41 +22,6 @@ _SEVERAL = "orchid"
 _DIGITS = str.maketrans("0123456789+", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺")
 _SHOWN = ("entropy", "kl", "logprob", "rank")
 _OPEN, _CLOSE, _CONTEXT_OPEN, _CONTEXT_CLOSE = "\x01", "\x02", "\x03", "\x04"  # cannot stand in escaped text
-
-
-def render_sequence(
-    store: Store, number: int, mask: str | None = None, scoring: str | None = None, details: bool = False
-) -> "RenderableType":
-    """A sequence for ``rich``: prompt dim, kept targets plain, dropped ones coloured and underlined or struck.
-
-    number:  of the sequence, from 0 over the store; mask: whose decisions, None for plain SFT
-    scoring: whose statistics (see :func:`~tokenstats.inspect.tokens.sequence.read_sequence`)
-    details: add a table with one line per token
-
-    Where the console has no colours, or is no terminal, it is the text of :func:`plain_sequence`.
-    """
-    decoder = Decoder(store)
-    view = read_sequence(store, number, mask=mask, scoring=scoring)
-    return _OnTerminal(view, view.pieces(decoder), decoder, details)
-
-
-def plain_sequence(
-    store: Store,
-    number: int,
-    mask: str | None = None,
-    scoring: str | None = None,
-    details: bool = False,
-    ascii_only: bool = True,
-) -> str:
-    r"""A sequence as plain text, to search, compare and pipe. No terminal escapes.
-
-    ``{{…}}`` is context (not learned), ``[[2:…]]`` was dropped by the rule's second clause, ``[[1+2:…]]`` by both; all
-    else is learned. A line ends after a written ``\n``. Brackets of the text itself that could be mistaken for these
-    get a backslash between them. ``ascii_only=False`` leaves letters of all scripts as they are.
-    """
-    decoder = Decoder(store)
-    view = read_sequence(store, number, mask=mask, scoring=scoring)
-    return _plain(view, view.pieces(decoder), decoder, details, ascii_only)
 
 
 def headline(view: SequenceView) -> str:
@@ -75,18 +39,23 @@ def origin(view: SequenceView) -> str:
     return mask + (f", statistics of {view.scoring}" if view.scoring else "") + (f"; {view.caveat}" if view.caveat else "")
 
 
-@dataclass
+def render_sequence(view: SequenceView, details: bool = False) -> RenderableType:
+    """A sequence for ``rich``: prompt dim, kept targets plain, dropped ones coloured and underlined or struck.
+
+    Where the console has no colours, or is no terminal, it is the text of :func:`plain_sequence`. With ``details`` a table
+    with one line per token follows.
+    """
+    return _OnTerminal(view, details)
+
+
+@dataclass(frozen=True)
 class _OnTerminal:
     view: SequenceView
-    pieces: list[Piece]
-    decoder: Decoder
     details: bool
 
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[RenderableType]":
-        from rich.text import Text
-
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         if console.color_system is None:
-            yield Text(_plain(self.view, self.pieces, self.decoder, self.details, ascii_only=False), overflow="fold")
+            yield Text(plain_sequence(self.view, self.details, ascii_only=False), overflow="fold")
             return
         yield Text(headline(self.view), style="bold")
         yield Text(origin(self.view), style="dim")
@@ -94,14 +63,12 @@ class _OnTerminal:
         yield Text("")
         yield self._tokens()
         if self.details:
-            yield _table(self.view, self.decoder)
+            yield _table(self.view)
 
-    def _tokens(self) -> "Text":
-        from rich.text import Text
-
+    def _tokens(self) -> Text:
         text = Text(overflow="fold")
         numbered = len(self.view.clauses) > 1
-        for piece in self.pieces:
+        for piece in self.view.pieces():
             shown = visible(piece.text, newline="↵\n") or "∅"
             if piece.dropped:
                 text.append(shown.rstrip("\n"), style_of(piece.clauses))
@@ -113,47 +80,35 @@ class _OnTerminal:
         return text
 
 
-def style_of(clauses: Sequence[int]) -> "Style":
+def style_of(clauses: Sequence[int]) -> Style:
     """How a token dropped by these clauses looks."""
-    from rich.style import Style
-
     decorations = {_DECORATIONS[min(c, len(_DECORATIONS) - 1)]: True for c in clauses} or {"strike": True}
     colour = _SEVERAL if len(clauses) > 1 else _COLOURS[min(clauses[0], len(_COLOURS) - 1)] if clauses else "red"
     return Style(color=colour, **decorations)  # type: ignore[arg-type]
 
 
-def _legend(view: SequenceView) -> "Iterator[Text]":
-    from rich.text import Text
-
+def _legend(view: SequenceView) -> Iterator[Text]:
     protected = ("   never dropped", "bold green") if view.protected.any() else ""
     yield Text.assemble(("context", "dim"), "   learned", protected)
-    for number, clause in enumerate(view.clauses):
-        count = sum(1 for r in view.reason if int(r) >> number & 1)
+    for number, (clause, count) in enumerate(view.dropped_by_clause):
         yield Text.assemble((f" {number + 1} ", style_of([number])), f" {clause}", (f"  {count} dropped", "dim"))
-    if view.dropped and (several := sum(1 for r in view.reason if int(r) & (int(r) - 1))):
+    if several := view.dropped_by_several:
         yield Text.assemble((" + ", style_of([0, 1])), " several clauses", (f"  {several} dropped", "dim"))
 
 
-def _table(view: SequenceView, decoder: Decoder) -> "RenderableType":
-    from rich.table import Table
-    from rich.text import Text
-
+def _table(view: SequenceView, ascii_only: bool = False) -> Table:
     names = [s for s in _SHOWN if s in view.statistics]
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("index", "token", "role", *names, "decision"):
         table.add_column(name, justify="right" if name in ("index", *names) else "left", no_wrap=True)
     for index in range(len(view)):
         token = view.token(index)
-        style = style_of(token.clauses) if token.dropped else "" if token.is_target else "dim"
-        cells = [Text(cell) for cell in _cells(token, decoder, names)]
-        cells[1].stylize(style)
+        shown = _one_token(token.id, view.decoder) if ascii_only else view.decoder.visible(token.id)
+        numbers = [_number(token.statistics.get(name)) for name in names]
+        cells = [Text(cell) for cell in (str(token.index), shown, token.role, *numbers, decision(token))]
+        cells[1].stylize(style_of(token.clauses) if token.dropped else "")
         table.add_row(*cells, style="dim" if not token.is_target else "")
     return table
-
-
-def _cells(token: Token, decoder: Decoder, names: Iterable[str]) -> list[str]:
-    numbers = [_number(token.statistics.get(name)) for name in names]
-    return [str(token.index), decoder.visible(token.id), token.role, *numbers, decision(token)]
 
 
 def decision(token: Token) -> str:
@@ -173,12 +128,23 @@ def _number(value: float | int | None) -> str:
     return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _plain(view: SequenceView, pieces: list[Piece], decoder: Decoder, details: bool, ascii_only: bool) -> str:
+def plain_sequence(view: SequenceView, details: bool = False, ascii_only: bool = True) -> str:
+    r"""A sequence as plain text, to search, compare and pipe. No terminal escapes.
+
+    ``{{…}}`` is context (not learned), ``[[2:…]]`` was dropped by the rule's second clause, ``[[1+2:…]]`` by both; all
+    else is learned. A line ends after a written ``\n``. Brackets of the text itself that could be mistaken for these
+    get a backslash between them.
+
+    Args:
+        view: The sequence.
+        details: Add a table with one line per token.
+        ascii_only: Escape letters of other scripts too; False leaves them as they are.
+    """
     lines = [headline(view), origin(view), "marks: {{context}} learned" + " [[clause:dropped]]" * bool(view.mask)]
     lines += [f"  {n + 1}: {clause}" for n, clause in enumerate(view.clauses)]
     body = ""
     inside = False
-    for piece in pieces:
+    for piece in view.pieces():
         if inside == piece.is_target:  # a stretch of context begins or ends here
             body += _CONTEXT_CLOSE if inside else _CONTEXT_OPEN
             inside = not inside
@@ -187,7 +153,7 @@ def _plain(view: SequenceView, pieces: list[Piece], decoder: Decoder, details: b
     body += _CONTEXT_CLOSE if inside else ""
     lines += ["", _with_marks(body)]
     if details:
-        lines += ["", *_plain_table(view, decoder, ascii_only)]
+        lines += ["", plain_text(_table(view, ascii_only))]
     return "\n".join(line.rstrip() for line in "\n".join(lines).split("\n")) + "\n"
 
 
@@ -205,18 +171,6 @@ def _escaped(text: str, ascii_only: bool) -> str:
     if not ascii_only:
         return "".join("\\n\n" if c == "\n" else visible(c) if c != " " else c for c in text)
     return "".join("\\n\n" if c == "\n" else c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in text)
-
-
-def _plain_table(view: SequenceView, decoder: Decoder, ascii_only: bool) -> list[str]:
-    names = [s for s in _SHOWN if s in view.statistics]
-    rows = [["index", "token", "role", *names, "decision"]]
-    for index in range(len(view)):
-        token = view.token(index)
-        cells = _cells(token, decoder, names)
-        cells[1] = _one_token(token.id, decoder) if ascii_only else cells[1]
-        rows.append(cells)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _one_token(token_id: int, decoder: Decoder) -> str:

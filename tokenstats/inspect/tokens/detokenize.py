@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,10 +42,15 @@ class Span:
 
 
 class Decoder:
-    """The store's own tokenizer, for reading ids only. Raises StoreError where its file is missing or damaged."""
+    """Makes text of ids, with a store's own tokenizer. Raises StoreError where its file is missing or damaged."""
 
     def __init__(self, store: "Store"):
         self.tokenizer = load_tokenizer(store)
+
+    @cached_property
+    def _labels(self) -> dict[int, str]:
+        """What :meth:`visible` said: few tokens make up most of a text."""
+        return {}
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included."""
@@ -76,8 +81,11 @@ class Decoder:
 
     def visible(self, token_id: int) -> str:
         """One token as a label for lists: harmless, on one line, spaces as dots, half a character as ``⟨F0 9F⟩``."""
-        text = self.token(token_id)
-        return self._bytes(token_id) if UNKNOWN in text else visible(text).replace(" ", "·") or "∅"
+        if token_id not in self._labels:
+            text = self.token(token_id)
+            shown = self._bytes(token_id) if UNKNOWN in text else visible(text).replace(" ", "·")
+            self._labels[token_id] = shown or "∅"
+        return self._labels[token_id]
 
     def _stands_alone(self, ids: list[int], first: int, end: int) -> bool:
         """Does the text up to ``end`` stay as it is, whatever follows?"""
@@ -103,6 +111,7 @@ class Decoder:
 
 
 def load_tokenizer(store: "Store") -> "Tokenizer":
+    """The store's own tokenizer. Raises StoreError where its file is missing or damaged."""
     path = store.tokenizer_folder / "tokenizer.json"
     if not path.is_file():
         raise StoreError(f"{path} is missing: tokens cannot be decoded; copy the tokenizer that made the store there")

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from tokenstats.alignment import predicted
 from tokenstats.errors import StoreError
 from tokenstats.inspect.protection import NotKnown, protected_targets
 from tokenstats.inspect.tokens.detokenize import Decoder, visible
-from tokenstats.masking.rule import Rule
-from tokenstats.schema import MAX_CLAUSES, ROLES, STATISTICS, TOPK_COLUMNS
+from tokenstats.schema import ROLES, STATISTICS, TOPK_COLUMNS
+from tokenstats.shown import Shown
 from tokenstats.store import Store
 from tokenstats.store.manifests import MANIFEST, MaskManifest, ScoringManifest
 from tokenstats.store.store import STATS
@@ -20,7 +22,18 @@ _TOKENS = ("seq_id", "input_ids", "is_target", "role", "row", "truncated")
 
 @dataclass(frozen=True)
 class Token:
-    """One token. ``clauses`` are the rule's branches that dropped it, counted from 0; a statistic not scored is absent."""
+    """One token.
+
+    Attributes:
+        index: Its place in the sequence.
+        id: Its id in the vocabulary.
+        role: Who wrote it, one of ``ROLES``.
+        is_target: Plain SFT would learn it.
+        kept: It contributes to the loss.
+        clauses: The rule's branches that dropped it, counted from 0.
+        protected: The rule may never drop it.
+        statistics: By name; one that was not scored is absent.
+    """
 
     index: int
     id: int
@@ -33,6 +46,7 @@ class Token:
 
     @property
     def dropped(self) -> bool:
+        """A target that is not kept."""
         return self.is_target and not self.kept
 
 
@@ -50,32 +64,46 @@ class Piece:
 
     @property
     def is_target(self) -> bool:
+        """Is any of its tokens a target?"""
         return any(t.is_target for t in self.tokens)
 
     @property
     def dropped(self) -> bool:
+        """Is any of its tokens dropped?"""
         return any(t.dropped for t in self.tokens)
 
     @property
     def protected(self) -> bool:
+        """May any of its tokens never be dropped?"""
         return any(t.protected for t in self.tokens)
 
     @property
     def clauses(self) -> tuple[int, ...]:
+        """The rule's branches that dropped any of its tokens, rising."""
         return tuple(sorted({c for t in self.tokens for c in t.clauses}))
 
 
 @dataclass(frozen=True)
-class SequenceView:
+class SequenceView(Shown):
     """A sequence of T tokens. Without a mask every target is kept.
 
-    number:     of the sequence in the store, from 0; row: of the dataset
-    is_target, keep, protected: boolean [T]; reason: uint16 [T], bit i is set where clause i dropped the token
-    protected:  targets that the rule may never drop; caveat: why none are marked, where that is not known
-    clauses:    text of the rule's clauses
-    statistics: of the scoring, one list of T values each, None where not scored
+    Attributes:
+        store: The store that it lies in.
+        number: Of the sequence in the store, from 0.
+        row: Of the dataset.
+        seq_id: Its name in every part.
+        truncated: It was cut at the store's maximal length.
+        ids, role: Integers [T].
+        is_target, keep: Boolean [T].
+        reason: uint16 [T], bit i is set where clause i dropped the token.
+        protected: Boolean [T], targets that the rule may never drop.
+        clauses: Text of the rule's clauses.
+        mask, scoring: Whose decisions and statistics are shown; None for none.
+        statistics: Of the scoring, one list of T values each, None where not scored.
+        caveat: Why no token is marked as protected, where that is not known.
     """
 
+    store: Store = field(repr=False, compare=False)
     number: int
     row: int
     seq_id: str
@@ -97,17 +125,37 @@ class SequenceView:
 
     @property
     def targets(self) -> int:
+        """How many targets there are."""
         return int(self.is_target.sum())
 
     @property
     def kept(self) -> int:
+        """How many of them are kept."""
         return int(self.keep.sum())
 
     @property
     def dropped(self) -> int:
+        """How many of them are dropped."""
         return self.targets - self.kept
 
+    @property
+    def dropped_by_clause(self) -> list[tuple[str, int]]:
+        """Text of each clause, and how many tokens it drops; one that two clauses drop counts in both."""
+        bits = self.reason[:, None] >> np.arange(len(self.clauses), dtype=np.uint16) & np.uint16(1)
+        return list(zip(self.clauses, np.count_nonzero(bits, axis=0).tolist(), strict=True))
+
+    @property
+    def dropped_by_several(self) -> int:
+        """How many tokens more than one clause drops."""
+        return int(np.count_nonzero(self.reason & (self.reason - np.uint16(1))))  # without its lowest bit: is there another?
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The store's tokenizer. Raises StoreError where it is missing."""
+        return Decoder(self.store)
+
     def token(self, index: int) -> Token:
+        """One token."""
         reason = int(self.reason[index])
         return Token(
             index=index,
@@ -115,14 +163,15 @@ class SequenceView:
             role=ROLES[self.role[index]],
             is_target=bool(self.is_target[index]),
             kept=bool(self.keep[index]),
-            clauses=tuple(bit for bit in range(MAX_CLAUSES) if reason >> bit & 1),
+            clauses=tuple(bit for bit in range(reason.bit_length()) if reason >> bit & 1),
             protected=bool(self.protected[index]),
             statistics={name: values[index] for name, values in self.statistics.items() if values[index] is not None},
         )
 
-    def pieces(self, decoder: Decoder) -> list[Piece]:
+    def pieces(self) -> list[Piece]:
         """The sequence as pieces of text, in order; every token is in exactly one."""
-        return [Piece(s.text, tuple(self.token(i) for i in range(s.start, s.end))) for s in decoder.spans(self.ids.tolist())]
+        spans = self.decoder.spans(self.ids.tolist())
+        return [Piece(s.text, tuple(self.token(i) for i in range(s.start, s.end))) for s in spans]
 
     def decided(self, keep: np.ndarray, reason: np.ndarray, protected: np.ndarray, clauses: Sequence[str]) -> "SequenceView":
         """The same sequence under other decisions, for a rule that is not stored as a mask."""
@@ -130,12 +179,17 @@ class SequenceView:
 
 
 def read_sequence(store: Store, number: int, *, mask: str | None = None, scoring: str | None = None) -> SequenceView:
-    """Read one sequence, counted from 0 over the store.
+    """Read one sequence.
 
-    mask:    whose decisions; None: plain SFT, every target kept
-    scoring: whose statistics; None: those that the mask read, or the store's only scoring, or none
+    Args:
+        store: The store.
+        number: Of the sequence, counted from 0 over the store.
+        mask: Whose decisions; None: plain SFT, every target kept.
+        scoring: Whose statistics; None: those that the mask read, or the store's only scoring, or none.
 
-    Raises InputError for a number out of range, StoreError for a mask or scoring that is not there.
+    Raises:
+        InputError: The number is out of range.
+        StoreError: The mask or scoring is not there.
     """
     manifest = store.masks[mask].manifest if mask is not None else None
     scoring = choose_scoring(store, manifest, scoring)
@@ -145,10 +199,18 @@ def read_sequence(store: Store, number: int, *, mask: str | None = None, scoring
     if scoring is not None:
         families[f"stats/{scoring}"] = statistic_columns(store.scorings[scoring].manifest)
     found = store.sequence(number, families)
-    tokens = found["tokens"]
-    is_target = np.asarray(tokens["is_target"], bool)
-    is_target[:1] = False  # nothing predicts the first token
-    plain = SequenceView(
+    statistics = {k: v for k, v in found.get(f"stats/{scoring}", {}).items() if k != "seq_id"}
+    plain = _plain_sft(store, number, found["tokens"], scoring, statistics)
+    return plain if manifest is None else _under(plain, str(mask), manifest, found[f"masks/{mask}"])
+
+
+def _plain_sft(
+    store: Store, number: int, tokens: dict[str, Any], scoring: str | None, statistics: dict[str, list[Any]]
+) -> SequenceView:
+    flags = np.asarray(tokens["is_target"], bool)
+    is_target = predicted(flags, np.array([0, len(flags)]))
+    return SequenceView(
+        store=store,
         number=number,
         row=tokens["row"],
         seq_id=tokens["seq_id"],
@@ -157,20 +219,22 @@ def read_sequence(store: Store, number: int, *, mask: str | None = None, scoring
         role=np.asarray(tokens["role"], np.int8),
         is_target=is_target,
         keep=is_target.copy(),
-        reason=np.zeros(len(is_target), np.uint16),
-        protected=np.zeros(len(is_target), bool),
+        reason=np.zeros(len(flags), np.uint16),
+        protected=np.zeros(len(flags), bool),
         scoring=scoring,
-        statistics={k: v for k, v in found.get(f"stats/{scoring}", {}).items() if k != "seq_id"},
+        statistics=statistics,
     )
-    if manifest is None:
-        return plain
-    decisions = found[f"masks/{mask}"]
+
+
+def _under(plain: SequenceView, mask: str, manifest: MaskManifest, decisions: dict[str, Any]) -> SequenceView:
+    """The sequence with what a stored mask decided."""
     keep, reason = np.asarray(decisions["keep"], bool), np.asarray(decisions["reason"], np.uint16)
-    protected, caveat = np.zeros(len(plain), bool), None
+    protected, caveat = None, None
     try:
-        protected[protected_targets(store, manifest, number)] = True
+        protected = protected_targets(plain.store, manifest, plain.number)
     except NotKnown as why:
         caveat = f"which tokens are protected is not known: {why}"
+    protected = plain.protected if protected is None else protected
     view = plain.decided(keep, reason, protected, [c.text for c in manifest.clauses])
     return replace(view, mask=mask, caveat=caveat)
 
@@ -199,8 +263,3 @@ def statistic_columns(scoring: ScoringManifest) -> list[str]:
     """The columns that a scoring's parts hold."""
     names = [s.name for s in STATISTICS if scoring.reference is not None or not s.of_reference]
     return names + (list(TOPK_COLUMNS) if scoring.topk else [])
-
-
-def rule_of(manifest: MaskManifest) -> Rule:
-    """The rule that a mask was made with."""
-    return Rule.from_dict(manifest.rule)
