@@ -219,6 +219,23 @@ def test_states_from_disk_train_as_the_model_beside_does(
         assert f"of {tokens:,} tokens take {tokens * 32 * 4:,} bytes" in caplog.text, "32 numbers of 4 bytes a token"
 
 
+def test_in_bfloat16_the_start_is_no_distance_from_itself_and_states_take_two_bytes(
+    store: Store, models: tuple[str, str], terms: TrainOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = replace(terms, dtype="bfloat16", metrics="targets", max_steps=3)
+    train(store, model=models[1], mask="some", out=tmp_path / "beside", options=options)
+    first = history(tmp_path / "beside")["training"][0]
+    assert first["targets/kl"] < 1e-7
+    with caplog.at_level("INFO", logger="tokenstats"):
+        cached = replace(options, reference_cache=str(tmp_path / "cache"))
+        train(store, model=models[1], mask="some", out=tmp_path / "cached", options=cached)
+    assert f"take {store.manifest.targets * 32 * 2:,} bytes" in caplog.text
+    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "beside"), rel=1e-2)
+    exact = replace(options, dtype="float32")
+    train(store, model=models[1], mask="some", out=tmp_path / "exact", options=exact)
+    assert losses(tmp_path / "beside") == pytest.approx(losses(tmp_path / "exact"), rel=2e-2)
+
+
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(reference_cache, "_FILE_TOKENS", 50)

@@ -105,7 +105,9 @@ class CachedStates:
         return self._split.logits(rows)
 
 
-def make_cache(folder: Path, split: SplitModel, rows: RowsToKeep, origin: dict[str, str], rank: int, processes: int) -> None:
+def make_cache(
+    folder: Path, split: SplitModel, rows: RowsToKeep, origin: dict[str, str], autocast: bool, rank: int, processes: int
+) -> None:
     """Write the files that are not there yet, each process its share.
 
     Args:
@@ -113,6 +115,7 @@ def make_cache(folder: Path, split: SplitModel, rows: RowsToKeep, origin: dict[s
         split: The reference.
         rows: What to keep.
         origin: Fingerprints of the store and the reference.
+        autocast: Compute in bfloat16, as the training will. The head then rounds states to bfloat16, and they are kept so.
         rank: Of this process among ``processes``.
         processes: How many there are: of n files each makes every n-th.
 
@@ -124,36 +127,49 @@ def make_cache(folder: Path, split: SplitModel, rows: RowsToKeep, origin: dict[s
         raise InputError(
             f"the reference gives only full logits, too large to keep; train without {argument('reference_cache')}"
         )
-    origin = {**origin, "tokens": rows.digest}
+    origin = {**origin, "tokens": rows.digest, "computed in": "bfloat16" if autocast else str(split.model.dtype)}
     _check_origin(folder, origin)
-    files, device = rows.files(), next(split.model.parameters()).device
+    files, make = rows.files(), _StatesOf(split, autocast)
     missing = [i for i in range(len(files)) if said_of_states(_path(folder, i)) is None]
     if missing and rank == 0:
-        _say_room(folder, split, rows, len(missing) / len(files))
+        _say_room(folder, int(rows.chosen.sum()), make.bytes_per_token(rows), len(missing) / len(files))
     for index in missing:
         if index % processes == rank:
             piece = files[index]
             tensors = {
                 "keys": torch.from_numpy(piece.keys.view(np.int64).copy()),
                 "offsets": torch.from_numpy(piece.chosen_starts),
-                "states": _states_of(split, piece, device),
+                "states": make.of(piece),
             }
             write_states(_path(folder, index), tensors, {**origin, "file": f"{index + 1} of {len(files)}"})
 
 
-def _states_of(split: SplitModel, rows: RowsToKeep, device: torch.device) -> Tensor:
-    """[n, H] of the chosen tokens, in their order."""
-    beside = ModelBeside(split)
-    place = np.cumsum(rows.chosen) - 1
+class _StatesOf:
+    """Runs the reference over rows."""
 
-    def run(ids: Tensor, chosen: Tensor, _: np.ndarray) -> Tensor:
-        return beside.states({"input_ids": ids}, chosen).cpu()
+    def __init__(self, split: SplitModel, autocast: bool):
+        self._split, self._autocast = split, autocast
+        self._device = next(split.model.parameters()).device
 
-    tokens = PartTokens(rows.ids, rows.chosen, rows.offsets)
-    classes = partial(width_classes, split.model)
-    where, states, _ = run_batches(tokens, run, device, Budget(_BATCH_TOKENS), classes, lambda real, padded: None)
-    found = torch.cat(states)
-    return torch.empty_like(found).index_copy_(0, torch.from_numpy(place[where]), found)
+    def of(self, rows: RowsToKeep) -> Tensor:
+        """[n, H] of the chosen tokens, in their order."""
+        place, tokens = np.cumsum(rows.chosen) - 1, PartTokens(rows.ids, rows.chosen, rows.offsets)
+        classes = partial(width_classes, self._split.model)
+        where, states, _ = run_batches(
+            tokens, self._run, self._device, Budget(_BATCH_TOKENS), classes, lambda real, padded: None
+        )
+        found = torch.cat(states)
+        return torch.empty_like(found).index_copy_(0, torch.from_numpy(place[where]), found)
+
+    def bytes_per_token(self, rows: RowsToKeep) -> int:
+        """What a token's states take, from one of them."""
+        one = self._run(torch.from_numpy(rows.ids[:2]).long()[None].to(self._device), torch.tensor([[False, True]]))
+        return one.numel() * one.element_size()
+
+    def _run(self, ids: Tensor, chosen: Tensor, _: object = None) -> Tensor:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            states = ModelBeside(self._split).states({"input_ids": ids}, chosen).cpu()
+        return states.bfloat16() if self._autocast else states
 
 
 def _check_origin(folder: Path, origin: dict[str, str]) -> None:
@@ -171,16 +187,12 @@ def _check_origin(folder: Path, origin: dict[str, str]) -> None:
             )
 
 
-def _say_room(folder: Path, split: SplitModel, rows: RowsToKeep, share: float) -> None:
+def _say_room(folder: Path, tokens: int, bytes_per_token: int, share: float) -> None:
     """What the states will take, before any is made."""
-    device = next(split.model.parameters()).device
-    one = split.hidden(torch.from_numpy(rows.ids[:1]).long()[None].to(device))
-    size = int(rows.chosen.sum()) * one.shape[-1] * one.element_size()
     place = next(each for each in folder.absolute().parents if each.exists())
-    free = shutil.disk_usage(place).free
     _log.info(
-        f"the reference's states of {int(rows.chosen.sum()):,} tokens take {size:,} bytes in {folder}, {share:.0%} of them "
-        f"still to be made; {free:,} bytes are free there"
+        f"the reference's states of {tokens:,} tokens take {tokens * bytes_per_token:,} bytes in {folder}, {share:.0%} of them "
+        f"still to be made; {shutil.disk_usage(place).free:,} bytes are free there"
     )
 
 

@@ -123,7 +123,7 @@ def _reference(
     else:
         assert options.reference is not None
         check_tokenizer(store, options.reference, options.trust_remote_code)
-        dtype = loaded.precision  # of its weights too: they are not trained
+        dtype = str(loaded.model.dtype).removeprefix("torch.")  # then the start's own distribution is the start's, to the bit
         longest = max(data.train.longest, data.evaluation.longest if data.evaluation else 0)
         probe = torch.from_numpy(data.train.ids[:_PROBE_TOKENS]).long()[None]
         split, description = load_reference(
@@ -138,7 +138,9 @@ def _reference(
         return ModelBeside(split), description
     folder = Path(options.reference_cache).expanduser()
     origin = {"store": store.fingerprint, "reference": description.fingerprint}
-    make_cache(folder, split, _rows_to_keep(plan.terms, data), origin, arguments.process_index, arguments.world_size)
+    make_cache(
+        folder, split, _rows_to_keep(plan.terms, data), origin, arguments.bf16, arguments.process_index, arguments.world_size
+    )
     if arguments.world_size > 1:
         torch.distributed.barrier()
     if not plan.adapter_off:
