@@ -22,6 +22,7 @@ from tokenstats.training.reference import Reference
 from tokenstats.training.selection import Batch, FollowedRule, Selection, model_inputs, stored_divisors, stored_selection
 from tokenstats.training.statistics import Predictions, columns_of
 from tokenstats.training.terms import Depth, Terms
+from tokenstats.training.token_sets import TARGET
 
 Total = Callable[[Tensor], Tensor]
 """The sum of a tensor over all devices."""
@@ -76,16 +77,16 @@ class Objective:
         chosen = depths > 0
         hidden = self.split.hidden(**model_inputs(batch))
         rows, depth = outputs_that_predict(hidden, chosen), depths[chosen]
-        reads = self.followed.selector.columns if self.followed is not None and depth_reaches(table) else frozenset()
+        followed = self.followed if _knows_all_targets(table) else None
+        reads = followed.selector.columns if followed is not None else frozenset()
         if not len(rows):
             none = self.split.logits(hidden[0, :1]).sum() * 0.0
             return Measured(chosen, depth, self._no_columns(rows, reads), stored_selection(batch, chosen), none)
         both = depths == Depth.BOTH
         ref_rows = self.reference.states(batch, both) if self.reference is not None and bool(both.any()) else None
         columns = self._columns(rows, batch["input_ids"][chosen], depth, ref_rows, reads)
-        if self.followed is not None and depth_reaches(table):
-            return Measured(chosen, depth, columns, self.followed.select(batch, chosen, columns))
-        return Measured(chosen, depth, columns, stored_selection(batch, chosen))
+        selection = stored_selection(batch, chosen) if followed is None else followed.select(batch, chosen, columns)
+        return Measured(chosen, depth, columns, selection)
 
     def divisors(self, measured: Measured) -> Tensor:
         """[3] float64, of this micro-batch: Σ_keep w (or the kept tokens), |E|, |K|."""
@@ -103,21 +104,17 @@ class Objective:
         """
         if measured.nothing is not None:
             return measured.nothing, torch.zeros(3, device=measured.nothing.device)
-        kept, over = selection.kept, torch.where(divisors > 0, divisors, 1.0).float()
-        nll = measured.columns["nll"][kept]
-        parts = [(nll if selection.weight is None else nll * selection.weight[kept]).sum() / over[0]]
-        loss = parts[0]
-        if self.terms.entropy_bonus:
-            parts.append(measured.columns["entropy"][selection.entropy_on].sum() / (over[1] * math.log(self.vocabulary)))
-            loss = loss - self.terms.entropy_bonus * parts[-1]
-        else:
-            parts.append(torch.zeros_like(loss))
-        if self.terms.kl_penalty:
-            parts.append(measured.columns[self.terms.kl_column][selection.kl_on].sum() / over[2])
-            loss = loss + self.terms.kl_penalty * parts[-1]
-        else:
-            parts.append(torch.zeros_like(loss))
-        return loss, torch.stack(parts).detach()
+        terms, columns, kept = self.terms, measured.columns, selection.kept
+        over = torch.where(divisors > 0, divisors, 1.0).float()
+        nll = columns["nll"][kept]
+        nll = (nll if selection.weight is None else nll * selection.weight[kept]).sum() / over[0]
+        entropy = divergence = torch.zeros_like(nll)
+        if terms.entropy_bonus:
+            entropy = columns["entropy"][selection.entropy_on].sum() / (over[1] * math.log(self.vocabulary))
+        if terms.kl_penalty:
+            divergence = columns[terms.kl_column][selection.kl_on].sum() / over[2]
+        loss = nll - terms.entropy_bonus * entropy + terms.kl_penalty * divergence
+        return loss, torch.stack([nll, entropy, divergence]).detach()
 
     def _names(self, depth: Depth, reads: frozenset[str]) -> tuple[str, ...]:
         """Columns that are worked out for a token of this depth."""
@@ -142,7 +139,7 @@ class Objective:
                 ref = ref_rows[block] if each is Depth.BOTH and ref_rows is not None else None
                 made = self._block(rows[order[block]], targets[order[block]], ref, self._names(each, reads), again)
                 for name in self._names(Depth.BOTH, reads):
-                    found.setdefault(name, []).append(made[name] if name in made else made["nll"].detach() * 0.0)
+                    found.setdefault(name, []).append(made[name] if name in made else torch.zeros_like(made["nll"]))
             first += count
         back = order.argsort()
         return {name: torch.cat(pieces)[back] for name, pieces in found.items()}
@@ -168,9 +165,9 @@ class Objective:
         return columns_of(predictions, names, self._trained)
 
 
-def depth_reaches(table: tuple[Depth, ...]) -> bool:
+def _knows_all_targets(table: tuple[Depth, ...]) -> bool:
     """Are whole distributions of all targets worked out, as a rule that is followed needs them?"""
-    return table[1] >= Depth.POLICY
+    return table[TARGET] >= Depth.POLICY
 
 
 class OptimizerBatch:

@@ -52,7 +52,7 @@ class ModelBeside:
 
 
 def load_reference(
-    source: str, dtype: str, device: torch.device, trust_remote_code: bool, probe: Tensor, longest: int
+    source: str, dtype: str, device: torch.device, trust_remote_code: bool, vocabulary: int, probe: Tensor, longest: int
 ) -> tuple[SplitModel, Model]:
     """Load another model as the reference, frozen, and check that it reads what is trained on.
 
@@ -61,11 +61,12 @@ def load_reference(
         dtype: Of its weights.
         device: Where it goes.
         trust_remote_code: Run code that it brings.
+        vocabulary: Ids of the tokenizer, which it must have logits for.
         probe: [1, T] ids that it is tried on.
         longest: Tokens of the longest sequence.
 
     Raises:
-        InputError: It is no model, or reads shorter sequences only.
+        InputError: It is no model, knows fewer ids, or reads shorter sequences only.
     """
     loaded = load_model(source, dtype, device, None, trust_remote_code)
     loaded.model.requires_grad_(False)
@@ -74,6 +75,11 @@ def load_reference(
         raise InputError(f"the longest sequence has {longest} tokens, but the reference {source} reads at most {most}")
     # the head as it is, like the policy's: what rounding does to p and q alike cancels in the KL
     split = SplitModel(loaded.model, float32_head=False, within=loaded.within)
+    if split.vocabulary < vocabulary:
+        raise InputError(
+            f"the reference {source} has {split.vocabulary} logits, the store's tokenizer {vocabulary} ids; expected a model whose "
+            "vocabulary covers it"
+        )
     split.check(probe.to(device))
     return split, loaded.description
 

@@ -126,14 +126,8 @@ def _reference(
         dtype = str(loaded.model.dtype).removeprefix("torch.")  # then the start's own distribution is the start's, to the bit
         longest = max(data.train.longest, data.evaluation.longest if data.evaluation else 0)
         probe = torch.from_numpy(data.train.ids[:_PROBE_TOKENS]).long()[None]
-        split, description = load_reference(
-            options.reference, dtype, arguments.device, options.trust_remote_code, probe, longest
-        )
-        if split.vocabulary < store.manifest.tokenizer.size:
-            raise InputError(
-                f"the reference {options.reference} has {split.vocabulary} logits, the store's tokenizer "
-                f"{store.manifest.tokenizer.size} ids; expected a model whose vocabulary covers it"
-            )
+        vocabulary, trusted = store.manifest.tokenizer.size, options.trust_remote_code
+        split, description = load_reference(options.reference, dtype, arguments.device, trusted, vocabulary, probe, longest)
     if options.reference_cache is None:
         return ModelBeside(split), description
     folder = Path(options.reference_cache).expanduser()

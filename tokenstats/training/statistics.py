@@ -26,18 +26,23 @@ class Predictions:
     def __init__(self, logits: Tensor, targets: Tensor, vocabulary: int, reference: Tensor | None = None):
         """logits, reference: [n, columns] float32, columns ≥ vocabulary each; targets: [n] ids below ``vocabulary``."""
         self.targets, self.logits = targets[:, None], logits.detach()[:, :vocabulary]
-        every_column = logits.log_softmax(-1)
-        self.nll = -every_column.gather(-1, self.targets).squeeze(-1)
-        self.log_p = _within(every_column, vocabulary)
+        self.every_column = logits.log_softmax(-1)
         if reference is not None:
             self.ref_logits = reference[:, :vocabulary]
-            self.log_q = self.ref_logits.log_softmax(-1)
 
     def detached(self) -> "Predictions":
         """The same numbers, from which no gradient flows."""
         twin = object.__new__(Predictions)
         twin.__dict__ = {name: value.detach() for name, value in self.__dict__.items()}
         return twin
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        return _within(self.every_column, self.logits.shape[-1])
+
+    @cached_property
+    def log_q(self) -> Tensor:
+        return self.ref_logits.log_softmax(-1)
 
     @cached_property
     def p(self) -> Tensor:
@@ -74,7 +79,7 @@ def _divergence(p: Tensor, log_p: Tensor, q: Tensor, log_q: Tensor) -> Tensor:
 
 
 COLUMNS: Mapping[str, Callable[[Predictions], Tensor]] = {
-    "nll": lambda x: x.nll,
+    "nll": lambda x: -_of_token(x.every_column, x.targets),
     "logprob": lambda x: _of_token(x.log_p, x.targets),
     "rank": lambda x: _rank(x.logits, x.targets),
     "entropy": lambda x: _entropy(x.log_p, x.p),
