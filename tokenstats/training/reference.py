@@ -77,8 +77,8 @@ def load_reference(
     split = SplitModel(loaded.model, float32_head=False, within=loaded.within)
     if split.vocabulary < vocabulary:
         raise InputError(
-            f"the reference {source} has {split.vocabulary} logits, the store's tokenizer {vocabulary} ids; expected a model whose "
-            "vocabulary covers it"
+            f"the reference {source} has {split.vocabulary} logits, the store's tokenizer {vocabulary} ids; expected a "
+            "model whose vocabulary covers it"
         )
     split.check(probe.to(device))
     return split, loaded.description
