@@ -5,7 +5,7 @@
 #   make check   lint, format and types
 #   make matrix  every architecture of transformers against float64: docs/MODELS.md
 #   make docs    every command of the README and of docs/, run again, with today's output in its place
-#   make bench   scoring beside what people do today, masks beside polars
+#   make bench   scoring and training beside what people do today, masks beside polars
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,6 +32,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pipelines.bench_scoring
 	$(BIN)/python -m pipelines.bench_masks
+	$(BIN)/python -m pipelines.bench_training
 
 docs: $(READY)
 	$(BIN)/python -m pipelines.run_docs README.md docs/*.md docs/*.ipynb --write

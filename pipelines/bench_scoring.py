@@ -30,6 +30,7 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
+from pipelines.lengths import lengths_of
 from tokenstats.alignment import outputs_that_predict
 from tokenstats.modeling.batches import pad, plan_batches
 from tokenstats.modeling.load import LoadedModel
@@ -42,17 +43,7 @@ HEADS = {  # hidden, vocabulary, rows
     "hidden 256, V 32,000": (256, 32_000, 2048),
     "hidden 128, V 2,048": (128, 2_048, 8192),
 }
-# question and answer of GSM8K's 7,473 training rows, every twentieth quantile
-GSM8K_CHARACTERS = (124, 256, 293, 320, 344, 367, 391, 412, 436, 460, 484, 510, 537, 568, 601, 638, 680, 733, 807, 912, 1689)
 Runs = dict[str, Callable[[], object]]
-
-
-def lengths_of(kind: str, rows: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    if kind == "gsm8k":
-        characters = np.interp(rng.random(rows), np.linspace(0, 1, len(GSM8K_CHARACTERS)), GSM8K_CHARACTERS)
-        return np.maximum(8, characters / 3.6).astype(int)
-    return np.clip(rng.lognormal(5.0, 0.9, rows), 8, 4096).astype(int)
 
 
 def build_model(

@@ -127,7 +127,7 @@ def made_up_part(tokens: int, seed: int, index: int) -> FlatPart:
     is_target, ends = _turns(rng, lengths)
     ids = np.exp(rng.uniform(np.log(3), np.log(VOCABULARY), len(is_target))).astype(np.int32)  # few words are frequent
     ids[ends] = END_OF_TURN
-    return FlatPart(offsets, ids, is_target, np.where(is_target, ASSISTANT, USER), _made_up_statistics(rng, len(ids)))
+    return FlatPart(offsets, ids, is_target, np.where(is_target, ASSISTANT, USER), made_up_statistics(rng, len(ids)))
 
 
 def _turns(rng: np.random.Generator, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +140,7 @@ def _turns(rng: np.random.Generator, lengths: np.ndarray) -> tuple[np.ndarray, n
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs), np.cumsum(size) - 1
 
 
-def _made_up_statistics(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+def made_up_statistics(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
     """Most tokens are nearly certain, a few are not; KL grows with entropy; every tenth value is rounded to 2 decimals."""
     entropy = np.minimum(rng.standard_gamma(0.5, count) * 1.5, np.log(VOCABULARY))
     kl = entropy * rng.lognormal(-2.5, 1.2, count)

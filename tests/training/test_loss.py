@@ -168,7 +168,7 @@ def test_only_outputs_that_predict_kept_tokens_get_a_gradient() -> None:
     ids, labels = batch()
     hidden: list[torch.Tensor] = []
     inner = split.hidden
-    split.hidden = lambda input_ids: hidden.append(inner(input_ids)) or hidden[0]  # type: ignore[method-assign]
+    split.hidden = lambda *args, **kwargs: hidden.append(inner(*args, **kwargs)) or hidden[0]  # type: ignore[method-assign]
     loss = masked_loss(split, ids, labels, 1)
     (grad,) = torch.autograd.grad(loss, hidden[0])
     predicts = torch.zeros_like(ids, dtype=torch.bool)

@@ -10,9 +10,9 @@ import torch
 from training_fixtures import QUICK, ROWS, masked_store, nll_of, save_tiny_model, sequences
 
 from tokenstats.store import Store
-from tokenstats.training import train
-from tokenstats.training.data import NO_ROW, load_training_data
-from tokenstats.training.loop import SeededOrder
+from tokenstats.training import TrainOptions, train
+from tokenstats.training.batching import BatchPlan, OptimizerBatches
+from tokenstats.training.data import TokenRows, load_training_data
 from tokenstats.training.rows import choose_mask
 
 
@@ -26,28 +26,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
+def epoch(batches: OptimizerBatches, number: int = 0) -> list[int]:
+    """The rows of an epoch as they come."""
+    batches.epoch = number
+    return [row for micro_batches in batches for rows in micro_batches for row in rows]
+
+
 def test_the_order_depends_on_the_seed_and_the_rows_alone() -> None:
     keys = np.random.default_rng(0).integers(0, 2**63, 50).astype(np.uint64)
 
-    def order(seed: int, epoch: int, chosen: np.ndarray = keys) -> list[int]:
+    def order(seed: int, number: int, chosen: np.ndarray = keys) -> list[int]:
         torch.rand(torch.randint(1, 9, ()))  # whatever else draws random numbers
-        sampler = SeededOrder(chosen, seed, 1)
-        sampler.epoch = epoch
-        return list(sampler)
+        ones = np.ones(len(chosen), np.int32)
+        rows = TokenRows(ones, ones > 0, np.arange(len(chosen) + 1), chosen)
+        return epoch(OptimizerBatches(rows, seed, BatchPlan.of(TrainOptions(batch_size=1, accumulation=1), 1)), number)
 
     assert order(1, 0) == order(1, 0)
     assert sorted(order(1, 0)) == list(range(50))
-    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+    assert len({tuple(order(seed, number)) for seed in range(3) for number in range(3)}) == 9
     some = np.arange(50) % 4 != 0
     of_all = [keys[i] for i in order(5, 2) if some[i]]
     assert [keys[some][i] for i in order(5, 2, keys[some])] == of_all, "common rows should come in the same order"
-
-
-def test_the_order_is_filled_up_for_several_devices() -> None:
-    keys = np.arange(10, dtype=np.uint64)
-    order = list(SeededOrder(keys, 0, 4))
-    assert len(order) == 12
-    assert sorted(order) == [NO_ROW, NO_ROW, *range(10)]
 
 
 def test_evaluation_is_over_all_targets_of_the_same_rows_whatever_the_mask(store: Store, model: str, tmp_path: Path) -> None:

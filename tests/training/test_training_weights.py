@@ -114,9 +114,14 @@ def test_gradient_accumulation_changes_nothing(store: Store, model: str, tmp_pat
     assert largest_difference(tmp_path / "1", tmp_path / "8") < 2e-6
 
 
-def test_the_number_of_devices_changes_nothing(store: Store, model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sizes",
+    [{"batch_size": 2}, {"batch_size": TrainOptions.batch_size, "batch_tokens": 100, "padding_free": True}],
+    ids=["by rows", "by tokens, without padding"],
+)
+def test_the_number_of_devices_changes_nothing(store: Store, model: str, tmp_path: Path, sizes: dict) -> None:
     """Two processes share each batch; 23 or 22 rows leave one of them without rows at the end of an epoch."""
-    options, masks = replace(QUICK, max_steps=8, batch_size=2, accumulation=4, eval_share=0.2), ("some", "uneven")
+    options, masks = replace(QUICK, max_steps=8, accumulation=4, eval_share=0.2, **sizes), ("some", "uneven")
     alone = {mask: train(store, model=model, mask=mask, out=tmp_path / "alone" / mask, options=options) for mask in masks}
     train_on_two_processes(store, model, masks, tmp_path / "both", replace(options, accumulation=2))
     for mask in masks:

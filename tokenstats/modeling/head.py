@@ -22,6 +22,7 @@ class SplitModel:
         float32_head: Multiply a half-precision head in float32. Half-precision logits cost a KL its last three digits.
             Training takes the head as it is: its gradients belong to it.
         within: A context that every call runs in, such as one that turns an adapter on or off.
+        padding_free: Read sequences whose lengths are known in one row; only for a model that keeps them apart.
         model: What ``hidden`` calls; may be set to a wrapper of the model, which data-parallel training counts on.
     """
 
@@ -32,6 +33,7 @@ class SplitModel:
         within: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.model = model
+        self.padding_free = False
         self._within = within
         self._config = model.config.get_text_config()
         self._head = model.get_output_embeddings()
@@ -69,11 +71,32 @@ class SplitModel:
                         held[name] = _without_memory(tensor)
         torch.cuda.empty_cache()
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """[B, T] ids → [B, T, H], what the head would see (or, for a model that cannot be split, its logits [B, T, V])."""
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
+        """[B, T] ids → [B, T, H], what the head would see (or, for a model that cannot be split, its logits [B, T, V]).
+
+        Args:
+            input_ids: Padded on the right, where there are ``lengths``.
+            attention_mask: [B, T]; not together with ``padding_free``.
+            lengths: [B] or [B, 1]. With ``padding_free`` the model reads the sequences one after the other in a single row,
+                each from position 0, and states of padding are zeros.
+        """
+        if not self.padding_free or lengths is None:
+            return self._hidden(input_ids, attention_mask, None)
+        assert attention_mask is None
+        places = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        real = places < lengths.view(-1, 1).clamp_min(1)  # a model wants a token, if only one to ignore
+        states = self._hidden(input_ids[real][None], None, places[real][None])[0]
+        padded = states.new_zeros(*input_ids.shape, states.shape[-1])
+        padded[real] = states
+        return padded
+
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        if position_ids is not None:  # not every architecture has the argument
+            inputs["position_ids"] = position_ids
         with self._within():
             if not self.is_split:
-                return self._own_logits(input_ids, attention_mask)
+                return self.model(**inputs).logits[:, -input_ids.shape[1] :]
             seen: list[Tensor] = []
 
             def stop_at_head(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -82,14 +105,10 @@ class SplitModel:
 
             hook = self._head.register_forward_pre_hook(stop_at_head)
             try:
-                self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+                self.model(**inputs)
             finally:
                 hook.remove()
             return seen[0][:, -input_ids.shape[1] :]  # an adapter may have put virtual tokens before them
-
-    def _own_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-        return logits[:, -input_ids.shape[1] :]
 
     def logits(self, rows: Tensor) -> Tensor:
         """[N, H] hidden states → [N, V] float32 logits, scale and soft-capping included."""
@@ -121,7 +140,7 @@ class SplitModel:
         """The model's own logits [B, T, V] on [B, T] ids. Where the two halves give others, they are not used from here on."""
         with torch.no_grad():
             with self._within():
-                truth = self._own_logits(input_ids)
+                truth = self.model(input_ids=input_ids, attention_mask=None, use_cache=False).logits[:, -input_ids.shape[1] :]
             if self.is_split:
                 self.is_split = self._agrees(input_ids, truth)
         return truth

@@ -23,7 +23,7 @@ def check_report_to(report_to: str) -> None:
         )
 
 
-def trainer_arguments(options: TrainOptions, out: Path) -> TrainingArguments:
+def trainer_arguments(options: TrainOptions, out: Path, resumed: bool) -> TrainingArguments:
     """transformers' own settings, which also decide the device of each process; InputError for one that cannot be had."""
     device = pick_device(options.device)
     on_gpu = device.type == "cuda"
@@ -37,12 +37,11 @@ def trainer_arguments(options: TrainOptions, out: Path) -> TrainingArguments:
         weight_decay=options.weight_decay,
         adam_beta2=options.beta2,
         max_grad_norm=options.max_grad_norm,
-        per_device_train_batch_size=options.batch_size,
         average_tokens_across_devices=True,
-        per_device_eval_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.accumulation,
+        gradient_accumulation_steps=1,  # an item of the data loader is a whole optimizer batch
         bf16=options.dtype == "bfloat16" or (options.dtype == "auto" and on_gpu and torch.cuda.is_bf16_supported()),
         eval_strategy="steps" if options.eval_share else "no",
+        eval_on_start=bool(options.eval_share) and not resumed,
         eval_steps=options.eval_steps or 1 << 30,  # the end is always evaluated
         save_strategy="steps" if options.save_steps else "no",
         save_steps=options.save_steps or 1,

@@ -1,14 +1,15 @@
-"""transformers' Trainer with three things changed: the loss, the order of the rows, and an evaluation exact to the token."""
+"""transformers' Trainer with three things changed: the loss, the batches, and an evaluation exact to the token."""
 
 import math
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import (
     EvalPrediction,
@@ -23,38 +24,17 @@ from transformers import (
 
 from tokenstats.errors import InputError
 from tokenstats.modeling.head import SplitModel
-from tokenstats.training.data import NO_ROW, TrainingData, collate
+from tokenstats.training.batching import MicroBatch, OptimizerBatches
+from tokenstats.training.data import TokenRows, collate
 from tokenstats.training.loss import masked_loss, nll_per_row
 from tokenstats.training.metrics import Meter, means_of, sums_by_row
 from tokenstats.training.objective import Objective, OptimizerBatch
-from tokenstats.training.rows import shuffled
-
-
-class SeededOrder(Sampler[int]):
-    """Another order of the rows each epoch, from their keys, the seed and ``epoch`` alone.
-
-    It does not depend on how many random numbers anything else has drawn, nor on the batch size; and rows that two
-    masks have in common come in the same order under both.
-
-    multiple: fill up with NO_ROW to a multiple of this. Devices must all have as many batches; what would fill them up
-              otherwise is rows from the front, learned twice.
-    """
-
-    def __init__(self, keys: np.ndarray, seed: int, multiple: int):
-        self.keys, self.seed, self.epoch = keys, seed, 0
-        self.fill = -len(keys) % multiple
-
-    def __len__(self) -> int:
-        return len(self.keys) + self.fill
-
-    def __iter__(self) -> Iterator[int]:
-        yield from map(int, shuffled(self.keys, "training", self.seed, self.epoch))
-        yield from [NO_ROW] * self.fill
 
 
 class MaskedTrainer(Trainer):
     """Trains a causal language model with :func:`masked_loss`; ``eval_loss`` is in nats per target token.
 
+    batches: what each optimizer step learns from; an item of the data loader is the micro-batches of one step
     divide_by_weights: by the sum of the weights of each optimizer batch, not by its number of kept tokens
     objective:         the loss of three terms, with what is told of the tokens; None: the cross-entropy alone
 
@@ -68,49 +48,62 @@ class MaskedTrainer(Trainer):
         self,
         model: nn.Module,
         arguments: TrainingArguments,
-        data: TrainingData,
+        batches: OptimizerBatches,
+        evaluation: TokenRows | None,
         tokenizer: PreTrainedTokenizerFast,
         split: SplitModel,
         divide_by_weights: bool,
         before_save: Callable[[], None],
         objective: Objective | None = None,
     ):
-        self._split, self._divide_by_weights, self._objective = split, divide_by_weights, objective
-        self._optimizer_batch = OptimizerBatch(objective) if objective is not None else None
+        self._split, self._divide_by_weights, self._batches = split, divide_by_weights, batches
+        self._objective, self._optimizer_batch = objective, OptimizerBatch(objective) if objective is not None else None
         terms = objective.terms if objective is not None else None
         compares = objective is not None and objective.followed is not None and objective.followed.compares
         self._meter = Meter(terms, compares, arguments.device)
-        multiple = arguments.train_batch_size * arguments.world_size if arguments.world_size > 1 else 1
-        self._order = SeededOrder(data.train.keys, arguments.seed, multiple)
         super().__init__(
             model,
             arguments,
             collate,
-            train_dataset=data.train,
-            eval_dataset=data.evaluation,
+            train_dataset=batches.rows,
+            eval_dataset=evaluation,
             processing_class=tokenizer,
             compute_metrics=self._means,
-            callbacks=[_Flow(self._order, before_save, self._meter), _Progress()],
+            callbacks=[_Flow(batches, before_save, self._meter), _Progress()],
         )
         self.remove_callback(PrinterCallback)  # it writes to stdout, where results belong
         self.model_accepts_loss_kwargs = True  # so that the kept tokens of each optimizer batch are counted
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Tensor]], Tensor | int | None]:
-        """The micro-batches of one optimizer batch, and what its loss is divided by: a number of all devices."""
-        batches, divisor = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self, epoch_iterator: Iterator[list[MicroBatch]], num_batches: int, device: torch.device
+    ) -> tuple[list[list[MicroBatch]], Tensor | int | None]:
+        """One optimizer batch, as its micro-batches, and what its loss is divided by: a number of all devices."""
+        batches = next(epoch_iterator)
         self._meter.begin_step(batches)
-        if self._optimizer_batch is not None and batches:
+        if self._optimizer_batch is not None:
             batches = [self._prepare_inputs(batch) for batch in batches]
             self._split.model = self.model  # not the wrapper: it counts on a backward pass for each forward
             self.model.train()
             with self.accelerator.autocast():
-                divisor = self._optimizer_batch.begin(batches, self._total)
-        elif self._divide_by_weights and batches:
+                return [batches], self._optimizer_batch.begin(batches, self._total)
+        divisor = self._get_num_items_in_batch(batches, device)
+        if self._divide_by_weights:
             total = torch.stack([batch["weights"].sum(dtype=torch.float64) for batch in batches]).sum().to(device)
             divisor = self._total(total).float()
-        return batches, divisor
+        return [batches], divisor
+
+    def training_step(
+        self, model: nn.Module, inputs: list[MicroBatch], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward passes of an optimizer batch; devices wait for each other's gradients in the last one only."""
+        loss = torch.zeros((), device=self.args.device)
+        for i, batch in enumerate(inputs, 1):
+            with nullcontext() if i == len(inputs) else self.accelerator.no_sync(model=model):
+                loss += super().training_step(model, batch, num_items_in_batch)
+        return loss
+
+    def floating_point_ops(self, inputs: list[MicroBatch]) -> int:
+        return sum(super(MaskedTrainer, self).floating_point_ops(batch) for batch in inputs)
 
     def _total(self, tensor: Tensor) -> Tensor:
         """The sum over all devices of a tensor that each has one of."""
@@ -130,8 +123,14 @@ class MaskedTrainer(Trainer):
                 loss, parts, measured = self._optimizer_batch.loss(inputs, self._total)
                 self._meter.add(parts, measured, inputs)
             else:
-                ids, labels = inputs["input_ids"], inputs["labels"]
-                loss = masked_loss(self._split, ids, labels, num_items_in_batch, inputs.get("weights"))
+                loss = masked_loss(
+                    self._split,
+                    inputs["input_ids"],
+                    inputs["labels"],
+                    num_items_in_batch,
+                    inputs.get("weights"),
+                    inputs["length"],
+                )
         # the divisor is of all devices; data-parallel training then averages gradients over them
         loss = loss * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
@@ -146,7 +145,7 @@ class MaskedTrainer(Trainer):
             if self._objective is not None:
                 sums = sums_by_row(self._objective.measure(inputs, training=False), inputs)
                 return None, sums, sums[:, 0]
-            sums, counts = nll_per_row(self._split, inputs["input_ids"], inputs["labels"])
+            sums, counts = nll_per_row(self._split, inputs["input_ids"], inputs["labels"], inputs["length"])
         return None, sums, counts
 
     def _means(self, found: EvalPrediction) -> dict[str, float]:
@@ -161,18 +160,22 @@ class MaskedTrainer(Trainer):
             logs |= self._meter.read(self._total)
         super().log(logs, start_time)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
-        return self._order
+    def get_train_dataloader(self) -> DataLoader[list[MicroBatch]]:
+        return self.accelerator.prepare(self._batches.loader())
+
+    def _get_eval_sampler(self, eval_dataset: TokenRows) -> list[int]:
+        """Longest first: rows that share a batch are of about the same length."""
+        return np.argsort(-np.diff(eval_dataset.offsets), kind="stable").tolist()
 
 
 class _Flow(TrainerCallback):
-    """Keeps the order's epoch, closes the books at each save and at the end, and stops where the loss is lost."""
+    """Tells the batches the epoch, closes the books at each save and at the end, and stops where the loss is lost."""
 
-    def __init__(self, order: SeededOrder, before_save: Callable[[], None], meter: Meter):
-        self.order, self.before_save, self.meter = order, before_save, meter
+    def __init__(self, batches: OptimizerBatches, before_save: Callable[[], None], meter: Meter):
+        self.batches, self.before_save, self.meter = batches, before_save, meter
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.order.epoch = int(state.epoch or 0)
+        self.batches.epoch = int(state.epoch or 0)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any

@@ -32,6 +32,7 @@ def masked_loss(
     labels: Tensor,
     divisor: Tensor | float,
     weights: Tensor | None = None,
+    lengths: Tensor | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """Σ w · −log p(y) over the kept tokens / ``divisor``: a float32 scalar, in nats.
@@ -40,11 +41,12 @@ def masked_loss(
     labels:    [B, T] token ids, IGNORED where a token is not kept; indexed by predicted token, column 0 all IGNORED
     divisor:   kept tokens, or sum of weights, of the whole optimizer batch: all accumulated micro-batches of all devices
     weights:   [B, T] float32, at least 0, indexed by predicted token; None: 1 everywhere
+    lengths:   [B] or [B, 1], for a model that reads its batches without their padding
 
     With nothing learned the loss is 0 and its gradients are zeros for every parameter, not missing: other devices wait
     for them.
     """
-    hidden = split.hidden(input_ids)
+    hidden = split.hidden(input_ids, lengths=lengths)
     chosen = labels != IGNORED
     if weights is not None:
         chosen &= weights > 0  # the rest adds nothing: no logits for it, and no 0 · inf
@@ -55,13 +57,17 @@ def masked_loss(
 
 
 def nll_per_row(
-    split: SplitModel, input_ids: Tensor, labels: Tensor, logits_at_once: int = LOGITS_AT_ONCE
+    split: SplitModel,
+    input_ids: Tensor,
+    labels: Tensor,
+    lengths: Tensor | None = None,
+    logits_at_once: int = LOGITS_AT_ONCE,
 ) -> tuple[Tensor, Tensor]:
     """Sums of −log p(y) in nats and counts of kept tokens of each sequence: [B] float32 and [B] int64."""
     chosen = labels != IGNORED
     sums = torch.zeros(len(labels), device=labels.device)
     if chosen.any():
-        nll = _nll(split, split.hidden(input_ids), labels, chosen, logits_at_once)
+        nll = _nll(split, split.hidden(input_ids, lengths=lengths), labels, chosen, logits_at_once)
         sums.index_add_(0, chosen.nonzero()[:, 0], nll)
     return sums, chosen.sum(1)
 

@@ -11,7 +11,7 @@ group. Means are of all tokens since the last entry, each counted once, on all d
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class Meter:
         self._tokens = torch.zeros(1, dtype=torch.float64, device=device)
         self._steps, self._seconds, self._began = 0, 0.0, 0.0
 
-    def begin_step(self, batches: list[Batch]) -> None:
+    def begin_step(self, batches: Sequence[Batch]) -> None:
         """An optimizer step begins, of these micro-batches."""
         self._began = time.perf_counter()
         self._tokens += sum(int(batch["length"].sum()) for batch in batches)

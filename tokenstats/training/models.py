@@ -16,6 +16,7 @@ from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tokenstats.store import Store
 from tokenstats.store.manifests import Model
 from tokenstats.training.data import TrainingData
+from tokenstats.training.isolation import check_isolation, sequences_to_try
 from tokenstats.training.options import ALL_LINEAR, TrainOptions
 
 _PROBE_TOKENS = 32
@@ -34,7 +35,8 @@ class TrainableModel:
 def load_trainable(
     source: str, options: TrainOptions, device: torch.device, autocast: bool, store: Store, data: TrainingData
 ) -> TrainableModel:
-    """Load a model for training. Raises InputError where it does not fit the store's tokens, or cannot take the adapter.
+    """Load a model for training. Raises InputError where it does not fit the store's tokens, cannot take the adapter, or mixes
+    the sequences of one row where they shall share one.
 
     autocast: compute in bfloat16. Weights that are trained are float32 all the same: their steps are smaller than
               bfloat16 resolves. Frozen ones, below an adapter, are kept in bfloat16.
@@ -43,9 +45,8 @@ def load_trainable(
     on_adapter = folder is not None and is_adapter(folder)
     if options.is_lora:
         _check_lora(source, on_adapter)
-    loaded = load_model(
-        source, "bfloat16" if autocast and options.is_lora else "float32", device, None, options.trust_remote_code
-    )
+    dtype = "bfloat16" if autocast and options.is_lora else "float32"
+    loaded = load_model(source, dtype, device, options.attention, options.trust_remote_code)
     model: PreTrainedModel = loaded.model
     if on_adapter:
         model = model.merge_and_unload()
@@ -58,6 +59,12 @@ def load_trainable(
     split.check(probe)
     if not split.is_split:
         warnings.warn(f"{source} is trained through its own full logits: more memory", TokenstatsWarning, stacklevel=2)
+    if options.padding_free:
+        most_tokens = options.batch_tokens or options.batch_size * data.train.longest
+        check_isolation(split, sequences_to_try(data.train, most_tokens), source, autocast)
+        split.padding_free = True
+    if options.compiled:
+        model.get_decoder().compile(dynamic=True)
     return TrainableModel(model, split, loaded.description, "bfloat16" if autocast else "float32")
 
 

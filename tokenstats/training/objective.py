@@ -8,7 +8,7 @@ live at once. Each term is a sum over one divisor of the whole optimizer batch.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from tokenstats.alignment import outputs_that_predict
 from tokenstats.modeling.head import SplitModel
 from tokenstats.training.loss import LOGITS_AT_ONCE, blocks_of
 from tokenstats.training.reference import Reference
-from tokenstats.training.selection import Batch, FollowedRule, Selection, model_inputs, stored_divisors, stored_selection
+from tokenstats.training.selection import Batch, FollowedRule, Selection, stored_divisors, stored_selection
 from tokenstats.training.statistics import Predictions, columns_of
 from tokenstats.training.terms import Depth, Terms
 from tokenstats.training.token_sets import TARGET
@@ -75,7 +75,7 @@ class Objective:
         table = self.terms.training if training else self.terms.evaluation
         depths = torch.tensor(table, device=batch["sets"].device)[batch["sets"].long()]
         chosen = depths > 0
-        hidden = self.split.hidden(**model_inputs(batch))
+        hidden = self.split.hidden(batch["input_ids"], lengths=batch.get("length"))
         rows, depth = outputs_that_predict(hidden, chosen), depths[chosen]
         followed = self.followed if _knows_all_targets(table) else None
         reads = followed.selector.columns if followed is not None else frozenset()
@@ -184,7 +184,7 @@ class OptimizerBatch:
         self._others = torch.zeros(3, dtype=torch.float64)
         self._divisors: Tensor | None = None
 
-    def begin(self, batches: list[Batch], total: Total) -> Tensor:
+    def begin(self, batches: Sequence[Batch], total: Total) -> Tensor:
         """Look at all micro-batches before the first is learned from.
 
         Args:

@@ -33,15 +33,18 @@ class TrainOptions:
     seq_id alone, and evaluated before the first step and after the last. Without ``save_steps`` a stopped run cannot be
     resumed. ``entropy_bonus`` and ``kl_penalty`` add their terms to the loss, each a mean over its own tokens; with ``metrics``
     other than loss, ``entropy_on`` and ``kl_on`` may stand alone: they then say what is told apart. bfloat16 computes in
-    bfloat16 and keeps trained weights in float32; auto is float32 on a CPU, bfloat16 on a GPU that has it. Code that a model
-    brings is never asked about on the terminal.
+    bfloat16 and keeps trained weights in float32; auto is float32 on a CPU, bfloat16 on a GPU that has it. How the rows of an
+    optimizer step are cut into forward passes changes no update beyond rounding. Code that a model brings is never asked about
+    on the terminal.
     """
 
     epochs: float = field(3.0, "passes over the rows, fractions allowed", above(0))
     max_steps: int | None = field(None, "optimizer steps, instead of epochs", at_least(1))
     learning_rate: float | None = field(None, "the peak [2e-5, or 2e-4 with LoRA]", above(0))
     batch_size: int = field(8, "sequences in one forward pass of one device", at_least(1))
-    accumulation: int = field(2, "forward passes in one optimizer step", at_least(1))
+    batch_tokens: int | None = field(None, "tokens in one instead, padding included and below 5 %", at_least(1))
+    padding_free: bool = field(False, "lay the sequences of a forward pass in one row, where the model keeps them apart")
+    accumulation: int = field(2, "forward passes in one optimizer step; by tokens: about", at_least(1))
     schedule: str = field("cosine", "cosine, linear or constant", one_of(*SCHEDULES))
     warmup_ratio: float = field(0.03, "share of the steps that the rate rises over", between(0, 1))
     weight_decay: float = field(0.0, "decoupled, as in AdamW", NOT_NEGATIVE)
@@ -71,6 +74,8 @@ class TrainOptions:
     seed: int = field(0, "of the order of rows, dropout and a new adapter", SEED)
     dtype: str = field("auto", "auto, float32 or bfloat16", one_of("auto", "float32", "bfloat16"))
     device: str = field("auto", "auto, cpu or cuda")
+    attention: str | None = field(None, "attention as transformers names it: sdpa, flash_attention_2, …", alias="attn")
+    compiled: bool = field(False, "compile the decoder first: pays over hours", alias="compile")
     gradient_checkpointing: bool = field(False, "trade time for memory")
     trust_remote_code: bool = field(False, "run code that a model brings with it; read it first")
 
@@ -78,6 +83,12 @@ class TrainOptions:
         check(self)
         if self.max_steps is not None:
             refuse(self, "epochs", because=f"{argument('max_steps')} says when to stop; give one of the two")
+        if self.batch_tokens is not None:
+            refuse(
+                self, "batch_size", because=f"{argument('batch_tokens')} says how large a forward pass is; give one of the two"
+            )
+        elif self.batch_size == 1:
+            refuse(self, "padding_free", because=f"a forward pass of {argument('batch_size', 1)} has no padding; leave it out")
         if not self.eval_share:
             held_out = f"no row is held out; give {argument('eval_share')} above 0 with it"
             refuse(self, "eval_steps", "eval_seed", because=held_out)

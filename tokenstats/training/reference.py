@@ -20,7 +20,7 @@ from tokenstats.modeling.head import SplitModel
 from tokenstats.modeling.load import load_model
 from tokenstats.modeling.positions import max_positions
 from tokenstats.store.manifests import Model
-from tokenstats.training.selection import Batch, model_inputs
+from tokenstats.training.selection import Batch
 
 
 class Reference(Protocol):
@@ -44,7 +44,7 @@ class ModelBeside:
     @torch.no_grad()
     def states(self, batch: Batch, chosen: Tensor) -> Tensor:
         """See :class:`Reference`."""
-        return outputs_that_predict(self.split.hidden(**model_inputs(batch)), chosen)
+        return outputs_that_predict(self.split.hidden(batch["input_ids"], lengths=batch.get("length")), chosen)
 
     def logits(self, rows: Tensor) -> Tensor:
         """See :class:`Reference`."""
@@ -52,7 +52,14 @@ class ModelBeside:
 
 
 def load_reference(
-    source: str, dtype: str, device: torch.device, trust_remote_code: bool, vocabulary: int, probe: Tensor, longest: int
+    source: str,
+    dtype: str,
+    device: torch.device,
+    attention: str | None,
+    trust_remote_code: bool,
+    vocabulary: int,
+    probe: Tensor,
+    longest: int,
 ) -> tuple[SplitModel, Model]:
     """Load another model as the reference, frozen, and check that it reads what is trained on.
 
@@ -60,6 +67,7 @@ def load_reference(
         source: A folder, a Hub id or an adapter folder.
         dtype: Of its weights.
         device: Where it goes.
+        attention: The implementation, as transformers names it.
         trust_remote_code: Run code that it brings.
         vocabulary: Ids of the tokenizer, which it must have logits for.
         probe: [1, T] ids that it is tried on.
@@ -68,7 +76,7 @@ def load_reference(
     Raises:
         InputError: It is no model, knows fewer ids, or reads shorter sequences only.
     """
-    loaded = load_model(source, dtype, device, None, trust_remote_code)
+    loaded = load_model(source, dtype, device, attention, trust_remote_code)
     loaded.model.requires_grad_(False)
     most = max_positions(loaded.model)
     if most and longest > most:

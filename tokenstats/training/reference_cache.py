@@ -29,7 +29,7 @@ from tokenstats.modeling.hidden_states import said_of_states, write_states
 from tokenstats.modeling.positions import width_classes
 from tokenstats.store.parts import describe_difference
 from tokenstats.training.reference import ModelBeside
-from tokenstats.training.selection import Batch, offsets_in
+from tokenstats.training.selection import Batch
 
 _log = logging.getLogger(__name__)
 _BATCH_TOKENS = 8192
@@ -92,8 +92,7 @@ class CachedStates:
     def states(self, batch: Batch, chosen: Tensor) -> Tensor:
         """See :class:`~tokenstats.training.reference.Reference`; the chosen tokens are those that the cache was made of."""
         found = []
-        before = np.append(0, chosen.flatten().cumsum(0).cpu().numpy())[offsets_in(batch)]
-        for key, count in zip(batch["key"].flatten().tolist(), np.diff(before).tolist(), strict=True):
+        for key, count in zip(batch["key"].flatten().tolist(), chosen.sum(1).tolist(), strict=True):
             if count:
                 number, start, stop = self._where[key]
                 assert stop - start == count, "other tokens than the cache was made of"

@@ -12,21 +12,7 @@ from tokenstats.training.rows import IGNORED
 from tokenstats.training.token_sets import ENTROPY, KEPT, KL, Kind, TokenChoice, TokenSets
 
 Batch = Mapping[str, Tensor]
-"""What a collator makes of TokenRows: ``input_ids``, ``labels``, ``sets``, perhaps ``weights`` [B, T]; ``key`` [B, 1]."""
-
-
-def offsets_in(batch: Batch) -> np.ndarray:
-    """[R + 1] where each of the R sequences begins among the B·T tokens: one a row, or where positions begin anew."""
-    rows, width = batch["input_ids"].shape
-    if "position_ids" not in batch:
-        return np.arange(rows + 1) * width
-    starts = (batch["position_ids"].flatten() == 0).nonzero()[:, 0].cpu().numpy()
-    return np.append(starts, rows * width)
-
-
-def model_inputs(batch: Batch) -> dict[str, Tensor]:
-    """What a model reads of a batch."""
-    return {name: batch[name] for name in ("input_ids", "position_ids") if name in batch}
+"""Examples of TokenRows, collated: ``input_ids``, ``labels``, ``sets``, perhaps ``weights`` [B, T]; ``key``, ``length`` [B, 1]."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +94,12 @@ class FollowedRule:
 
     def select(self, batch: Batch, chosen: Tensor, statistics: Mapping[str, Tensor]) -> Selection:
         """The selection of this step. ``chosen`` [B, T]: all targets; ``statistics``: [n] of each."""
+        rows, width = chosen.shape
         targets = BatchTargets(
             keys=batch["key"].flatten().cpu().numpy().view(np.uint64),
             ids=batch["input_ids"].flatten().cpu().numpy(),
             is_target=chosen.flatten().cpu().numpy(),
-            offsets=offsets_in(batch),
+            offsets=np.arange(rows + 1) * width,
             statistics={name: statistics[name].detach().cpu().numpy() for name in self.selector.columns},
         )
         reason, weight = self.selector.select(targets)

@@ -119,7 +119,7 @@ def _reference(
     options = plan.options
     if plan.adapter_off:
         split, description = without_adapter(loaded.model), loaded.description
-        split.is_split = loaded.split.is_split
+        split.is_split, split.padding_free = loaded.split.is_split, loaded.split.padding_free
     else:
         assert options.reference is not None
         check_tokenizer(store, options.reference, options.trust_remote_code)
@@ -127,7 +127,9 @@ def _reference(
         longest = max(data.train.longest, data.evaluation.longest if data.evaluation else 0)
         probe = torch.from_numpy(data.train.ids[:_PROBE_TOKENS]).long()[None]
         vocabulary, trusted = store.manifest.tokenizer.size, options.trust_remote_code
-        split, description = load_reference(options.reference, dtype, arguments.device, trusted, vocabulary, probe, longest)
+        split, description = load_reference(
+            options.reference, dtype, arguments.device, options.attention, trusted, vocabulary, probe, longest
+        )
     if options.reference_cache is None:
         return ModelBeside(split), description
     folder = Path(options.reference_cache).expanduser()

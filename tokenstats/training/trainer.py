@@ -9,20 +9,24 @@ Under ``torchrun`` each process trains on its own share of every batch (data par
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
 from tokenstats.errors import InputError, argument, one_line
+from tokenstats.modeling.positions import width_classes
 from tokenstats.options import refuse, to_dict
 from tokenstats.store import Store, open_store
 from tokenstats.store.manifests import Model
 from tokenstats.store.parts import describe_difference, write_json
 from tokenstats.training.arguments import check_report_to, trainer_arguments
-from tokenstats.training.data import TrainingData, load_training_data
+from tokenstats.training.batching import BatchPlan, OptimizerBatches
+from tokenstats.training.data import TokenRows, TrainingData, load_training_data
 from tokenstats.training.history import HISTORY, History, history_of, means_in
 from tokenstats.training.loop import MaskedTrainer
 from tokenstats.training.models import TrainableModel, check_tokenizer, load_store_tokenizer, load_trainable
@@ -112,9 +116,13 @@ def train(
     checkpoint = _check_out(out, resume)
     check_report_to(options.report_to)
     check_tokenizer(opened, model, options.trust_remote_code)
-    arguments = trainer_arguments(options, out)
+    arguments = trainer_arguments(options, out, resumed=checkpoint is not None)
     data = load_training_data(opened, chosen, options.eval_share, options.eval_seed, plan.sets if plan is not None else None)
+    batch_plan = BatchPlan.of(options, arguments.world_size)
+    batch_plan.check(data)
     loaded = load_trainable(model, options, arguments.device, arguments.bf16, opened, data)
+    classes = width_classes(loaded.model, np.diff(data.train.offsets))
+    batches = OptimizerBatches(data.train, options.seed, batch_plan, classes)
     objective, reference = (None, None) if plan is None else build_objective(plan, loaded, opened, data, arguments)
     record = {
         **provenance(opened, chosen, rows=len(data.train), left_out=data.left_out, kept=data.train.learned_tokens),
@@ -129,7 +137,9 @@ def train(
     if not options.is_lora:
         loaded.model.config.tokenstats = record
     tokenizer = load_store_tokenizer(opened, options.trust_remote_code)
-    trainer = _trainer(loaded, arguments, options, data, tokenizer, out, record, objective, resumed=checkpoint is not None)
+    trainer = _trainer(
+        loaded, arguments, options, batches, data.evaluation, tokenizer, lambda: write_record(out, record), objective
+    )
     _run(trainer, checkpoint, options)
     history = history_of(trainer.state.log_history)
     if trainer.is_world_process_zero():
@@ -209,15 +219,15 @@ def _trainer(
     loaded: TrainableModel,
     arguments: TrainingArguments,
     options: TrainOptions,
-    data: TrainingData,
+    batches: OptimizerBatches,
+    evaluation: TokenRows | None,
     tokenizer: PreTrainedTokenizerFast,
-    out: Path,
-    record: dict[str, Any],
+    before_save: Callable[[], None],
     objective: Objective | None,
-    resumed: bool,
 ) -> MaskedTrainer:
     arguments.use_cache = loaded.model.config.use_cache  # the trainer would switch it off in the saved config
-    arguments.eval_on_start = bool(options.eval_share) and not resumed
+    if evaluation is not None:
+        arguments.per_device_eval_batch_size = batches.plan.evaluation_rows(evaluation)
     if options.gradient_checkpointing:
         # transformers renamed it, and still warns about the old name
         enable = getattr(loaded.model, "activation_checkpointing_enable", None) or loaded.model.gradient_checkpointing_enable
@@ -225,11 +235,12 @@ def _trainer(
     trainer = MaskedTrainer(
         loaded.model,
         arguments,
-        data,
+        batches,
+        evaluation,
         tokenizer,
         loaded.split,
-        divide_by_weights=data.train.weights is not None and options.normalise == "weights",
-        before_save=lambda: write_record(out, record),
+        divide_by_weights=batches.rows.weights is not None and options.normalise == "weights",
+        before_save=before_save,
         objective=objective,
     )
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -243,8 +254,9 @@ def _run(trainer: MaskedTrainer, checkpoint: Path | None, options: TrainOptions)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
+        size = "batch_size" if options.batch_tokens is None else "batch_tokens"
         raise InputError(
-            f"out of memory with {argument('batch_size', options.batch_size)} ({one_line(error, 100)}); lower it and raise "
+            f"out of memory with {argument(size, getattr(options, size))} ({one_line(error, 100)}); lower it and raise "
             f"{argument('accumulation')} as much, give {argument('gradient_checkpointing', True)}, or train an adapter "
             f"({argument('lora_rank')})"
         ) from None

@@ -1,0 +1,326 @@
+"""Training steps beside what people run today: one process, interleaved, medians of rounds, as ratios to the stored mask.
+
+    make bench            or            python -m pipelines.bench_training --shape 0.5b --layers 4 --rows 64 --rounds 3
+
+A round is an epoch of each rival over the same rows, from the first batch asked for to the last optimizer step, in the loop of
+transformers' Trainer, which all of them use: forward and backward passes, clipping, AdamW. All with the same rows in a forward
+pass and the same forward passes in a step, in float32 on a CPU, in bfloat16 autocast on a GPU.
+
+    trl              TRL's SFTTrainer on our export of the masked rows: padded, its own chunked head
+    eksft            EKSFT's step as released: a forward pass of the policy without gradient and one of the reference, their top
+                     fifths of the micro-batch's targets; then the policy with gradient, both terms on whole logits
+    eksft, batch 1   the same, one row a forward pass, as its script has it
+    plain            ours on all targets
+    stored           ours with the mask of EKSFT's rule
+    tokens           the same, forward passes of as many tokens as rows · mean length
+    padding-free     the same, rows laid one after the other
+
+Peak memory is of a process of its own for each: resident on a CPU (needs Linux), allocated on a GPU. Ids and statistics are
+made up: no number here depends on them but how many tokens a mask keeps, which is printed.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoTokenizer,
+    PrinterCallback,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from pipelines.lengths import lengths_of
+from pipelines.made_up_store import ASSISTANT, USER, FlatPart, made_up_statistics, write_store
+from pipelines.tinymath import DATA
+from tokenstats import ExportOptions, Rule, Store, TrainOptions, build_mask, export
+from tokenstats.alignment import outputs_that_predict
+from tokenstats.modeling.head import SplitModel
+from tokenstats.training.arguments import trainer_arguments
+from tokenstats.training.batching import BatchPlan, OptimizerBatches
+from tokenstats.training.data import collate, load_training_data
+from tokenstats.training.loop import MaskedTrainer
+from tokenstats.training.rows import IGNORED, choose_mask
+
+TARGET_SHARE = 0.55
+"""Of GSM8K's training rows, by characters."""
+EKSFT_SHARE, ENTROPY_WEIGHT, KL_WEIGHT = 0.2, 0.05, 0.05
+MASK = "eksft"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rivals have in common. ``layers``: of the 0.5B shape, which has 24."""
+
+    shape: str
+    layers: int
+    rows: int
+    lengths: str
+    batch_size: int
+    accumulation: int
+    checkpointing: bool
+    device: str
+    folder: str
+
+    @property
+    def vocabulary(self) -> int:
+        return 151_936 if self.shape == "0.5b" else 704
+
+    def model(self) -> Any:
+        torch.manual_seed(0)
+        if self.shape != "0.5b":
+            return Qwen3ForCausalLM.from_pretrained(DATA / "models" / "base", dtype=torch.float32)
+        config = Qwen2Config(
+            vocab_size=self.vocabulary,
+            hidden_size=896,
+            num_hidden_layers=self.layers,
+            intermediate_size=4864,
+            num_attention_heads=14,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+        )
+        return Qwen2ForCausalLM(config)
+
+    @property
+    def store(self) -> Store:
+        return Store(Path(self.folder) / "store")
+
+    def options(self, **changes: Any) -> TrainOptions:
+        shared = {"batch_size": self.batch_size, "accumulation": self.accumulation, "epochs": 1.0, "learning_rate": 1e-6}
+        return TrainOptions(**{**shared, "device": self.device, "logging_steps": 1000, **changes})
+
+
+def make_rows(setting: Setting) -> int:
+    """Write the store, its mask and the export; returns how many tokens the mask keeps."""
+    lengths = np.minimum(lengths_of(setting.lengths, setting.rows, seed=1), 1024)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    rng, place = np.random.default_rng(0), np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    is_target = place >= np.repeat(np.maximum(1, (1 - TARGET_SHARE) * lengths), lengths)
+    ids = rng.integers(3, setting.vocabulary, offsets[-1]).astype(np.int32)
+    role = np.where(is_target, ASSISTANT, USER)
+    part = FlatPart(offsets, ids, is_target, role, made_up_statistics(rng, len(ids)))
+    store = write_store(Path(setting.folder) / "store", [part], vocabulary=setting.vocabulary)
+    kept = build_mask(store, Rule.load(MASK), MASK).manifest.kept
+    export(store, mask=MASK, to=Path(setting.folder) / "export", options=ExportOptions(trainer="trl"))
+    print(f"{setting.rows} rows, {setting.lengths} lengths: {offsets[-1]:,} tokens, {is_target.sum():,} targets, {kept:,} kept")
+    return kept
+
+
+def ours(setting: Setting, mask: str | None, **changes: Any) -> Trainer:
+    options, store = setting.options(**changes), setting.store
+    arguments = trainer_arguments(options, Path(setting.folder) / "ours", resumed=False)
+    data, model = load_training_data(store, choose_mask(store, mask)), setting.model().to(arguments.device)
+    batches = OptimizerBatches(data.train, 0, BatchPlan.of(options, 1))
+    split = SplitModel(model, float32_head=False)
+    return MaskedTrainer(model, arguments, batches, None, None, split, divide_by_weights=False, before_save=lambda: None)  # type: ignore[arg-type]
+
+
+def by_tokens(setting: Setting, **changes: Any) -> Trainer:
+    lengths = np.diff(load_training_data(setting.store, choose_mask(setting.store, MASK)).train.offsets)
+    budget = max(int(lengths.max()), round(setting.batch_size * lengths.mean()))
+    return ours(setting, MASK, batch_size=TrainOptions.batch_size, batch_tokens=budget, **changes)
+
+
+def others(setting: Setting) -> dict[str, Any]:
+    """What rivals are told: what ours has by its own options."""
+    return {
+        "output_dir": str(Path(setting.folder) / "other"),
+        "per_device_train_batch_size": setting.batch_size,
+        "gradient_accumulation_steps": setting.accumulation,
+        "num_train_epochs": 1,
+        "learning_rate": 1e-6,
+        "use_cpu": setting.device == "cpu",
+        "bf16": setting.device != "cpu",
+        "gradient_checkpointing": setting.checkpointing,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1000,
+        "dataloader_pin_memory": setting.device != "cpu",
+    }
+
+
+def trl(setting: Setting) -> Trainer:
+    import datasets
+    from trl import SFTConfig, SFTTrainer
+
+    files = [str(path) for path in (Path(setting.folder) / "export" / "data").glob("*.parquet")]
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=f"{setting.folder}/cache")
+    tokenizer = AutoTokenizer.from_pretrained(DATA / "models" / "base")  # the rows have their ids: it only pads
+    return SFTTrainer(
+        setting.model(), args=SFTConfig(max_length=None, **others(setting)), train_dataset=rows, processing_class=tokenizer
+    )
+
+
+class Eksft(Trainer):
+    """EKSFT's step from its description: each loss is of one micro-batch, and all logits are whole."""
+
+    def __init__(self, setting: Setting, batch_size: int):
+        settings = {**others(setting), "remove_unused_columns": False, "per_device_train_batch_size": batch_size}
+        settings["gradient_accumulation_steps"] = setting.batch_size * setting.accumulation // batch_size
+        rows = load_training_data(setting.store, choose_mask(setting.store, None)).train
+        super().__init__(setting.model(), TrainingArguments(**settings), collate, train_dataset=rows)
+        self.reference = setting.model().eval().requires_grad_(False).to(self.args.device)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        ids, labels = inputs["input_ids"], inputs["labels"]
+        targets = labels != IGNORED  # where it reads statistics: a position early, which costs the same
+        with torch.no_grad():
+            log_p, log_q = (self._log_softmax(m, ids)[targets] for m in (model, self.reference))
+            p = log_p.exp()
+            entropy, kl = -(p * log_p).sum(-1), (p * (log_p - log_q)).sum(-1)
+            count = int(EKSFT_SHARE * len(entropy))
+            uncertain, moved = (x.topk(count).indices for x in (entropy, kl))
+            dropped = torch.zeros_like(targets)[targets].index_fill(0, torch.cat([uncertain, moved]), True)
+            kept = targets.clone()
+            kept[targets] = ~dropped
+            kept[:, 0] = False
+        del log_p, p
+        outputs = self._log_softmax(model, ids)
+        loss = cross_entropy(outputs_that_predict(outputs, kept), ids[kept])  # of a log-softmax it is the same
+        log_p = outputs[targets]
+        certain, near = log_p[uncertain], log_p[moved]
+        loss = loss + ENTROPY_WEIGHT * (certain.exp() * certain).sum(-1).mean() / np.log(log_p.shape[-1])
+        return loss + KL_WEIGHT * (near.exp() * (near - log_q[moved])).sum(-1).mean()
+
+    def _log_softmax(self, model: Any, ids: Tensor) -> Tensor:
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float().log_softmax(-1)
+
+
+RIVALS: dict[str, Callable[[Setting], Trainer]] = {
+    "trl": trl,
+    "eksft": lambda setting: Eksft(setting, setting.batch_size),
+    "eksft, batch 1": lambda setting: Eksft(setting, 1),
+    "plain": lambda setting: ours(setting, None),
+    "stored": lambda setting: ours(setting, MASK),
+    "tokens": by_tokens,
+    "padding-free": lambda setting: by_tokens(setting, padding_free=True),
+}
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds from the beginning of an epoch to its last optimizer step."""
+
+    began = seconds = 0.0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.began = self._now(args)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seconds = self._now(args) - self.began
+
+    @staticmethod
+    def _now(args: Any) -> float:
+        if args.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def run_epoch(trainer: Trainer, watch: Stopwatch) -> float:
+    trainer.optimizer = trainer.lr_scheduler = None  # of one rival at a time in memory; each begins with an empty one
+    trainer.train()
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.accelerator.free_memory()
+    return watch.seconds
+
+
+def prepared(name: str, setting: Setting) -> tuple[Trainer, Stopwatch]:
+    trainer, watch = RIVALS[name](setting), Stopwatch()
+    if setting.checkpointing and isinstance(trainer, MaskedTrainer):
+        trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    trainer.model.train()
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(watch)
+    return trainer, watch
+
+
+def peak_gib(name: str, setting: Setting) -> float:
+    """Of a process that runs an epoch of one rival."""
+    words = [sys.executable, "-m", "pipelines.bench_training", "--memory-of", name, "--setting", json.dumps(asdict(setting))]
+    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def measure_memory(name: str, setting: Setting) -> None:
+    run_epoch(*prepared(name, setting))
+    if setting.device == "cpu":  # getrusage would tell of the process that started this one, too
+        status = Path("/proc/self/status").read_text()
+        print(int(status.partition("VmHWM:")[2].split()[0]) / 2**20)
+    else:
+        print(torch.cuda.max_memory_allocated() / 2**30)
+
+
+def compare(setting: Setting, names: list[str], rounds: int) -> None:
+    rivals = {name: prepared(name, setting) for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds + 1):  # the first round warms up
+        for name, (trainer, watch) in rivals.items():
+            times[name].append(run_epoch(trainer, watch))
+    rivals.clear()
+    medians = {name: statistics.median(found[1:]) for name, found in times.items()}
+    for name in names:
+        ratio = f"{medians[name] / medians['stored']:5.2f} x stored" if "stored" in medians else ""
+        print(f"  {name:15} {medians[name]:8.2f} s  {ratio}  peak {peak_gib(name, setting):5.2f} GiB", flush=True)
+    for name, bound in (("trl", 1.0), ("eksft", 0.62), ("eksft, batch 1", 0.62)):
+        if name in medians and "stored" in medians:
+            print(f"  stored is {medians['stored'] / medians[name]:.2f} x {name}, at most {bound} is asked")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=["0.5b", "bundled"], default="bundled")
+    parser.add_argument("--layers", type=int, default=24, help="of the 0.5B shape, where 24 do not fit")
+    parser.add_argument("--rows", type=int, default=128, help="in an epoch")
+    parser.add_argument("--lengths", choices=["gsm8k", "log-normal"], default="gsm8k")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--accumulation", type=int, default=2)
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rivals", default="; ".join(RIVALS), help="separated by ;")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--setting", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    if args.memory_of:
+        return measure_memory(args.memory_of, Setting(**json.loads(args.setting)))
+    names = [name.strip() for name in args.rivals.split(";")]
+    with tempfile.TemporaryDirectory() as folder:
+        setting = Setting(
+            args.shape,
+            args.layers,
+            args.rows,
+            args.lengths,
+            args.batch_size,
+            args.accumulation,
+            args.checkpointing,
+            args.device,
+            folder,
+        )
+        layers = f"{setting.layers} of 24 layers of the 0.5B shape" if args.shape == "0.5b" else "the bundled model"
+        print(f"{layers}, {setting.batch_size} rows x {setting.accumulation} a step, {torch.get_num_threads()} threads")
+        make_rows(setting)
+        compare(setting, names, args.rounds)
+    return None
+
+
+if __name__ == "__main__":
+    main()
