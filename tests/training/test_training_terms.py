@@ -154,6 +154,18 @@ def test_accumulation_and_devices_change_nothing(
             assert b == pytest.approx(a, rel=2e-4)
 
 
+@pytest.mark.parametrize("change", [{}, {"lora_rank": 2, "reference": None}])
+def test_rows_that_are_read_without_padding_have_the_same_terms(
+    store: Store, models: tuple[str, str], terms: TrainOptions, tmp_path: Path, change: dict
+) -> None:
+    options = replace(terms, metrics="targets", **change)
+    for padding_free in (False, True):
+        each = replace(options, padding_free=padding_free)
+        train(store, model=models[0], mask="some", out=tmp_path / str(padding_free), options=each)
+    assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), rel=1e-5)
+    assert largest_difference(tmp_path / "True", tmp_path / "False") < 2e-6
+
+
 def test_λ_of_0_works_out_nothing_more(
     store: Store, models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

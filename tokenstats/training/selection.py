@@ -12,7 +12,7 @@ from tokenstats.training.rows import IGNORED
 from tokenstats.training.token_sets import ENTROPY, KEPT, KL, Kind, TokenChoice, TokenSets
 
 Batch = Mapping[str, Tensor]
-"""Examples of TokenRows, collated: ``input_ids``, ``labels``, ``sets``, perhaps ``weights`` [B, T]; ``key``, ``length`` [B, 1]."""
+"""Collated examples of TokenRows: ``input_ids``, ``labels``, ``sets``, ``weights`` [B, T]; ``key``, ``length`` [B, 1]."""
 
 
 @dataclass(frozen=True)
