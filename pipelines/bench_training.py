@@ -21,6 +21,7 @@ made up: no number here depends on them but how many tokens a mask keeps, which 
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -169,8 +170,36 @@ def trl(setting: Setting) -> Trainer:
     )
 
 
+def eksft_loss(policy: Any, reference: Any, ids: Tensor, labels: Tensor) -> Tensor:
+    """EKSFT's loss of one micro-batch, from its description: all logits whole, statistics a position early."""
+    targets = labels != IGNORED
+    with torch.no_grad():
+        log_p, log_q = (_log_softmax(model, ids)[targets] for model in (policy, reference))
+        p = log_p.exp()
+        count = int(EKSFT_SHARE * len(p))
+        uncertain = (-(p * log_p).sum(-1)).topk(count).indices
+        moved = (p * (log_p - log_q)).sum(-1).topk(count).indices
+        kept = targets.clone()
+        kept[targets] = torch.ones(len(p), dtype=torch.bool, device=ids.device).index_fill(
+            0, torch.cat([uncertain, moved]), False
+        )
+    del log_p, p
+    outputs = _log_softmax(policy, ids)
+    loss = cross_entropy(outputs_that_predict(outputs, kept), ids[kept])  # of a log-softmax it is the same
+    log_p = outputs[targets]
+    certain, p = log_p[uncertain], log_p[moved].exp()
+    loss = loss + ENTROPY_WEIGHT * (certain.exp() * certain).sum(-1).mean() / math.log(log_p.shape[-1])
+    return loss + KL_WEIGHT * (p * (p - log_q[moved])).sum(-1).mean()  # no KL, but what it computes
+
+
+def _log_softmax(model: Any, ids: Tensor) -> Tensor:
+    return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float().log_softmax(-1)
+
+
 class Eksft(Trainer):
-    """EKSFT's step from its description: each loss is of one micro-batch, and all logits are whole."""
+    """Its losses are means of a micro-batch, and their gradients are added up."""
+
+    loss_is_scaled_for_ga = True
 
     def __init__(self, setting: Setting, batch_size: int):
         settings = {**others(setting), "remove_unused_columns": False, "per_device_train_batch_size": batch_size}
@@ -182,28 +211,7 @@ class Eksft(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        ids, labels = inputs["input_ids"], inputs["labels"]
-        targets = labels != IGNORED  # where it reads statistics: a position early, which costs the same
-        with torch.no_grad():
-            log_p, log_q = (self._log_softmax(m, ids)[targets] for m in (model, self.reference))
-            p = log_p.exp()
-            entropy, kl = -(p * log_p).sum(-1), (p * (log_p - log_q)).sum(-1)
-            count = int(EKSFT_SHARE * len(entropy))
-            uncertain, moved = (x.topk(count).indices for x in (entropy, kl))
-            dropped = torch.zeros_like(targets)[targets].index_fill(0, torch.cat([uncertain, moved]), True)
-            kept = targets.clone()
-            kept[targets] = ~dropped
-            kept[:, 0] = False
-        del log_p, p
-        outputs = self._log_softmax(model, ids)
-        loss = cross_entropy(outputs_that_predict(outputs, kept), ids[kept])  # of a log-softmax it is the same
-        log_p = outputs[targets]
-        certain, near = log_p[uncertain], log_p[moved]
-        loss = loss + ENTROPY_WEIGHT * (certain.exp() * certain).sum(-1).mean() / np.log(log_p.shape[-1])
-        return loss + KL_WEIGHT * (near.exp() * (near - log_q[moved])).sum(-1).mean()
-
-    def _log_softmax(self, model: Any, ids: Tensor) -> Tensor:
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float().log_softmax(-1)
+        return eksft_loss(model, self.reference, inputs["input_ids"], inputs["labels"])
 
 
 RIVALS: dict[str, Callable[[Setting], Trainer]] = {

@@ -40,7 +40,7 @@ def test_by_hand() -> None:
     """Two words, always with logits 0 and ln 3, that is p = 1/4 and 3/4: −log p = ln 4 and ln 4/3."""
     logits = torch.tensor([1.0, 3.0]).log()
     split = SimpleNamespace(
-        vocabulary=2, hidden=lambda ids: torch.zeros(*ids.shape, 1), logits=lambda rows: logits.expand(len(rows), 2)
+        vocabulary=2, hidden=lambda ids, **_: torch.zeros(*ids.shape, 1), logits=lambda rows: logits.expand(len(rows), 2)
     )
     ids = torch.tensor([[0, 1, 0, 1, 0]])
     labels = torch.tensor([[IGNORED, 1, 0, 1, IGNORED]])

@@ -77,11 +77,12 @@ class SplitModel:
         Args:
             input_ids: Padded on the right, where there are ``lengths``.
             attention_mask: [B, T]; not together with ``padding_free``.
-            lengths: [B] or [B, 1]. With ``padding_free`` the model reads the sequences one after the other in a single row,
-                each from position 0, and states of padding are zeros.
+            lengths: [B] or [B, 1], needed with ``padding_free``: the model then reads the sequences one after the other in a
+                single row, each from position 0, and states of padding are zeros.
         """
-        if not self.padding_free or lengths is None:
+        if not self.padding_free:
             return self._hidden(input_ids, attention_mask, None)
+        assert lengths is not None, "padding was to be left out, and what it is was not said"
         assert attention_mask is None
         places = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         real = places < lengths.view(-1, 1).clamp_min(1)  # a model wants a token, if only one to ignore
