@@ -164,6 +164,9 @@ def test_rows_that_are_read_without_padding_have_the_same_terms(
         train(store, model=models[0], mask="some", out=tmp_path / str(padding_free), options=each)
     assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), rel=1e-5)
     assert largest_difference(tmp_path / "True", tmp_path / "False") < 2e-6
+    cached = replace(options, padding_free=True, reference_cache=str(tmp_path / "cache"))
+    train(store, model=models[0], mask="some", out=tmp_path / "cached", options=cached)
+    assert largest_difference(tmp_path / "cached", tmp_path / "False") < 2e-6
 
 
 def test_λ_of_0_works_out_nothing_more(

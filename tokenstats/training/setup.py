@@ -119,7 +119,7 @@ def _reference(
     options = plan.options
     if plan.adapter_off:
         split, description = without_adapter(loaded.model), loaded.description
-        split.is_split, split.padding_free = loaded.split.is_split, loaded.split.padding_free
+        split.is_split = loaded.split.is_split
     else:
         assert options.reference is not None
         check_tokenizer(store, options.reference, options.trust_remote_code)
@@ -131,6 +131,7 @@ def _reference(
             options.reference, dtype, arguments.device, options.attention, trusted, vocabulary, probe, longest
         )
     if options.reference_cache is None:
+        split.padding_free = plan.adapter_off and loaded.split.padding_free  # of another model nobody has shown that it may
         return ModelBeside(split), description
     folder = Path(options.reference_cache).expanduser()
     origin = {"store": store.fingerprint, "reference": description.fingerprint}
