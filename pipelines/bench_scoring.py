@@ -32,8 +32,8 @@ from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
 from pipelines.lengths import lengths_of
 from tokenstats.alignment import outputs_that_predict
+from tokenstats.modeling.batches import pad, plan_batches
 from tokenstats.modeling.load import LoadedModel
-from tokenstats.scoring.batches import pad, plan_batches
 from tokenstats.scoring.pair import ModelPair
 from tokenstats.scoring.reductions.rows import reduction, row_statistics
 from tokenstats.store.manifests import Model

@@ -19,7 +19,7 @@ FLOORS = [
     STAGES,
     {"inspect"},
     {"api"},
-    {"computing"},
+    {"computing", "following"},
     {"cli"},
     {"__main__"},
 ]

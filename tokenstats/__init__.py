@@ -33,6 +33,7 @@ __all__ = [
     "compare",
     "compute",
     "export",
+    "follow_rule",
     "report",
     "sweep",
     "train",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from tokenstats.computing import compute
     from tokenstats.corpus.options import CorpusOptions
     from tokenstats.errors import InputError, NotThere, RuleError, StoreError, TokenstatsError, TokenstatsWarning
+    from tokenstats.following import follow_rule
     from tokenstats.inspect.audit.audit import audit
     from tokenstats.inspect.report import report
     from tokenstats.masking.build import build_mask
@@ -64,6 +66,7 @@ _HOMES = {
     "StoreError": "errors",
     "TokenstatsError": "errors",
     "TokenstatsWarning": "errors",
+    "follow_rule": "following",
     "audit": "inspect.audit.audit",
     "report": "inspect.report",
     "build_mask": "masking.build",

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pipelines.matrix import as_tokens, definitions
 from pipelines.tiny_models import VOCABULARY, tiny_model
 from tokenstats.errors import InputError
-from tokenstats.scoring.batches import Budget
+from tokenstats.modeling.batches import Budget
 from tokenstats.scoring.options import Request, ScoringOptions
 from tokenstats.scoring.pair import load_pair
 from tokenstats.scoring.score_part import score_part

@@ -28,9 +28,9 @@ from pipelines.tiny_models import VOCABULARY, tiny_model
 from tokenstats.computing import compute
 from tokenstats.corpus.options import CorpusOptions
 from tokenstats.errors import InputError, TokenstatsWarning
+from tokenstats.modeling.batches import Budget
 from tokenstats.modeling.load import LoadedModel, _described, load_model
 from tokenstats.modeling.positions import forget_widths, max_positions, width_classes
-from tokenstats.scoring.batches import Budget
 from tokenstats.scoring.model_checks import probe_ids
 from tokenstats.scoring.options import ScoringOptions
 from tokenstats.scoring.pair import ModelPair, Sharing

@@ -83,8 +83,8 @@ def test_a_run_killed_between_the_passes_goes_on(data, base, warmup, tmp_path, m
     states = sorted((tmp_path / "s").rglob("*.safetensors"))
     assert len(states) > 2
     states[0].write_bytes(states[0].read_bytes()[:100])  # and one of them damaged
-    written, real = [], reference_pass._save
-    monkeypatch.setattr(reference_pass, "_save", lambda *a: written.append(a) or real(*a))
+    written, real = [], reference_pass.write_states
+    monkeypatch.setattr(reference_pass, "write_states", lambda *a: written.append(a) or real(*a))
     done = compute(data, **grouped(**options), store=tmp_path / "s")
     store, name = done.store, done.name
     assert len(written) == 1, "only what is missing is done again"

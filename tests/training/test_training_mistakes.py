@@ -33,6 +33,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
+def with_entropy_on(tokens: str) -> TrainOptions:
+    return replace(QUICK, entropy_bonus=0.1, entropy_on=tokens)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -54,6 +58,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         ({"schedule": None}, "schedule got None; expected one of"),
         ({"gradient_checkpointing": "no"}, "gradient_checkpointing got 'no'; expected true or false"),
         ({"seed": -1}, "seed got -1"),
+        ({"entropy_bonus": -0.1, "entropy_on": "kept"}, "entropy_bonus got -0.1; expected a number, at least 0"),
+        ({"entropy_bonus": 0.1}, "entropy_bonus=0.1 got no tokens; expected entropy_on with it"),
+        ({"kl_penalty": 0.1, "reference": "q"}, "kl_penalty=0.1 got no tokens; expected kl_on with it"),
+        ({"kl_penalty": 0.1, "kl_on": "kept"}, "kl_penalty=0.1 got no reference; expected reference with it"),
+        ({"entropy_on": "kept"}, "entropy_on would do nothing: entropy_bonus is 0"),
+        ({"kl_on": "kept", "reference": "q"}, "kl_on would do nothing: kl_penalty is 0"),
+        ({"kl_term": "reverse"}, "kl_term would do nothing: kl_penalty is 0"),
+        ({"kl_term": "exakt"}, "did you mean 'exact'"),
+        ({"reference_cache": "c"}, "reference_cache would do nothing: there is no reference"),
+        ({"metrics": "all"}, "expected one of: loss, kept, targets"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(wrong: dict, message: str) -> None:
@@ -73,6 +87,23 @@ def test_options_that_make_no_sense_are_refused(wrong: dict, message: str) -> No
         ({"options": replace(QUICK, device="tpu")}, InputError, "device='tpu' cannot be used"),
         ({"options": replace(QUICK, normalise="targets")}, InputError, "normalise would do nothing: the mask 'some' does not"),
         ({"resume": True}, InputError, "no checkpoint"),
+        (
+            {"options": with_entropy_on("clause 2")},
+            InputError,
+            r"clause '2', which mask 'some' does not have; its clauses: 1: nll",
+        ),
+        ({"options": with_entropy_on("clause nll > 3")}, InputError, r"clause 'nll > 3' \(did you mean 'nll > 2'\?\)"),
+        ({"options": with_entropy_on("clause 0")}, InputError, "entropy_on got clause '0'"),
+        ({"options": with_entropy_on("droped")}, InputError, r"entropy_on got 'droped' \(did you mean 'dropped'\?\)"),
+        ({"options": with_entropy_on("foreign")}, StoreError, "made from other tokens"),
+        ({"options": with_entropy_on("clause 1"), "mask": "none"}, InputError, "which mask 'none: all target tokens' does not"),
+        ({"options": with_entropy_on("dropped"), "mask": "all"}, InputError, "would do nothing: no token of the 24 rows"),
+        ({"options": replace(QUICK, reference="q")}, InputError, "reference would do nothing: nothing reads it"),
+        (
+            {"options": replace(QUICK, metrics="kept", reference="nowhere/at/all")},
+            InputError,
+            "no model folder at nowhere/at/all",
+        ),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(
@@ -97,6 +128,32 @@ def test_models_that_do_not_fit_the_store_are_refused(store: Store, tmp_path: Pa
             train(store, model=folder, mask="some", out=tmp_path / "out", options=QUICK)
     assert not (tmp_path / "out").exists()
     assert tiny_config().vocab_size > 200
+
+
+def test_references_that_do_not_fit_the_store_are_refused(store: Store, model: str, tmp_path: Path) -> None:
+    longest = max(len(ids) for ids, _ in sequences(store))
+    models = {
+        "another tokenizer": save_tiny_model(tmp_path / "other", byte_tokenizer(extra=("xyz",))),
+        f"{longest} tokens, but the reference": save_tiny_model(tmp_path / "short", max_position_embeddings=longest - 1),
+        "has 200 logits, the store's tokenizer 259 ids": save_tiny_model(tmp_path / "narrow", vocab_size=200),
+    }
+    for message, folder in models.items():
+        options = replace(QUICK, kl_penalty=0.1, kl_on="kept", reference=folder)
+        with pytest.raises(InputError, match=message):
+            train(store, model=model, mask="some", out=tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_called_like_a_word_is_ambiguous_and_a_file_is_no_cache(store: Store, model: str, tmp_path: Path) -> None:
+    named = masked_store(tmp_path / "named")
+    add_mask(named, "kept", every_third_dropped)
+    with pytest.raises(InputError, match="'kept', a word of its own and the name of a mask too"):
+        train(named, model=model, mask="some", out=tmp_path / "out", options=with_entropy_on("kept"))
+    (tmp_path / "file").write_text("mine")
+    options = replace(QUICK, kl_penalty=0.1, kl_on="kept", reference=model, reference_cache=str(tmp_path / "file"))
+    with pytest.raises(InputError, match="is a file; expected a folder"):
+        train(store, model=model, mask="some", out=tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_anything_in_it_is_left_alone(store: Store, model: str, tmp_path: Path) -> None:

@@ -132,12 +132,15 @@ def test_the_number_of_devices_changes_nothing(store: Store, model: str, tmp_pat
         assert history["evaluation"][-1]["loss"] == pytest.approx(alone[mask].eval_loss, rel=1e-6)
 
 
-def train_on_two_processes(store: Store, model: str, masks: tuple[str, ...], out: Path, options: TrainOptions) -> None:
+def train_on_two_processes(
+    store: Store, model: str, masks: tuple[str, ...], out: Path, options: TrainOptions, follow: str = "None"
+) -> None:
+    """``follow``: the expression that makes the rule to follow."""
     code = (
         "import torch; torch.set_num_threads(1); from pathlib import Path; "
         "from tokenstats.training import TrainOptions, train; "
-        f"[train({str(store.path)!r}, model={model!r}, mask=m, out=Path({str(out)!r}) / m, options={options!r}) "
-        f"for m in {masks!r}]; "
+        f"[train({str(store.path)!r}, model={model!r}, mask=m, out=Path({str(out)!r}) / m, options={options!r}, "
+        f"follow={follow}) for m in {masks!r}]; "
         # a process that leaves while the other still talks to it is aborted by gloo at its own exit, now and then
         "torch.distributed.barrier(); torch.distributed.destroy_process_group()"
     )

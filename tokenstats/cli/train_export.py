@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from tokenstats.training import ExportSummary, TrainSummary
 
 
+_TOLD = {"loss_nll": "nll", "loss_entropy": "H / ln V", "loss_kl": "KL", "agreement": "agreement with the mask"}
+"""Names of the history in the words of a summary."""
+
+
 @with_json
 def train(
     store: StorePath,
@@ -22,30 +26,52 @@ def train(
     model: Annotated[str, typer.Option(help="what to fine-tune: folder, Hub id or adapter folder")],
     out: Annotated[Path, typer.Option(help="folder for the result; new or empty")],
     options: TrainOptions,
+    follow: Annotated[
+        str | None, typer.Option(help="decide in each step by a rule: a preset, a .toml file, or mask: the mask's own")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False,
 ) -> Answer:
     """Fine-tune a model on the tokens that a mask keeps."""
     from tokenstats import Store
+    from tokenstats.following import follow_rule
     from tokenstats.training import train as run
 
+    opened = Store(store)
+    selector = follow_rule(opened, follow, mask=mask) if follow is not None else None
     try:
-        done = run(Store(store), model=model, out=out, mask=mask, options=options, resume=resume)
+        done = run(opened, model=model, out=out, mask=mask, options=options, follow=selector, resume=resume)
     finally:
         _leave_process_group()
     return Answer(asdict(done), lambda: _trained(done))
 
 
 def _trained(done: "TrainSummary") -> str:
+    learned = (
+        f"{done.kept_tokens:,} tokens learned in an epoch"
+        if done.kept_tokens is not None
+        else "kept as the rule says in each step"
+    )
     lines = [
-        f"{done.out}: {many(done.steps, 'step')} over {many(done.rows, 'row')}, "
-        f"{done.kept_tokens:,} tokens learned in an epoch",
+        f"{done.out}: {many(done.steps, 'step')} over {many(done.rows, 'row')}, {learned}",
         *_left_out(done),
         f"  loss {done.loss:.4f} nats: {done.loss_formula} of each optimizer batch",
+        *_means(done.metrics),
     ]
     if done.eval_loss is not None:
         before = f"{done.eval_loss_before:.4f} before, " if done.eval_loss_before is not None else ""
         lines.append(f"  {many(done.eval_rows, 'row')} held out, all their targets: {before}{done.eval_loss:.4f} after")
+        lines += _means(done.eval_metrics)
     return "\n".join(lines)
+
+
+def _means(found: dict[str, float]) -> list[str]:
+    """What the last entry tells besides the loss, a line for each group of tokens."""
+    groups: dict[str, list[str]] = {}
+    for name, value in found.items():
+        group, _, what = name.rpartition("/")
+        if group or name in _TOLD:
+            groups.setdefault(group, []).append(f"{_TOLD.get(what, what)} {value:.4f}")
+    return [f"    {group or 'terms'}: {', '.join(values)}" for group, values in groups.items()]
 
 
 def _left_out(done: "TrainSummary | ExportSummary") -> list[str]:

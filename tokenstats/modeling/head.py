@@ -61,6 +61,16 @@ class SplitModel:
         """What ``logits`` of hidden states is made from."""
         return [*self._head.parameters(), *self._head.buffers()] if self._head is not None else []
 
+    def release_body(self) -> None:
+        """Free the memory of all that ``logits`` of hidden states is not made from: ``hidden`` cannot be called any more."""
+        kept = {id(tensor) for tensor in self.head_tensors()}
+        for module in self.model.modules():
+            for held in (module._parameters, module._buffers):
+                for name, tensor in held.items():
+                    if tensor is not None and id(tensor) not in kept:
+                        held[name] = _without_memory(tensor)
+        torch.cuda.empty_cache()
+
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """[B, T] ids → [B, T, H], what the head would see (or, for a model that cannot be split, its logits [B, T, V]).
 
@@ -146,6 +156,12 @@ class SplitModel:
         coarser = self.model.dtype if truth.dtype == torch.float32 else truth.dtype  # some raise their logits to float32
         allowed = _AGREES.get(coarser, 1e-4) * truth.float().abs().max().clamp_min(1.0)
         return bool((ours - truth.float()).abs().max() <= allowed)
+
+
+def _without_memory(tensor: Tensor) -> Tensor:
+    """The same in name and shape only: a parameter stays one."""
+    bare = tensor.detach().to("meta")
+    return nn.Parameter(bare, requires_grad=False) if isinstance(tensor, nn.Parameter) else bare
 
 
 def _is_half(head: nn.Module) -> bool:

@@ -5,21 +5,19 @@ token, not V. Its head stays in memory. A part's states are removed once its sta
 made from: states of other tokens, or of another reference, are made again.
 """
 
-import os
 import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
-from tokenstats.errors import InputError, StoreError, argument, one_line
+from tokenstats.errors import InputError, StoreError, argument
+from tokenstats.modeling.batches import Advance, Budget, PartTokens, run_batches
+from tokenstats.modeling.hidden_states import said_of_states, write_states
 from tokenstats.modeling.load import LoadedModel, load_model
-from tokenstats.scoring.batches import Advance, Budget, PartTokens, run_batches
 from tokenstats.scoring.model_checks import word_digests
 from tokenstats.scoring.options import SEPARATE, ScoringOptions
 from tokenstats.scoring.pair import ModelPair, ReferenceAnswer
@@ -77,7 +75,7 @@ class ReferencePass:
             kept[order[places]] = self._states(batch, chosen).cpu()
 
         _, _, padded = run_batches(tokens, keep, self._pair.device, self._budget, self._pair.classes, advance)
-        _save(path, kept, self._origin_of(store, index) | {"batch_tokens": str(self._budget.tokens)})
+        write_states(path, {"states": kept}, self._origin_of(store, index) | {"batch_tokens": str(self._budget.tokens)})
         return len(tokens.ids), padded
 
     def read(self, store: Path, name: str, index: int) -> tuple[Tensor, int]:
@@ -90,14 +88,7 @@ class ReferencePass:
 
     def release(self) -> None:
         """Free the body; the head stays."""
-        model, (split,) = self.loaded.model, self._pair.split
-        kept = {id(tensor) for tensor in split.head_tensors()}
-        for module in model.modules():
-            for held in (module._parameters, module._buffers):
-                for name, tensor in held.items():
-                    if tensor is not None and id(tensor) not in kept:
-                        held[name] = empty_like(tensor)
-        torch.cuda.empty_cache()
+        self._pair.split[0].release_body()
 
     @torch.inference_mode()
     def _logits_on(self, probe: Tensor) -> Tensor:
@@ -117,12 +108,6 @@ class ReferencePass:
         }
 
 
-def empty_like(tensor: Tensor) -> Tensor:
-    """The same without memory: a parameter stays one."""
-    bare = tensor.detach().to("meta")
-    return torch.nn.Parameter(bare, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else bare
-
-
 def states_path(folder: Path, index: int) -> Path:
     return folder / ".reference" / f"part-{index:05d}.safetensors"
 
@@ -136,27 +121,6 @@ def remove_all_states(folder: Path) -> None:
 
 
 def _origin(path: Path) -> dict[str, str] | None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: value for key, value in file.metadata().items() if key != "batch_tokens"}
-    except (FileNotFoundError, SafetensorError):
-        return None
-
-
-def _save(path: Path, states: Tensor, metadata: dict[str, str]) -> None:
-    for leftover in path.parent.glob(f".writing-*-{path.name}"):  # of a killed run: they are large
-        leftover.unlink(missing_ok=True)
-    temporary = path.with_name(f".writing-{uuid.uuid4().hex[:8]}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"states": states}, temporary, metadata=metadata)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        size = states.numel() * states.element_size() / 2**30
-        raise StoreError(f"cannot write {path} ({size:.1f} GiB): {one_line(error, 120)}; free some space") from error
-    except BaseException:  # interrupted
-        temporary.unlink(missing_ok=True)
-        raise
+    """What the states in a file depend on; None where there is no whole file. What they were batched with is told apart."""
+    said = said_of_states(path)
+    return None if said is None else {key: value for key, value in said.items() if key != "batch_tokens"}

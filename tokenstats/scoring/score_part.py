@@ -7,8 +7,8 @@ import pyarrow as pa
 import torch
 
 from tokenstats.errors import InputError, StoreError, argument
+from tokenstats.modeling.batches import Advance, Budget, PartTokens, on_device, run_batches
 from tokenstats.schema import STATISTIC_BY_NAME, TOPK_COLUMNS, stats_schema
-from tokenstats.scoring.batches import Advance, Budget, PartTokens, on_device, run_batches
 from tokenstats.scoring.pair import ModelPair
 
 

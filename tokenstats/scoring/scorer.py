@@ -12,10 +12,10 @@ import pyarrow as pa
 import torch
 
 from tokenstats.errors import InputError, TokenstatsWarning, argument
+from tokenstats.modeling.batches import Advance, Budget
 from tokenstats.modeling.load import pick_device
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_size
 from tokenstats.schema import SCHEMA_VERSION
-from tokenstats.scoring.batches import Advance, Budget
 from tokenstats.scoring.model_checks import probe_ids
 from tokenstats.scoring.options import Request
 from tokenstats.scoring.pair import ADVICE, ModelPair, check_same_tokenizer, load_pair

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from tokenstats.errors import InputError, argument
 from tokenstats.store import Store
 from tokenstats.training.rows import IGNORED, ChosenMask, LearnedPart, read_parts, row_keys, shuffled
+from tokenstats.training.token_sets import ENTROPY, KL, TokenChoice, TokenSets
 
 Example = dict[str, np.ndarray]
 
@@ -28,6 +29,8 @@ class TokenRows(Dataset[Example]):
 
     ids [N] int32; learned [N] boolean; offsets [R + 1] int64; keys [R] uint64, from each row's seq_id
     weights [N] float32, 0 where not learned, or None; where given, an example has ``"weights": [T] float32`` too
+    sets [N] uint8, what each token belongs to (see token_sets), or None; where given, an example has ``"sets": [T] uint8`` and
+    ``"key": [1] int64``, the bits of the row's key
     """
 
     ids: np.ndarray
@@ -35,19 +38,31 @@ class TokenRows(Dataset[Example]):
     offsets: np.ndarray
     keys: np.ndarray
     weights: np.ndarray | None = None
+    sets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, row: int) -> Example:
         if row == NO_ROW:
-            example = {"input_ids": self.ids[:1], "labels": np.array([IGNORED], np.int32), "length": np.zeros(1, np.int64)}
-            return example if self.weights is None else {**example, "weights": np.zeros(1, np.float32)}
+            return self._without_row()
         span = slice(self.offsets[row], self.offsets[row + 1])
         ids = self.ids[span]
         example = {"input_ids": ids, "labels": np.where(self.learned[span], ids, np.int32(IGNORED))}
         example["length"] = np.array([len(ids)])
-        return example if self.weights is None else {**example, "weights": self.weights[span]}
+        if self.weights is not None:
+            example["weights"] = self.weights[span]
+        if self.sets is not None:
+            example |= {"sets": self.sets[span], "key": self.keys[row : row + 1].view(np.int64)}
+        return example
+
+    def _without_row(self) -> Example:
+        example = {"input_ids": self.ids[:1], "labels": np.array([IGNORED], np.int32), "length": np.zeros(1, np.int64)}
+        if self.weights is not None:
+            example["weights"] = np.zeros(1, np.float32)
+        if self.sets is not None:
+            example |= {"sets": np.zeros(1, np.uint8), "key": np.zeros(1, np.int64)}
+        return example
 
     @property
     def learned_tokens(self) -> int:
@@ -67,29 +82,52 @@ class TrainingData:
     left_out: int
 
 
-def load_training_data(store: Store, mask: ChosenMask, eval_share: float = 0.0, eval_seed: int = 0) -> TrainingData:
-    """Read a store. Raises InputError where nothing is left to learn, or no row can be held out."""
+def load_training_data(
+    store: Store, mask: ChosenMask, eval_share: float = 0.0, eval_seed: int = 0, sets: TokenSets | None = None
+) -> TrainingData:
+    """Read a store, and where ``sets`` are given what each token belongs to.
+
+    Raises InputError where nothing is left to learn, no row can be held out, or a set has no token at all.
+    """
     keys = row_keys(store)
     held_out = np.zeros(len(keys), bool)
     held_out[_choose_held_out(keys, eval_share, eval_seed)] = True
     train, evaluation, left_out, first = _Collector(), _Collector(), 0, 0
-    for part in read_parts(store, mask):
+    if sets is not None:
+        sets.verify(store)
+    for index, part in enumerate(read_parts(store, mask)):
         rows = slice(first, first + len(part.lengths))
         first = rows.stop
-        chosen = part.has_learned & ~held_out[rows]
-        left_out += int(np.count_nonzero(~part.has_learned & ~held_out[rows]))
-        train.add(part, chosen, part.keep, keys[rows], part.weight)
-        evaluation.add(part, held_out[rows], part.is_target, keys[rows])
+        bits = None if sets is None else sets.bits_of(store, mask, index, part)
+        has_learned = part.has_learned if sets is None or bits is None else part.rows_with(bits & sets.learned > 0)
+        chosen = has_learned & ~held_out[rows]
+        left_out += int(np.count_nonzero(~has_learned & ~held_out[rows]))
+        train.add(part, chosen, keys[rows], learned=part.keep, weights=part.weight, sets=bits)
+        evaluation.add(part, held_out[rows], keys[rows], learned=part.is_target, sets=bits)
     if not train.keys:
         raise InputError(
             f"mask {mask.name!r} keeps no token{' of weight above 0' if mask.weighted else ''} of the "
             f"{int((~held_out).sum())} rows to train on: "
             "there is nothing to learn; choose another mask, or loosen its rule"
         )
-    return TrainingData(train.rows(), evaluation.rows() if evaluation.keys else None, left_out)
+    data = TrainingData(train.rows(), evaluation.rows() if evaluation.keys else None, left_out)
+    if sets is not None:
+        _check_not_empty(data.train, "entropy_on", sets.entropy_on, ENTROPY, sets.follows)
+        _check_not_empty(data.train, "kl_on", sets.kl_on, KL, sets.follows)
+    return data
 
 
-PADDING = {"input_ids": 0, "labels": IGNORED, "weights": 0.0, "length": 0}
+def _check_not_empty(rows: TokenRows, option: str, choice: TokenChoice | None, bit: int, follows: bool) -> None:
+    if choice is None or rows.sets is None or (follows and choice.is_of_rule):
+        return
+    if not bool((rows.sets & bit).any()):
+        raise InputError(
+            f"{argument(option, choice.text)} would do nothing: no token of the {len(rows)} rows to train on is of it; "
+            "choose others"
+        )
+
+
+PADDING = {"input_ids": 0, "labels": IGNORED, "weights": 0.0, "sets": 0, "length": 0, "key": 0}
 
 
 def collate(examples: list[Example]) -> dict[str, Tensor]:
@@ -106,31 +144,27 @@ class _Collector:
 
     def __init__(self) -> None:
         self.ids: list[np.ndarray] = []
-        self.learned: list[np.ndarray] = []
         self.lengths: list[np.ndarray] = []
         self.keys: list[np.ndarray] = []
-        self.weights: list[np.ndarray] = []
+        self.by_token: dict[str, list[np.ndarray]] = {}
 
-    def add(
-        self, part: LearnedPart, chosen: np.ndarray, learned: np.ndarray, keys: np.ndarray, weight: np.ndarray | None = None
-    ) -> None:
-        """chosen, keys: [R] of the part's rows; learned, weight: [N] of its tokens."""
+    def add(self, part: LearnedPart, chosen: np.ndarray, keys: np.ndarray, **by_token: np.ndarray | None) -> None:
+        """chosen, keys: [R] of the part's rows; by_token: [N] of its tokens, by the name in TokenRows; None: there are none."""
         if chosen.any():
             tokens = np.repeat(chosen, part.lengths)
             self.ids.append(part.ids[tokens])
-            self.learned.append(learned[tokens])
             self.lengths.append(part.lengths[chosen])
             self.keys.append(keys[chosen])
-            if weight is not None:
-                self.weights.append(weight[tokens])
+            for name, values in by_token.items():
+                if values is not None:
+                    self.by_token.setdefault(name, []).append(values[tokens])
 
     def rows(self) -> TokenRows:
         return TokenRows(
             ids=np.concatenate(self.ids),
-            learned=np.concatenate(self.learned),
             offsets=np.concatenate([[0], np.cumsum(np.concatenate(self.lengths))]),
             keys=np.concatenate(self.keys),
-            weights=np.concatenate(self.weights) if self.weights else None,
+            **{name: np.concatenate(values) for name, values in self.by_token.items()},
         )
 
 

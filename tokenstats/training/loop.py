@@ -27,6 +27,8 @@ from tokenstats.modeling.head import SplitModel
 from tokenstats.training.batching import MicroBatch, OptimizerBatches
 from tokenstats.training.data import TokenRows, collate
 from tokenstats.training.loss import masked_loss, nll_per_row
+from tokenstats.training.metrics import Meter, means_of, sums_by_row
+from tokenstats.training.objective import Objective, OptimizerBatch
 
 
 class MaskedTrainer(Trainer):
@@ -34,6 +36,7 @@ class MaskedTrainer(Trainer):
 
     batches: what each optimizer step learns from; an item of the data loader is the micro-batches of one step
     divide_by_weights: by the sum of the weights of each optimizer batch, not by its number of kept tokens
+    objective:         the loss of three terms, with what is told of the tokens; None: the cross-entropy alone
 
     Raises InputError, while training, where the loss is no longer a finite number.
     """
@@ -51,8 +54,13 @@ class MaskedTrainer(Trainer):
         split: SplitModel,
         divide_by_weights: bool,
         before_save: Callable[[], None],
+        objective: Objective | None = None,
     ):
         self._split, self._divide_by_weights, self._batches = split, divide_by_weights, batches
+        self._objective, self._optimizer_batch = objective, OptimizerBatch(objective) if objective is not None else None
+        terms = objective.terms if objective is not None else None
+        compares = objective is not None and objective.followed is not None and objective.followed.compares
+        self._meter = Meter(terms, compares, arguments.device)
         super().__init__(
             model,
             arguments,
@@ -60,8 +68,8 @@ class MaskedTrainer(Trainer):
             train_dataset=batches.rows,
             eval_dataset=evaluation,
             processing_class=tokenizer,
-            compute_metrics=_mean_loss,
-            callbacks=[_Flow(batches, before_save), _Progress()],
+            compute_metrics=self._means,
+            callbacks=[_Flow(batches, before_save, self._meter), _Progress()],
         )
         self.remove_callback(PrinterCallback)  # it writes to stdout, where results belong
         self.model_accepts_loss_kwargs = True  # so that the kept tokens of each optimizer batch are counted
@@ -71,10 +79,17 @@ class MaskedTrainer(Trainer):
     ) -> tuple[list[list[MicroBatch]], Tensor | int | None]:
         """One optimizer batch, as its micro-batches, and what its loss is divided by: a number of all devices."""
         batches = next(epoch_iterator)
+        self._meter.begin_step(batches)
+        if self._optimizer_batch is not None:
+            batches = [self._prepare_inputs(batch) for batch in batches]
+            self._split.model = self.model  # not the wrapper: it counts on a backward pass for each forward
+            self.model.train()
+            with self.accelerator.autocast():
+                return [batches], self._optimizer_batch.begin(batches, self._total)
         divisor = self._get_num_items_in_batch(batches, device)
         if self._divide_by_weights:
             total = torch.stack([batch["weights"].sum(dtype=torch.float64) for batch in batches]).sum().to(device)
-            divisor = self.accelerator.gather(total).sum().float()
+            divisor = self._total(total).float()
         return [batches], divisor
 
     def training_step(
@@ -90,6 +105,10 @@ class MaskedTrainer(Trainer):
     def floating_point_ops(self, inputs: list[MicroBatch]) -> int:
         return sum(super(MaskedTrainer, self).floating_point_ops(batch) for batch in inputs)
 
+    def _total(self, tensor: Tensor) -> Tensor:
+        """The sum over all devices of a tensor that each has one of."""
+        return self.accelerator.reduce(tensor.to(self.args.device), "sum")
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -100,14 +119,18 @@ class MaskedTrainer(Trainer):
         assert num_items_in_batch is not None, "the kept tokens of the optimizer batch were not counted"
         self._split.model = model
         with self.accelerator.autocast():
-            loss = masked_loss(
-                self._split,
-                inputs["input_ids"],
-                inputs["labels"],
-                num_items_in_batch,
-                inputs.get("weights"),
-                inputs["length"],
-            )
+            if self._optimizer_batch is not None:
+                loss, parts, measured = self._optimizer_batch.loss(inputs, self._total)
+                self._meter.add(parts, measured, inputs)
+            else:
+                loss = masked_loss(
+                    self._split,
+                    inputs["input_ids"],
+                    inputs["labels"],
+                    num_items_in_batch,
+                    inputs.get("weights"),
+                    inputs["length"],
+                )
         # the divisor is of all devices; data-parallel training then averages gradients over them
         loss = loss * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
@@ -119,8 +142,23 @@ class MaskedTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         self._split.model = model
         with torch.no_grad(), self.accelerator.autocast():
+            if self._objective is not None:
+                sums = sums_by_row(self._objective.measure(inputs, training=False), inputs)
+                return None, sums, sums[:, 0]
             sums, counts = nll_per_row(self._split, inputs["input_ids"], inputs["labels"], inputs["length"])
         return None, sums, counts
+
+    def _means(self, found: EvalPrediction) -> dict[str, float]:
+        if self._objective is None:
+            return {"loss": float(found.predictions.sum(dtype=np.float64) / found.label_ids.sum())}
+        means = means_of(torch.from_numpy(found.predictions).sum(0), self._objective.terms.evaluation)
+        return {"loss": means["targets/nll"], **means}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add to an entry of the training what the meter has; it is called on all devices."""
+        if "loss" in logs:
+            logs |= self._meter.read(self._total)
+        super().log(logs, start_time)
 
     def get_train_dataloader(self) -> DataLoader[list[MicroBatch]]:
         return self.accelerator.prepare(self._batches.loader())
@@ -130,15 +168,11 @@ class MaskedTrainer(Trainer):
         return np.argsort(-np.diff(eval_dataset.offsets), kind="stable").tolist()
 
 
-def _mean_loss(found: EvalPrediction) -> dict[str, float]:
-    return {"loss": float(found.predictions.sum(dtype=np.float64) / found.label_ids.sum())}
-
-
 class _Flow(TrainerCallback):
     """Tells the batches the epoch, closes the books at each save and at the end, and stops where the loss is lost."""
 
-    def __init__(self, batches: OptimizerBatches, before_save: Callable[[], None]):
-        self.batches, self.before_save = batches, before_save
+    def __init__(self, batches: OptimizerBatches, before_save: Callable[[], None], meter: Meter):
+        self.batches, self.before_save, self.meter = batches, before_save, meter
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.batches.epoch = int(state.epoch or 0)
@@ -146,6 +180,7 @@ class _Flow(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any
     ) -> None:
+        self.meter.end_step()
         if not control.should_save and state.global_step < state.max_steps:
             return
         control.should_log = True  # a run that is resumed here then logs the same losses as one that was not stopped

@@ -75,7 +75,7 @@ def nll_per_row(
 def _nll(split: SplitModel, hidden: Tensor, labels: Tensor, chosen: Tensor, logits_at_once: int) -> Tensor:
     """[N] −log p(y) of the chosen tokens, in the order of ``labels[chosen]``."""
     rows, targets = outputs_that_predict(hidden, chosen), labels[chosen]
-    blocks = list(_blocks(len(targets), max(1, logits_at_once // split.vocabulary)))
+    blocks = list(blocks_of(len(targets), max(1, logits_at_once // split.vocabulary)))
     if len(blocks) == 1:  # its logits fit: no need to compute them twice
         return _block_nll(split, rows, targets)
     # use_reentrant=False: one backward pass through the head, as data-parallel training needs it
@@ -86,5 +86,6 @@ def _block_nll(split: SplitModel, rows: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(split.logits(rows).float(), targets, reduction="none")
 
 
-def _blocks(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, count, size))
+def blocks_of(count: int, size: int, first: int = 0) -> Iterator[slice]:
+    """Places ``first`` to ``first + count``, at most ``size`` in one slice."""
+    return (slice(start, min(start + size, first + count)) for start in range(first, first + count, size))

@@ -9,6 +9,13 @@ from tokenstats.training.guides import FORMS, GUIDES, choose
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 """Learning-rate schedules, under transformers' names. Its own ``constant`` would ignore the warm-up silently."""
 
+METRICS = ("loss", "kept", "targets")
+"""What a run tells of its tokens besides the loss: nothing more, of the kept tokens, or of all targets."""
+
+EXACT, REVERSE, AS_RELEASED = "exact", "reverse", "as-released"
+KL_TERMS = {EXACT: "KL(p‖q)", REVERSE: "KL(q‖p)", AS_RELEASED: "Σ p·(p − log q)"}
+"""What the KL penalty is of. The last is what EKSFT's code computes: no KL, and least where p is sparser than q."""
+
 NORMALISERS = {"weights": "Σ w·nll / Σ w", "targets": "Σ w·nll / kept tokens"}
 """What the loss of a mask that weighs is divided by, and the loss in words: over the whole optimizer batch."""
 
@@ -24,9 +31,11 @@ class TrainOptions:
     AdamW, β1 0.9; the schedules cosine and linear end at 0, after a linear warm-up. With ``normalise`` weights the scale of a
     mask's weights does not matter, with targets small weights make small steps. Rows are held out by ``eval_seed`` and their
     seq_id alone, and evaluated before the first step and after the last. Without ``save_steps`` a stopped run cannot be
-    resumed. bfloat16 computes in bfloat16 and keeps trained weights in float32; auto is float32 on a CPU, bfloat16 on a GPU
-    that has it. How the rows of an optimizer step are cut into forward passes changes no update beyond rounding. Code that a
-    model brings is never asked about on the terminal.
+    resumed. ``entropy_bonus`` and ``kl_penalty`` add their terms to the loss, each a mean over its own tokens; with ``metrics``
+    other than loss, ``entropy_on`` and ``kl_on`` may stand alone: they then say what is told apart. bfloat16 computes in
+    bfloat16 and keeps trained weights in float32; auto is float32 on a CPU, bfloat16 on a GPU that has it. How the rows of an
+    optimizer step are cut into forward passes changes no update beyond rounding. Code that a model brings is never asked about
+    on the terminal.
     """
 
     epochs: float = field(3.0, "passes over the rows, fractions allowed", above(0))
@@ -43,6 +52,14 @@ class TrainOptions:
     normalise: str = field(
         "weights", "divide a weighted mask's loss by: weights (their sum) or targets (the kept tokens)", one_of(*NORMALISERS)
     )
+    entropy_bonus: float = field(0.0, "λ_H: raise the entropy of the tokens of entropy_on", NOT_NEGATIVE)
+    entropy_on: str | None = field(None, "their choice: 'clause 1', 'clause TEXT', a mask, dropped, kept or targets")
+    kl_penalty: float = field(0.0, "λ_KL: pull the tokens of kl_on towards the reference", NOT_NEGATIVE)
+    kl_on: str | None = field(None, "their choice, as for entropy_on")
+    kl_term: str = field(EXACT, "exact: KL(p‖q), reverse: KL(q‖p), as-released: Σ p·(p − log q)", one_of(*KL_TERMS))
+    reference: str | None = field(None, "the model q: folder or Hub id [with LoRA: the base, adapter off]")
+    reference_cache: str | None = field(None, "folder for q's hidden states, made once [a forward pass in each step]")
+    metrics: str = field("loss", "entropy, accuracy and KL too: of kept or of all targets; loss: none", one_of(*METRICS))
     max_grad_norm: float = field(1.0, "gradients are scaled down to it; 0: never", NOT_NEGATIVE)
     lora_rank: int | None = field(None, "train an adapter of this rank instead", at_least(1))
     lora_alpha: float | None = field(None, "scale of the adapter [twice the rank]", above(0))
@@ -78,14 +95,46 @@ class TrainOptions:
         if self.lora_rank is None:
             adapter = f"the whole model is trained; give {argument('lora_rank')} too, to train an adapter"
             refuse(self, "lora_alpha", "lora_dropout", "lora_targets", because=adapter)
+        self._check_terms()
+
+    def _check_terms(self) -> None:
+        """Each term has its tokens, and the KL its reference; what would do nothing is refused."""
+        for weight, tokens in (("entropy_bonus", "entropy_on"), ("kl_penalty", "kl_on")):
+            if getattr(self, weight) and getattr(self, tokens) is None:
+                raise InputError(
+                    f"{argument(weight, getattr(self, weight))} got no tokens; expected {argument(tokens)} with it: "
+                    "a clause of the mask such as 'clause 1', another mask, dropped, kept or targets"
+                )
+            if not getattr(self, weight) and not self.has_metrics:
+                zero = f"{argument(weight)} is 0 and {argument('metrics')} only tells the loss; give one of the two with it"
+                refuse(self, tokens, because=zero)
+        if not self.kl_penalty:
+            refuse(self, "kl_term", because=f"{argument('kl_penalty')} is 0; give it with it")
+        elif self.reference is None and not self.is_lora:
+            raise InputError(
+                f"{argument('kl_penalty', self.kl_penalty)} got no reference; expected {argument('reference')} with it, "
+                f"such as the model that the training starts from (only an adapter, {argument('lora_rank')}, has its own)"
+            )
+        if self.reference is None and not self.kl_penalty:
+            refuse(self, "reference_cache", because=f"there is no reference; give {argument('reference')} with it")
 
     @property
     def is_lora(self) -> bool:
         return self.lora_rank is not None
 
+    @property
+    def has_metrics(self) -> bool:
+        """Is more than the loss to be told?"""
+        return self.metrics != METRICS[0]
+
     def loss_formula(self, weighted: bool) -> str:
         """The loss over the whole optimizer batch, in words; nll = −log p of a kept token, w its weight."""
-        return NORMALISERS[self.normalise] if weighted else "Σ nll / kept tokens"
+        formula = NORMALISERS[self.normalise] if weighted else "Σ nll / kept tokens"
+        if self.entropy_bonus:
+            formula += f" − {self.entropy_bonus:g} · mean H(p) / ln V of {self.entropy_on}"
+        if self.kl_penalty:
+            formula += f" + {self.kl_penalty:g} · mean {KL_TERMS[self.kl_term]} of {self.kl_on}"
+        return formula
 
     @property
     def peak_learning_rate(self) -> float:

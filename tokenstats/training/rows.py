@@ -79,8 +79,11 @@ class LearnedPart:
     @property
     def has_learned(self) -> np.ndarray:
         """[R] boolean: rows with something to learn, that is a token that is kept, and not with weight 0."""
-        learned = self.keep if self.weight is None else self.weight > 0
-        return np.diff(np.concatenate([[0], np.cumsum(learned)])[self.offsets]) > 0
+        return self.rows_with(self.keep if self.weight is None else self.weight > 0)
+
+    def rows_with(self, flags: np.ndarray) -> np.ndarray:
+        """[R] boolean: rows of which any token's flag [N] is set."""
+        return np.diff(np.concatenate([[0], np.cumsum(flags)])[self.offsets]) > 0
 
 
 def read_parts(store: Store, mask: ChosenMask, with_weights: bool = True) -> Iterator[LearnedPart]:

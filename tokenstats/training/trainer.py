@@ -22,17 +22,21 @@ from tokenstats.errors import InputError, argument, one_line
 from tokenstats.modeling.positions import width_classes
 from tokenstats.options import refuse, to_dict
 from tokenstats.store import Store, open_store
+from tokenstats.store.manifests import Model
 from tokenstats.store.parts import describe_difference, write_json
 from tokenstats.training.arguments import check_report_to, trainer_arguments
 from tokenstats.training.batching import BatchPlan, OptimizerBatches
 from tokenstats.training.data import TokenRows, TrainingData, load_training_data
+from tokenstats.training.history import HISTORY, History, history_of, means_in
 from tokenstats.training.loop import MaskedTrainer
 from tokenstats.training.models import TrainableModel, check_tokenizer, load_store_tokenizer, load_trainable
+from tokenstats.training.objective import Objective
 from tokenstats.training.options import TrainOptions
 from tokenstats.training.provenance import RECORD, provenance, without_folders, write_record
-from tokenstats.training.rows import check_writable, choose_mask
+from tokenstats.training.rows import ChosenMask, check_writable, choose_mask
+from tokenstats.training.selection import Selector
+from tokenstats.training.setup import build_objective, plan_run
 
-HISTORY = "history.json"
 _MAY_CHANGE_ON_RESUME = ("device", "report_to")
 
 
@@ -48,7 +52,10 @@ class TrainSummary:
     eval_loss_before: the same before the first step
     rows:             rows trained on; rows_left_out: rows with nothing kept, or nothing of weight above 0;
                       eval_rows: rows held out
-    kept_tokens:      tokens that the rows trained on contribute to the loss, in one epoch
+    kept_tokens:      tokens whose cross-entropy the rows trained on contribute in one epoch; None where a rule is followed,
+                      which decides in each step
+    metrics:          what the last entry of the history tells besides the loss (docs/TRAINING.md lists the names)
+    eval_metrics:     the same of the rows held out, after the last step
     """
 
     out: str
@@ -60,7 +67,9 @@ class TrainSummary:
     rows: int
     rows_left_out: int
     eval_rows: int
-    kept_tokens: int
+    kept_tokens: int | None
+    metrics: dict[str, float]
+    eval_metrics: dict[str, float]
 
 
 def train(
@@ -70,13 +79,15 @@ def train(
     out: str | Path,
     mask: str | None,
     options: TrainOptions = TrainOptions(),
+    follow: Selector | None = None,
     resume: bool = False,
 ) -> TrainSummary:
     """Fine-tune ``model`` on a store's rows and save it in ``out``.
 
     The loss is the sum of the kept tokens' cross-entropies over their number in the whole optimizer batch; of a mask that
-    weighs, the weighted sum over the sum of the weights, or over the number (``normalise``). Rows with nothing kept, or
-    nothing of weight above 0, are left out.
+    weighs, the weighted sum over the sum of the weights, or over the number (``normalise``). With ``entropy_bonus`` and
+    ``kl_penalty`` two terms are added, each a mean over its own tokens in the whole optimizer batch. Rows with nothing to learn
+    are left out: nothing kept, or nothing of weight above 0, and no token of a term.
 
     ``out`` gets the weights (an adapter's, with ``lora_rank``), the store's tokenizer with its chat template,
     ``tokenstats.json`` with where they came from (in ``config.json`` too, for a whole model), and ``history.json``.
@@ -88,6 +99,8 @@ def train(
         out: A folder that is not there yet, or empty.
         mask: The tokens to learn: a mask of the store; None or "none" is plain fine-tuning on all targets.
         options: How to train.
+        follow: A rule that decides in each step, on the statistics of the policy as it is then, what is kept; the mask is then
+            only compared with. Made by :func:`tokenstats.following.follow_rule`.
         resume: Go on from the last checkpoint in ``out``; everything else must be as it was.
 
     Raises:
@@ -96,28 +109,27 @@ def train(
     """
     out, opened = Path(out).expanduser(), open_store(store)
     chosen = choose_mask(opened, mask)
-    if not chosen.weighted:
-        refuse(options, "normalise", because=f"the mask {chosen.title!r} does not weigh its tokens; leave it out")
+    weighted = chosen.weighted if follow is None else follow.weighted
+    if not weighted:
+        refuse(options, "normalise", because=f"{_what_keeps(chosen, follow)} does not weigh its tokens; leave it out")
+    plan = plan_run(model, options, opened, chosen, follow, weighted)
     checkpoint = _check_out(out, resume)
     check_report_to(options.report_to)
     check_tokenizer(opened, model, options.trust_remote_code)
     arguments = trainer_arguments(options, out, resumed=checkpoint is not None)
-    data = load_training_data(opened, chosen, options.eval_share, options.eval_seed)
-    plan = BatchPlan.of(options, arguments.world_size)
-    plan.check(data)
+    data = load_training_data(opened, chosen, options.eval_share, options.eval_seed, plan.sets if plan is not None else None)
+    batch_plan = BatchPlan.of(options, arguments.world_size)
+    batch_plan.check(data)
     loaded = load_trainable(model, options, arguments.device, arguments.bf16, opened, data)
-    batches = OptimizerBatches(data.train, options.seed, plan, width_classes(loaded.model, np.diff(data.train.offsets)))
-    settings = {
-        **to_dict(options),
-        "learning_rate": options.peak_learning_rate,
-        "dtype": loaded.precision,
-        "devices": arguments.world_size,
-        "loss": options.loss_formula(chosen.weighted),
-    }
+    classes = width_classes(loaded.model, np.diff(data.train.offsets))
+    batches = OptimizerBatches(data.train, options.seed, batch_plan, classes)
+    objective, reference = (None, None) if plan is None else build_objective(plan, loaded, opened, data, arguments)
     record = {
         **provenance(opened, chosen, rows=len(data.train), left_out=data.left_out, kept=data.train.learned_tokens),
-        "base_model": {**loaded.description.model_dump(mode="json"), "source": without_folders(model)},
-        "training": settings,
+        "base_model": _described(loaded.description),
+        "reference": _described(reference) if reference is not None else None,
+        "follow": {"rule": dict(follow.rule), "fingerprint": follow.fingerprint} if follow is not None else None,
+        "training": _settings(options, loaded, arguments.world_size, weighted),
         "eval_rows": len(data.evaluation) if data.evaluation else 0,
     }
     if checkpoint is not None:
@@ -126,13 +138,34 @@ def train(
         loaded.model.config.tokenstats = record
     tokenizer = load_store_tokenizer(opened, options.trust_remote_code)
     trainer = _trainer(
-        loaded, arguments, options, batches, data.evaluation, tokenizer, before_save=lambda: write_record(out, record)
+        loaded, arguments, options, batches, data.evaluation, tokenizer, lambda: write_record(out, record), objective
     )
     _run(trainer, checkpoint, options)
-    history = _history(trainer.state.log_history)
+    history = history_of(trainer.state.log_history)
     if trainer.is_world_process_zero():
         _save(loaded.model, tokenizer, out, record, history)
-    return _summary(out, trainer.state.global_step, data, history, record["training"]["loss"])
+    return _summary(out, trainer.state.global_step, data, history, record["training"]["loss"], follow)
+
+
+def _what_keeps(mask: ChosenMask, follow: Selector | None) -> str:
+    return f"the mask {mask.title!r}" if follow is None else "the rule that is followed"
+
+
+def _described(model: Model) -> dict[str, Any]:
+    return {**model.model_dump(mode="json"), "source": without_folders(model.source)}
+
+
+def _settings(options: TrainOptions, loaded: TrainableModel, devices: int, weighted: bool) -> dict[str, Any]:
+    """The options as they took effect; what is given away tells no folder."""
+    folders = {name: getattr(options, name) for name in ("reference", "reference_cache")}
+    return {
+        **to_dict(options),
+        **{name: without_folders(path) if path is not None else None for name, path in folders.items()},
+        "learning_rate": options.peak_learning_rate,
+        "dtype": loaded.precision,
+        "devices": devices,
+        "loss": options.loss_formula(weighted),
+    }
 
 
 def _check_out(out: Path, resume: bool) -> Path | None:
@@ -176,6 +209,8 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
         "store": record["store_fingerprint"],
         "mask": record["mask_fingerprint"],
         "model": record["base_model"]["fingerprint"],
+        "reference model": (record.get("reference") or {}).get("fingerprint"),
+        "followed rule": (record.get("follow") or {}).get("fingerprint"),
         **settings,
     }
 
@@ -188,6 +223,7 @@ def _trainer(
     evaluation: TokenRows | None,
     tokenizer: PreTrainedTokenizerFast,
     before_save: Callable[[], None],
+    objective: Objective | None,
 ) -> MaskedTrainer:
     arguments.use_cache = loaded.model.config.use_cache  # the trainer would switch it off in the saved config
     if evaluation is not None:
@@ -205,6 +241,7 @@ def _trainer(
         loaded.split,
         divide_by_weights=batches.rows.weights is not None and options.normalise == "weights",
         before_save=before_save,
+        objective=objective,
     )
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise InputError(
@@ -225,14 +262,6 @@ def _run(trainer: MaskedTrainer, checkpoint: Path | None, options: TrainOptions)
         ) from None
 
 
-def _history(logs: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
-    """The curve of a run: ``training`` and ``evaluation`` losses in nats per token, by step."""
-    names = ["step", "epoch", "loss", "grad_norm", "learning_rate"]
-    training = [{name: entry[name] for name in names if name in entry} for entry in logs if "loss" in entry]
-    evaluation = [{"step": e["step"], "epoch": e.get("epoch", 0.0), "loss": e["eval_loss"]} for e in logs if "eval_loss" in e]
-    return {"training": training, "evaluation": evaluation}
-
-
 def _save(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path, record: dict[str, Any], history: dict[str, Any]
 ) -> None:
@@ -243,18 +272,25 @@ def _save(
 
 
 def _summary(
-    out: Path, steps: int, data: TrainingData, history: dict[str, list[dict[str, float]]], loss_formula: str
+    out: Path,
+    steps: int,
+    data: TrainingData,
+    history: History,
+    loss_formula: str,
+    follow: Selector | None,
 ) -> TrainSummary:
-    evaluation = history["evaluation"]
+    evaluation, last = history["evaluation"], history["training"][-1]
     return TrainSummary(
         out=str(out),
         steps=steps,
-        loss=history["training"][-1]["loss"],
+        loss=last["loss"],
         loss_formula=loss_formula,
         eval_loss=evaluation[-1]["loss"] if evaluation else None,
         eval_loss_before=evaluation[0]["loss"] if evaluation else None,
         rows=len(data.train),
         rows_left_out=data.left_out,
         eval_rows=len(data.evaluation) if data.evaluation else 0,
-        kept_tokens=data.train.learned_tokens,
+        kept_tokens=data.train.learned_tokens if follow is None else None,
+        metrics={n: v for n, v in last.items() if n not in ("step", "epoch", "loss", "tokens_per_second")},
+        eval_metrics=means_in(evaluation[-1]) if evaluation else {},
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenstats.scoring.batches import Budget, PartTokens, plan_batches, run_batches
+from tokenstats.modeling.batches import Budget, PartTokens, plan_batches, run_batches
 
 
 @pytest.mark.parametrize("lengths", [[5], [3, 900, 4, 4, 2], list(range(1, 60)), [2] * 100])
