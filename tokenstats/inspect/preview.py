@@ -228,17 +228,4 @@ def _spread(store: Store, most_tokens: int) -> list[int]:
 def _first_rows(targets: Targets, room: int) -> Targets:
     """The first rows that hold no more than ``room`` tokens, and at least one row."""
     rows = max(1, int(np.searchsorted(targets.offsets, max(0, room), side="right")) - 1)
-    if rows >= len(targets.rows):
-        return targets
-    end = int(targets.offsets[rows])
-    count = int(np.searchsorted(targets.place, end))
-    return replace(
-        targets,
-        seq_ids=targets.seq_ids.slice(0, rows),
-        rows=targets.rows[:rows],
-        ids=targets.ids[:end],
-        roles=targets.roles[:end],
-        offsets=targets.offsets[: rows + 1],
-        place=targets.place[:count],
-        statistics={column: values[:count] for column, values in targets.statistics.items()},
-    )
+    return targets if rows >= len(targets.rows) else targets.of_rows(0, rows)
