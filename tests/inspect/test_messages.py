@@ -12,26 +12,29 @@ OTHER, SYSTEM, USER, ASSISTANT = (ROLES.index(r) for r in ("other", "system", "u
 
 
 def cut(roles: list[int], targets: list[int]) -> list[tuple]:
-    return [(m.start, m.end, m.role, m.targets, m.replies) for m in messages_of(np.array(roles, np.int8), np.array(targets, bool))]
+    return [
+        (m.start, m.end, m.body, m.role, m.targets, m.replies)
+        for m in messages_of(np.array(roles, np.int8), np.array(targets, bool))
+    ]
 
 
 def test_what_the_template_writes_goes_with_the_message_that_it_introduces():
     roles = [OTHER, USER, USER, OTHER, OTHER, ASSISTANT, ASSISTANT, OTHER]
-    assert cut(roles, [0, 0, 0, 0, 0, 1, 1, 0]) == [(0, 3, "user", 0, (0, 0)), (3, 8, "assistant", 2, (0, 1))]
+    assert cut(roles, [0, 0, 0, 0, 0, 1, 1, 0]) == [(0, 3, 1, "user", 0, (0, 0)), (3, 8, 5, "assistant", 2, (0, 1))]
 
 
 def test_two_messages_of_one_role_stay_apart_and_replies_are_counted_on():
     roles = [ASSISTANT, OTHER, ASSISTANT, USER, ASSISTANT]
     assert cut(roles, [1, 0, 1, 0, 1]) == [
-        (0, 1, "assistant", 1, (0, 1)),
-        (1, 3, "assistant", 1, (1, 2)),
-        (3, 4, "user", 0, (2, 2)),
-        (4, 5, "assistant", 1, (2, 3)),
+        (0, 1, 0, "assistant", 1, (0, 1)),
+        (1, 3, 2, "assistant", 1, (1, 2)),
+        (3, 4, 3, "user", 0, (2, 2)),
+        (4, 5, 4, "assistant", 1, (2, 3)),
     ]
 
 
 def test_a_sequence_of_the_template_alone_is_one_message_and_an_empty_one_none():
-    assert cut([OTHER, OTHER], [0, 1]) == [(0, 2, "other", 1, (0, 1))]
+    assert cut([OTHER, OTHER], [0, 1]) == [(0, 2, 0, "other", 1, (0, 1))]
     assert cut([], []) == []
 
 

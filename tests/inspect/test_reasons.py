@@ -1,5 +1,7 @@
 """Why a token is dropped, in numbers: held against examples worked by hand, and against what the engine decides."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -29,7 +31,7 @@ def targets_of(rows: list[list[float]], gaps: list[int] | None = None) -> Target
     """Rows of one prompt token and then targets with these entropies; ``gaps``: places (of all tokens) that are no target."""
     lengths = [1 + len(row) for row in rows]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    place = np.concatenate([np.arange(a + 1, b) for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    place = np.concatenate([np.arange(a + 1, b) for a, b in pairwise(offsets)])
     entropy = np.array([x for row in rows for x in row], np.float32)
     keep = ~np.isin(place, gaps or [])
     return Targets(

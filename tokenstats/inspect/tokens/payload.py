@@ -1,7 +1,7 @@
 """What the token view draws a sequence from: plain values and arrays, ready for JSON.
 
-Two parts, as they change at different times. :func:`row_payload` is the sequence itself: sent once. :func:`decisions_payload` is
-what a rule or mask says about it: bit masks, so that a moved threshold sends kilobytes however long the sequence is.
+Two parts, as they change at different times. :func:`row_payload` is the sequence itself: sent once. :func:`decisions_payload`
+is what a rule or mask says about it: bit masks, so that a moved threshold sends kilobytes however long the sequence is.
 
 Arrays are little-endian bytes in base64: float32 for numbers (NaN: not scored), int32 for ids and places, one bit a token for
 flags (:func:`bits`). The page reads them with typed arrays.
@@ -123,8 +123,14 @@ def _encoded(values: np.ndarray) -> str:
 
 def _message(message: Message) -> dict[str, Any]:
     first, end = message.replies
-    reply = first if end > first else None
-    return {"start": message.start, "end": message.end, "role": message.role, "targets": message.targets, "reply": reply}
+    return {
+        "start": message.start,
+        "body": message.body,
+        "end": message.end,
+        "role": message.role,
+        "targets": message.targets,
+        "reply": first if end > first else None,
+    }
 
 
 def _condition(condition: Condition) -> dict[str, Any]:
