@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent
 if str(FOLDER) not in sys.path:  # Streamlit does this too; its tests do not
     sys.path.insert(0, str(FOLDER))
 
-from pages import audit, overview, tokens  # noqa: E402
+from pages import audit, compare, overview, rows, tokens  # noqa: E402
 from widgets import choice, still_there  # noqa: E402
 
 from tokenstats.errors import TokenstatsError  # noqa: E402
@@ -23,7 +23,13 @@ from tokenstats.inspect.render.html_tokens import as_markdown  # noqa: E402
 from tokenstats.store import Store  # noqa: E402
 from tokenstats.store.find_stores import find_stores  # noqa: E402
 
-PAGES = {"Tokens": tokens.page, "Audit": audit.page, "Overview": overview.page}
+PAGES = {
+    "Tokens": tokens.page,
+    "Rows": rows.page,
+    "Compare": compare.page,
+    "Audit": audit.page,
+    "Overview": overview.page,
+}
 
 
 def main() -> None:
@@ -31,6 +37,8 @@ def main() -> None:
     st.html(f"<style>{(FOLDER / 'style.css').read_text(encoding='utf-8')}{style()}</style>")
     try:
         store = choose_store()
+        if "go_to" in st.session_state:
+            st.session_state["page"], st.session_state["row"] = st.session_state.pop("go_to")
         with st.sidebar:
             chosen = choice("Page", list(PAGES), "page", hidden=True)
         PAGES[chosen](store, scoring_box(store))

@@ -5,9 +5,14 @@ import streamlit as st
 from tokenstats.inspect.audit.audit import Audit, audit
 from tokenstats.inspect.preview import Outcome, Preview, open_preview
 from tokenstats.inspect.render import figures
+from tokenstats.inspect.rows.decided import DecidedStore, read_decided
+from tokenstats.inspect.rows.search import TokenIndex, token_index
+from tokenstats.inspect.rows.table import RowTable, row_table
 from tokenstats.inspect.threshold_lines import cuts
 from tokenstats.inspect.tokens.payload import row_payload
 from tokenstats.inspect.tokens.sequence import read_sequence
+from tokenstats.masking.compare import Comparison, compare
+from tokenstats.masking.operands import Operand, open_operand
 from tokenstats.masking.rule import Rule
 from tokenstats.store import Store
 
@@ -75,6 +80,58 @@ def load_scales(key: Key, _preview: Preview) -> dict[str, float]:
 def load_row(key: Key, number: int, scoring: str | None, _store: Store) -> dict:
     """A row's tokens and statistics as the token view takes them."""
     return row_payload(read_sequence(_store, number, scoring=scoring))
+
+
+def load_table(store: Store, scoring: str | None) -> RowTable:
+    """Every row in numbers."""
+    return _table(store_key(store, scoring), scoring, store)
+
+
+@st.cache_resource(max_entries=4, show_spinner="reading every row, once")
+def _table(key: Key, scoring: str | None, _store: Store) -> RowTable:
+    return row_table(_store, scoring)
+
+
+def load_index(store: Store) -> TokenIndex:
+    """The ids of all targets, ready to be searched."""
+    return _index(store_key(store), store)
+
+
+@st.cache_resource(max_entries=2, show_spinner="reading every token, once")
+def _index(key: Key, _store: Store) -> TokenIndex:
+    return token_index(_store)
+
+
+def side_key(store: Store, what: str | Rule) -> str:
+    """A mask as it is now, or a rule."""
+    return what.fingerprint if isinstance(what, Rule) else mask_key(store, what)
+
+
+def load_operand(store: Store, what: str | Rule, scoring: str | None) -> Operand:
+    """A mask of the store, or a rule with its thresholds over the whole store."""
+    return _operand((*store_key(store, *store.scorings), side_key(store, what)), what, scoring, store)
+
+
+@st.cache_resource(max_entries=8, show_spinner="working out thresholds over the whole store")
+def _operand(key: Key, _what: str | Rule, scoring: str | None, _store: Store) -> Operand:
+    return open_operand(_store, _what, scoring if isinstance(_what, Rule) and _what.needs_scoring else None)
+
+
+def load_decided(store: Store, what: str | Rule | None, scoring: str | None) -> DecidedStore:
+    """What a rule or mask decides about the whole store; None is plain SFT."""
+    named = side_key(store, what) if what is not None else "plain SFT"
+    return _decided((*store_key(store, *store.scorings), named), what, scoring, store)
+
+
+@st.cache_resource(max_entries=8, show_spinner="deciding about every row")
+def _decided(key: Key, _what: str | Rule | None, scoring: str | None, _store: Store) -> DecidedStore:
+    return read_decided(_store, None if _what is None else load_operand(_store, _what, scoring))
+
+
+@st.cache_resource(max_entries=16, show_spinner="comparing")
+def load_comparison(key: Key, _store: Store, _a: str | Rule, _b: str | Rule, scoring: str | None) -> Comparison:
+    """Two sides held against each other over the whole store."""
+    return compare(_store, _a, _b, scoring=scoring)
 
 
 def load_audit(store: Store, mask: str | None, scoring: str | None) -> Audit:

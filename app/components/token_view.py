@@ -14,8 +14,9 @@ _PLACE = '<div class="token-view-place"></div>'
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the reader did: the token that is pinned (None for none), and how tokens are coloured (None for the usual)."""
+    """What the reader did: the row and the token that is pinned in it (None for none), and how tokens are coloured."""
 
+    row: int | None
     pinned: int | None
     colour: str | None
 
@@ -39,8 +40,8 @@ def token_view(row: dict[str, Any], decisions: dict[str, Any], settings: dict[st
     component(key=f"{slot}-row", data={"slot": slot, "row": row, "rowKey": key})
     told = {"slot": slot, "rowKey": key, "decisions": decisions, "settings": settings}
     said = component(key=f"{slot}-view", data=told, on_pinned_change=_nothing, on_colour_change=_nothing)
-    pinned = said.get("pinned")
-    return Chosen(int(pinned) if pinned is not None and pinned >= 0 else None, said.get("colour"))
+    row, token = said.get("pinned") or (None, -1)
+    return Chosen(row, token if token >= 0 else None, said.get("colour"))
 
 
 def _digest(row: dict[str, Any]) -> str:

@@ -3,55 +3,55 @@
 from html import escape
 
 import streamlit as st
-from components.download import deliver
 from components.token_view import token_view
-from loading import PICTURES, load_outcome, load_picture, load_preview, load_row, load_scales, preview_key, store_key
-from rule_panel import choose_rule, offer_to_save
-from widgets import choice, show_numbers, still_there
+from loading import PICTURES, load_picture, load_preview, load_row, load_scales, preview_key, store_key
+from subject import NEW, PLAIN, Subject, choose_subject
+from widgets import choice, show_numbers
 
-from tokenstats.inspect.preview import MOST_TOKENS, Outcome, Preview
+from tokenstats.inspect.preview import MOST_TOKENS
 from tokenstats.inspect.render import audit_blocks
 from tokenstats.inspect.tokens.payload import decisions_payload
 from tokenstats.inspect.tokens.shown_row import ShownRow, row_of_mask, row_of_rule
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.store import Store
 
-NEW = "a new rule"
-PLAIN = "plain SFT"
+KEYS = """
+| key | does |
+|---|---|
+| `j` `k` | next row, row before |
+| `n` `p` | next, former row of the last search or table |
+| `m` | decisions on and off |
+| `←` `→` `Home` `End` | in the tokens: move |
+| `d` `D` | in the tokens: next dropped, dropped before |
+| `Enter` `Esc` | pin the token, let it go |
+| `s` | rows and search |
+"""
 
 
 def page(store: Store, scoring: str | None) -> None:
     """A row of the store and the decisions on it."""
-    still_there("decisions", [NEW, *store.masks, PLAIN], "mask")
-    shown = st.sidebar.selectbox("Decisions of", [NEW, *store.masks, PLAIN], key="decisions", bind="query-params")
-    if shown == NEW:
-        _new_rule(store, scoring)
+    subject = choose_subject(store, scoring)
+    _numbers(store, subject)
+    number = _row_bar(store)
+    if st.session_state.get("mask_off"):
+        subject = Subject(PLAIN, subject.scoring)
+    if subject.preview is not None and subject.outcome is not None:
+        row = row_of_rule(subject.preview, subject.outcome, number, subject.name)
     else:
-        _stored(store, scoring, None if shown == PLAIN else shown)
+        row = row_of_mask(store, subject.mask, number, subject.scoring)
+    _draw(store, row)
+    if subject.outcome is not None:
+        _pictures(subject)
+    with st.expander("Keys"):
+        st.markdown(KEYS)
 
 
-def _new_rule(store: Store, scoring: str | None) -> None:
-    has_kl = scoring is not None and store.scorings[scoring].manifest.reference is not None
-    rule, is_written = choose_rule(store, scoring, has_kl)
-    if rule is None:
-        if is_written:
-            st.info("Both thresholds are off: every target is learned. Move one to see what it drops.")
-        _stored(store, scoring, None)
-        return
-    preview = load_preview(store, scoring, rule)
-    outcome = load_outcome(preview, rule)
-    offer_to_save(store, scoring, rule, is_written, deliver)
-    if not is_written:
-        st.warning("The rule has an error. What is shown below is the last one that had none.")
-    show_numbers(audit_blocks.outcome_numbers(outcome))
-    _say_of_what(preview, outcome)
-    _draw(store, row_of_rule(preview, outcome, _row_number(store)), scoring, preview)
-    _pictures(preview, outcome)
-
-
-def _stored(store: Store, scoring: str | None, mask: str | None) -> None:
-    if mask is not None:
-        manifest = store.masks[mask].manifest
+def _numbers(store: Store, subject: Subject) -> None:
+    if subject.preview is not None and subject.outcome is not None:
+        show_numbers(audit_blocks.outcome_numbers(subject.outcome))
+        _say_of_what(subject)
+    elif subject.mask is not None:
+        manifest = store.masks[subject.mask].manifest
         show_numbers(audit_blocks.mask_numbers(manifest))
         st.code(rule_text(manifest.rule), language="python", wrap_lines=True)
         rule = Rule.from_dict(manifest.rule)
@@ -59,8 +59,6 @@ def _stored(store: Store, scoring: str | None, mask: str | None) -> None:
             st.button("Edit as a new rule", on_click=_edit, args=(rule,), key="edit")
     else:
         show_numbers([("Dropped", "0.00%"), ("Learned", f"{store.manifest.targets:,}")])
-    row = row_of_mask(store, mask, _row_number(store), scoring)
-    _draw(store, row, row.view.scoring, load_preview(store, row.view.scoring, None))
 
 
 def _edit(rule: Rule) -> None:
@@ -68,30 +66,64 @@ def _edit(rule: Rule) -> None:
     st.session_state["fill"] = (rule.drop or f"not ({rule.keep})"), rule.protect
 
 
-def _row_number(store: Store) -> int:
+def _row_bar(store: Store) -> int:
+    """The row's number, and the way to its neighbours."""
     last = store.manifest.sequences - 1
-    if st.session_state.get("row", 0) > last:
-        st.session_state["row"] = last  # beyond the end is the end, and the box says so
-    if st.session_state.get("row", 0) < 0:
-        st.session_state["row"] = 0
-    place, _ = st.columns([1, 4])
-    return int(place.number_input(f"Row, 0 to {last:,}", value=0, step=1, key="row", bind="query-params"))
+    st.session_state["row"] = min(max(st.session_state.get("row", _row_of_address()), 0), last)  # beyond the end is the end
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        number = st.number_input(f"Row, 0 to {last:,}", value=0, step=1, key="row", bind="query-params", width=180)
+        st.button("Before", key="before", shortcut="K", on_click=_move, args=(number - 1,), disabled=number == 0)
+        st.button("Next", key="next", shortcut="J", on_click=_move, args=(number + 1,), disabled=number == last)
+        _walk(int(number))
+        st.toggle("all learned", key="mask_off", help="show the row as plain SFT would learn it; key: m")
+        st.button("m", key="m", shortcut="M", on_click=_toggle_mask, type="tertiary")
+        st.button("Rows and search", key="to_rows", shortcut="S", on_click=_to_rows, type="tertiary")
+    return int(number)
 
 
-def _draw(store: Store, row: ShownRow, scoring: str | None, preview: Preview) -> None:
+def _row_of_address() -> int:
+    text = st.query_params.get("row", "0")
+    return int(text) if text.isdigit() else 0
+
+
+def _walk(number: int) -> None:
+    """Through the rows of the last table or search."""
+    result: list[int] = st.session_state.get("result", [])
+    if number not in result:
+        return
+    at = result.index(number)
+    former, later = result[max(0, at - 1)], result[min(len(result) - 1, at + 1)]
+    st.button("Former found", key="former", shortcut="P", on_click=_move, args=(former,), disabled=at == 0)
+    st.button("Next found", key="later", shortcut="N", on_click=_move, args=(later,), disabled=at == len(result) - 1)
+    st.caption(f"{at + 1:,} of {len(result):,} found")
+
+
+def _move(number: int) -> None:
+    st.session_state["row"] = number
+
+
+def _toggle_mask() -> None:
+    st.session_state["mask_off"] = not st.session_state.get("mask_off")
+
+
+def _to_rows() -> None:
+    st.session_state["page"] = "Rows"
+
+
+def _draw(store: Store, row: ShownRow) -> None:
+    scoring = row.view.scoring
     sent = load_row(store_key(store, scoring), row.view.number, scoring, store)
     decisions = decisions_payload(row.view, row.name, reasons=row.reasons, weight=row.weight)
-    settings = {"scales": load_scales(preview_key(store, scoring, None), preview), "colour": st.query_params.get("colour")}
-    settings["pinned"] = _pinned(row.view.number)
-    if settings["colour"] is None:
-        settings["colour"] = "weight" if row.weight is not None and not row.view.clauses else "clause"
+    usual = "weight" if row.weight is not None and not row.view.clauses else "clause"
+    scales = load_scales(preview_key(store, scoring, None), load_preview(store, scoring, None))
+    settings = {"scales": scales, "colour": st.query_params.get("colour", usual), "pinned": _pinned(row.view.number)}
     chosen = token_view(sent, decisions, settings)
     if chosen.colour is not None:
         st.query_params["colour"] = chosen.colour
-    if chosen.pinned is not None:
+    if chosen.pinned is not None and chosen.row == row.view.number:
         st.query_params["token"] = f"{row.view.number}.{chosen.pinned}"
-    elif "tokens-view" in st.session_state and st.session_state["tokens-view"].get("pinned") is not None:
-        st.query_params.pop("token", None)
+    elif "token" in st.query_params and chosen.row == row.view.number:
+        del st.query_params["token"]
 
 
 def _pinned(number: int) -> int:
@@ -100,7 +132,10 @@ def _pinned(number: int) -> int:
     return int(token) if row == str(number) and token.isdigit() else -1
 
 
-def _say_of_what(preview: Preview, outcome: Outcome) -> None:
+def _say_of_what(subject: Subject) -> None:
+    preview, outcome = subject.preview, subject.outcome
+    assert preview is not None
+    assert outcome is not None
     if preview.is_sample:
         st.warning(
             f"A sample: {preview.tokens:,} of the store's {preview.store.manifest.tokens:,} tokens, as at most {MOST_TOKENS:,} "
@@ -110,8 +145,9 @@ def _say_of_what(preview: Preview, outcome: Outcome) -> None:
         st.caption(f"All {outcome.counts.targets:,} targets of the store: saving this rule gives exactly these numbers.")
 
 
-def _pictures(preview: Preview, outcome: Outcome) -> None:
-    if not preview.scoring:
+def _pictures(subject: Subject) -> None:
+    preview, outcome = subject.preview, subject.outcome
+    if preview is None or outcome is None or not preview.scoring:
         return
     chosen = choice("Picture", PICTURES, "picture", hidden=True)
     if chosen == PICTURES[1] and (None, "kl") not in preview.columns:

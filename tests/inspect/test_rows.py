@@ -13,6 +13,7 @@ from tokenstats.inspect.rows.search import MOST_HITS, SearchBy, packed, search, 
 from tokenstats.inspect.rows.table import Filter, column_of_rows, columns_of, decided_rows, find_rows, row_table
 from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.inspect.tokens.sequence import SequenceView, read_sequence
+from tokenstats.masking.operands import open_operand
 
 RULE = Rule(drop="top(entropy, 0.3) or top(kl, 0.2, per=sequence)", protect="")
 
@@ -129,7 +130,7 @@ def test_what_cannot_be_searched_for_is_a_friendly_error(seen, text, by, words):
 
 @pytest.mark.parametrize("what", ["eksft", "random", "kl-only", RULE, None])
 def test_a_whole_store_is_decided_about_as_each_row_is(seen, what):
-    decided, table = read_decided(seen, what, "warm"), row_table(seen, "warm")
+    decided, table = read_decided(seen, None if what is None else open_operand(seen, what, None)), row_table(seen, "warm")
     if what is None:
         expected = [0] * seen.manifest.sequences
     elif what in ("eksft", "random"):
@@ -144,7 +145,7 @@ def test_a_whole_store_is_decided_about_as_each_row_is(seen, what):
 
 def test_rows_where_two_sides_differ_are_counted_token_by_token(seen):
     table = row_table(seen, "warm")
-    found = disagreement(seen, table, read_decided(seen, "eksft", "warm"), read_decided(seen, "random", "warm"))
+    found = disagreement(seen, table, *(read_decided(seen, open_operand(seen, mask, None)) for mask in ("eksft", "random")))
     for n in range(seen.manifest.sequences):
         a, b = (read_sequence(seen, n, mask=mask) for mask in ("eksft", "random"))
         of_a, of_b = a.is_target & ~a.keep, b.is_target & ~b.keep

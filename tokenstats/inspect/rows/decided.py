@@ -10,8 +10,7 @@ from tokenstats.inspect.rows.table import DecidedRows, RowTable, decided_rows
 from tokenstats.masking.engine.decisions import Decisions
 from tokenstats.masking.engine.group_ops import count_in_groups
 from tokenstats.masking.engine.targets import iter_targets
-from tokenstats.masking.operands import open_operand
-from tokenstats.masking.rule import Rule
+from tokenstats.masking.operands import Operand
 from tokenstats.store import Store
 
 
@@ -44,27 +43,21 @@ def decided_store(decisions: Iterable[Decisions]) -> DecidedStore:
     return DecidedStore(DecidedRows(dropped, ends), tuple(bits for _, bits in each))
 
 
-def read_decided(store: Store, what: str | Rule | None, scoring: str | None) -> DecidedStore:
+def read_decided(store: Store, operand: Operand | None) -> DecidedStore:
     """Decide about a whole store, part by part.
 
     Args:
         store: The store.
-        what: A mask of the store, a preset or a rule; None for plain SFT, which drops nothing.
-        scoring: Which scoring a rule's bare names mean; masks are taken as they are stored.
-
-    Raises:
-        InputError: The name is neither. What building a rule's mask would raise.
+        operand: A mask or a rule, as :func:`tokenstats.masking.operands.open_operand` finds it; None for plain SFT.
     """
-    return decided_store(_decisions(store, what, scoring))
+    return decided_store(_decisions(store, operand))
 
 
-def _decisions(store: Store, what: str | Rule | None, scoring: str | None) -> Iterator[Decisions]:
-    if what is None:
+def _decisions(store: Store, operand: Operand | None) -> Iterator[Decisions]:
+    if operand is None:
         for targets in iter_targets(store, [], {}):
             yield Decisions(targets, np.zeros(len(targets), bool), np.zeros(len(targets), np.uint16))
         return
-    is_mask = isinstance(what, str) and what in store.masks
-    operand = open_operand(store, what, None if is_mask else scoring)
     for targets in iter_targets(store, operand.columns, {name: name for name in store.scorings}):
         yield operand.decide(targets)
 

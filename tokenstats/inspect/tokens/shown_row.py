@@ -13,6 +13,8 @@ from tokenstats.inspect.tokens.reasons import Condition, Reason, reasons_for
 from tokenstats.inspect.tokens.sequence import SequenceView, read_sequence
 from tokenstats.masking.engine.aggregates import Aggregate, Scale, Threshold
 from tokenstats.masking.engine.targets import read_targets
+from tokenstats.masking.language.builtins import TOKEN_COLUMNS
+from tokenstats.masking.operands import Kind, Operand
 from tokenstats.masking.rule import Rule
 from tokenstats.store import Store
 from tokenstats.store.manifests import MaskManifest
@@ -44,6 +46,25 @@ def row_of_rule(preview: Preview, outcome: Outcome, number: int, name: str = "ne
     reasons = reasons_for(outcome.rule.clauses, targets, row, outcome.aggregates)
     weight = None if decisions.weight is None else targets.spread(decisions.weight)[slice(*targets.offsets[row : row + 2])]
     return ShownRow(view, name, tuple(reasons), weight)
+
+
+def row_of_operand(operand: Operand, number: int) -> ShownRow:
+    """A row under one side of a comparison, decided with thresholds over the whole store."""
+    store = operand.store
+    if operand.kind is Kind.MASK:
+        return row_of_mask(store, operand.name, number)
+    part, row = store.locate(number)
+    wanted = operand.columns | {(None, name) for name in TOKEN_COLUMNS}
+    targets = read_targets(store, part, wanted, {name: name for name in store.scorings})
+    decisions = operand.decide(targets)
+    assert decisions.protected is not None
+    own, spread = slice(*targets.offsets[row : row + 2]), targets.spread
+    keep, reason, protected = (spread(of)[own] for of in (~decisions.dropped, decisions.reason, decisions.protected))
+    bare = operand.meaning.get(None, next(iter(operand.scorings), None))
+    view = read_sequence(store, number, scoring=bare).decided(keep, reason, protected, operand.rule.reasons)
+    reasons = reasons_for(operand.rule.clauses, operand.as_the_rule_reads(targets), row, operand.aggregates)
+    weight = None if decisions.weight is None else spread(decisions.weight)[own]
+    return ShownRow(view, operand.name, tuple(reasons), weight)
 
 
 def row_of_mask(store: Store, mask: str | None, number: int, scoring: str | None = None) -> ShownRow:

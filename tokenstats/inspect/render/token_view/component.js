@@ -26,7 +26,7 @@ function draw(slot, parent, say) {
   let held = views.get(parent);
   if (!held) {
     const place = parent.querySelector(".token-view-place");
-    held = { view: new TokenView(place, { pin: (token) => say("pinned", token), colour: (key) => say("colour", key) }), shown: "" };
+    held = { view: new TokenView(place, { pin: (token) => say("pinned", [slot.row.number, token]), colour: (key) => say("colour", key) }), shown: "" };
     views.set(parent, held);
   }
   held.view.root.classList.toggle("dark", isDark(held.view.root));
