@@ -71,7 +71,7 @@ def _row_bar(store: Store) -> int:
     last = store.manifest.sequences - 1
     st.session_state["row"] = min(max(st.session_state.get("row", _row_of_address()), 0), last)  # beyond the end is the end
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        number = st.number_input(f"Row, 0 to {last:,}", value=0, step=1, key="row", bind="query-params", width=180)
+        number = st.number_input(f"Row, 0 to {last:,}", min_value=0, step=1, key="row", bind="query-params", width=180)
         st.button("Before", key="before", shortcut="K", on_click=_move, args=(number - 1,), disabled=number == 0)
         st.button("Next", key="next", shortcut="J", on_click=_move, args=(number + 1,), disabled=number == last)
         _walk(int(number))
