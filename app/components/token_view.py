@@ -22,7 +22,8 @@ class Chosen:
 
 
 @st.cache_resource
-def _component() -> Any:
+def view_component() -> Any:
+    """The component behind the token view and the histograms that steer it: one script, so that they know each other."""
     return st.components.v2.component("tokenstats_tokens", html=_PLACE, css=str(view_style()), js=str(script("component.js")))
 
 
@@ -36,7 +37,7 @@ def token_view(row: dict[str, Any], decisions: dict[str, Any], settings: dict[st
         slot: Names the view where a page has several.
     """
     key = _digest(row)
-    component = _component()
+    component = view_component()
     component(key=f"{slot}-row", data={"slot": slot, "row": row, "rowKey": key})
     told = {"slot": slot, "rowKey": key, "decisions": decisions, "settings": settings}
     said = component(key=f"{slot}-view", data=told, on_pinned_change=_nothing, on_colour_change=_nothing)

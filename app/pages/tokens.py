@@ -3,6 +3,7 @@
 from html import escape
 
 import streamlit as st
+from components.steering import steering_view
 from components.token_view import token_view
 from loading import PICTURES, load_picture, load_preview, load_row, load_scales, preview_key, store_key
 from subject import NEW, PLAIN, Subject, choose_subject
@@ -33,6 +34,8 @@ def page(store: Store, scoring: str | None) -> None:
     subject = choose_subject(store, scoring)
     _numbers(store, subject)
     number = _row_bar(store)
+    if subject.preview is not None and subject.outcome is not None and st.session_state.get("way") == "Thresholds":
+        steering_view(subject.preview, subject.outcome, number, (None, "kl") in subject.preview.columns)
     if st.session_state.get("mask_off"):
         subject = Subject(PLAIN, subject.scoring)
     if subject.preview is not None and subject.outcome is not None:

@@ -38,9 +38,10 @@ def test_in_a_real_browser_the_report_shows_its_pictures_and_runs_nothing(browse
     widths = page.evaluate("[...document.images].map(image => image.complete ? image.naturalWidth : 0)")
     assert len(widths) == 7
     assert all(widths)
-    assert page.locator(".tabs .panel:visible").count() == 3
-    page.locator(".tabs label", has_text="coloured by KL").first.click()
-    assert page.locator(".ts-tokens.heat:visible").count() == 1
+    assert page.locator(".token-view .tokens").count() == 3
+    assert not page.evaluate("window.hacked")
+    page.locator(".token-view").first.get_by_role("button", name="KL").click()
+    assert page.locator(".token-view.heat").count() == 1
     # the page forbids scripts even where one would have slipped in
     page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hacked = 1\">')")
     page.wait_for_timeout(200)

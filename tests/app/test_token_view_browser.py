@@ -1,7 +1,9 @@
 """The token view in a real browser: every token can be reached, every reason seen, on long rows and in every script."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -220,3 +222,19 @@ def test_what_is_saved_is_what_is_on_the_screen(page, serve, tmp_path, wait):
     on_screen = " ".join(page.get_by_test_id("stSidebar").get_by_test_id("stCode").inner_text().split())
     assert "0.27" in on_screen
     assert store.masks["quick"].manifest.rule["drop"] == on_screen
+
+
+@pytest.mark.parametrize("scope", ["share of each sequence", "nats"])
+def test_while_a_threshold_is_held_numbers_and_tokens_are_what_the_server_says_once_it_is_let_go(page, server, scope):
+    open_row(page, server, 13, f"&cut_by={quote(scope)}")
+    page.locator(".steer input").first.wait_for()
+    range_ = page.locator(".steer input").first
+    range_.evaluate("range => { range.value = '33'; range.dispatchEvent(new Event('input')); }")
+    held = page.locator(".steer-total").inner_text(), page.locator(".facts").inner_text()
+    dropped, targets = (int(word.replace(",", "")) for word in re.findall(r"([\d,]+) of ([\d,]+) targets", held[0])[0])
+    learned = page.get_by_test_id("stMetric").filter(has_text="Learned").get_by_test_id("stMetricValue")
+    assert learned.inner_text() != f"{targets - dropped:,}"  # the server has not heard of it
+    range_.evaluate("range => range.dispatchEvent(new Event('change'))")
+    learned.filter(has_text=f"{targets - dropped:,}").wait_for(timeout=30_000)
+    page.locator(".legend code").first.filter(has_text="entropy").wait_for()
+    assert (page.locator(".steer-total").inner_text(), page.locator(".facts").inner_text()) == held

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from tokenstats.errors import InputError
 
-# no usage statistics leave the machine; Streamlit's own greeting would cover the page
+# no usage statistics leave the machine; Streamlit's own greeting would cover the page; thresholds have a value to begin with
+# and are set by the histograms too, which Streamlit would warn of
 _OPTIONS = {
+    "global.disableWidgetStateDuplicationWarning": "true",
     "browser.gatherUsageStats": "false",
     "server.showEmailPrompt": "false",
     "logger.hideWelcomeMessage": "true",

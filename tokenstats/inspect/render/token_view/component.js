@@ -1,7 +1,8 @@
 // The token view in the app. The row and the decisions come in two messages, so that a moved threshold does not send the row again.
+import { heldDecisions, Settings, Steering } from "./steering.js";
 import { TokenView } from "./view.js";
 
-/** @typedef {{row?: any, rowKey?: string, data?: any, draw?: () => void}} Slot */
+/** @typedef {{row?: any, rowKey?: string, data?: any, draw?: () => void, view?: TokenView}} Slot */
 
 /** @type {Record<string, Slot>} what has arrived for each token view on the page */
 const slots = ((/** @type {any} */ (globalThis)).tokenstatsSlots ??= {});
@@ -11,7 +12,8 @@ const views = new WeakMap();
 /** @param {{data: any, parentElement: any, setStateValue: (name: string, value: any) => void}} component */
 export default function ({ data, parentElement, setStateValue }) {
   const slot = (slots[data.slot] ??= {});
-  if (data.row) {
+  if (data.steering) steer(slot, data, parentElement, setStateValue);
+  else if (data.row) {
     Object.assign(slot, { row: data.row, rowKey: data.rowKey });
   } else {
     slot.data = data;
@@ -35,6 +37,22 @@ function draw(slot, parent, say) {
     held.view.decide(slot.data.decisions);
   } else held.view.show(slot.row, slot.data.decisions, slot.data.settings);
   held.shown = slot.rowKey ?? "";
+  slot.view = held.view;
+}
+
+/** Histograms above the token view. @param {Slot} slot @param {any} data @param {any} parent @param {(name: string, value: any) => void} say */
+function steer(slot, data, parent, say) {
+  const place = parent.querySelector(".token-view-place");
+  place.className = "token-view-place token-view steering";
+  place.classList.toggle("dark", isDark(place));
+  const names = data.steering.columns.map((/** @type {any} */ column) => column.name);
+  const held = (/** @type {number[]} */ chosen) => {
+    const row = slot.view?.row;
+    if (!row || !data.levels || row.number !== data.number) return; // this row is not in memory: it follows on release
+    slot.view?.decide(heldDecisions(slot.data.decisions, data.levels, row.targets, names, chosen, data.both));
+  };
+  const steering = new Steering(place, held, (chosen) => say("released", { chosen: [...chosen] }));
+  steering.show(new Settings(data.steering), data.chosen, data.both);
 }
 
 /** Is the page around it dark? @param {Element} element */

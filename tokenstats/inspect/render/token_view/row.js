@@ -68,12 +68,12 @@ export class Decisions {
     this.number = sent.number;
     this.name = sent.name;
     this.caveat = sent.caveat;
-    this.kept = Bits.decode(sent.kept);
+    this.kept = sent.kept instanceof Bits ? sent.kept : Bits.decode(sent.kept);
     this.isProtected = Bits.decode(sent.protected);
     /** @type {Clause[]} */
     this.clauses = sent.clauses.map((/** @type {any} */ clause) => ({
       text: clause.text,
-      dropped: Bits.decode(clause.dropped),
+      dropped: clause.dropped instanceof Bits ? clause.dropped : Bits.decode(clause.dropped),
       conditions: clause.conditions.map(conditionOf),
     }));
     this.weight = sent.weight && floats(sent.weight);
