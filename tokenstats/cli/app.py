@@ -31,11 +31,12 @@ def app_command(
 ) -> list[str]:
     """The command line that serves the app: ``python -m streamlit run …/home.py -- STORE``.
 
-    store:    a store, or a folder with stores below it; None: the app asks
-    address:  127.0.0.1 serves this machine alone
-    headless: do not open a browser
-
     Raises InputError where Streamlit is not installed or the path is not there.
+
+    Args:
+        store: A store, or a folder with stores below it; None: the app asks.
+        address: 127.0.0.1 serves this machine alone.
+        headless: Do not open a browser.
     """
     if find_spec("streamlit") is None:
         raise InputError("the app needs Streamlit; install it with: pip install 'tokenstats[app]'")

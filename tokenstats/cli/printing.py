@@ -57,12 +57,14 @@ def with_json(command: Callable[..., Answer]) -> Callable[..., None]:
 
 
 def console() -> "Console":
+    """Where a command draws."""
     from rich.console import Console
 
     return Console(soft_wrap=False)
 
 
 def share(part: int, whole: int) -> str:
+    """A share in percent; 0 of nothing."""
     return f"{part / whole:.1%}" if whole else "0.0%"
 
 

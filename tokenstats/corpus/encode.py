@@ -44,7 +44,8 @@ class Encoded:
 class Encoder:
     """Encodes texts as the tokenizer does.
 
-    closings: what ends a turn; where that is a token, it counts as special, whatever the tokenizer calls it
+    Args:
+        closings: What ends a turn; where that is a token, it counts as special, whatever the tokenizer calls it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, closings: Iterable[str] = ()):
@@ -66,6 +67,7 @@ class Encoder:
         return isinstance(value, list | tuple) and any(self.has_controls(item) for item in value)
 
     def encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Encoded]:
+        """Ids and spans of some texts, special tokens written out in them included."""
         done = self._exact.encode_batch(list(texts), add_special_tokens=add_special_tokens)
         return [self._tight(text, one.ids, one.offsets) for text, one in zip(texts, done, strict=True)]
 

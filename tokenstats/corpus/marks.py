@@ -50,6 +50,7 @@ class Edge(NamedTuple):
 
     @property
     def message(self) -> int:
+        """The message that the mark stands in, counted from 0."""
         return self.key.message
 
 

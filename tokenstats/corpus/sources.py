@@ -29,6 +29,7 @@ class Source:
     _read: Callable[[], Iterator[Row]]
 
     def rows(self, start: int = 0) -> Iterator[Row]:
+        """The rows from ``start`` on."""
         return islice(self._read(), start, None)
 
     def digest(self, count: int | None = None) -> tuple[int, str]:

@@ -35,9 +35,10 @@ _ROLE_CODE = {name: code for code, name in enumerate(ROLES)}
 class Rendered:
     """Text, the character spans to learn, and who wrote what: (end, role code), in order.
 
-    said:      the spans that the row itself says; the rest is the template's
-    unbounded: values of the row that may stand in the text, nobody knows where
-    remarks:   what the template did to the row that its reader should know
+    Attributes:
+        said: The spans that the row itself says; the rest is the template's.
+        unbounded: Values of the row that may stand in the text, nobody knows where.
+        remarks: What the template did to the row that its reader should know.
     """
 
     text: str
@@ -77,6 +78,7 @@ class Renderer:
 
     @property
     def is_chat(self) -> bool:
+        """Do rows go through a chat template?"""
         return bool(self._variants)
 
     @property
@@ -86,14 +88,17 @@ class Renderer:
 
     @property
     def adds_special_tokens(self) -> bool:
+        """Does the tokenizer add its own, as it does to plain text?"""
         return not self.is_chat
 
     @cached_property
     def encoder(self) -> Encoder:
+        """What makes ids of rendered texts."""
         return Encoder(self.tokenizer, [word for variant in self._variants.values() for word in variant.closing_tokens()])
 
     @property
     def fingerprint(self) -> str:
+        """Digest of all that decides how rows become text and targets."""
         texts = "\n".join(f"{name}\n{variant.text}" for name, variant in self._variants.items())
         return hashlib.blake2b(f"{_DEFINITION}\n{self.targets}\n{texts}".encode(), digest_size=16).hexdigest()
 
@@ -110,6 +115,7 @@ class Renderer:
         return Rendered(chat.text, chat.targets(turns), _roles(chat, turns), said, chat.unbounded(), chat.remarks)
 
     def encode_as_is(self, rendered: list[Rendered]) -> list[Encoded]:
+        """Special tokens that rows write out are those tokens."""
         return self.encoder.encode([r.text for r in rendered], self.adds_special_tokens)
 
     def encode_plain(self, rendered: Rendered) -> Encoded:

@@ -42,20 +42,24 @@ class Counts:
     digest: str = ""
 
     def drop(self, row: int, reason: str) -> None:
+        """Count a row that is left out."""
         if reason not in self.dropped and len(self.dropped) >= _MOST_REASONS:
             reason = "other reasons"  # a template's own words can differ in every row
         self.dropped[reason] += 1
         self.first_dropped.setdefault(reason, row)
 
     def note(self, row: int, remark: str) -> None:
+        """Count a row that is in, with something to know about it."""
         self.noted[remark] += 1
         self.first_noted.setdefault(remark, row)
 
     def to_json(self) -> dict[str, Any]:
+        """The counts as a part keeps them."""
         return {name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> "Counts":
+        """The counts that a part kept."""
         return cls(
             state["rows"],
             state["truncated"],
@@ -80,6 +84,7 @@ class Sequence:
 
     @property
     def seq_id(self) -> str:
+        """The dataset's row and a digest of ids and targets."""
         content = hashlib.blake2b(self.ids.tobytes() + self.is_target.tobytes(), digest_size=8)
         return f"{self.row:09d}-{content.hexdigest()}"
 
@@ -100,10 +105,12 @@ class Corpus:
 
     @cached_property
     def columns(self) -> dict[str, str]:
+        """The dataset's own names, by the shape's."""
         return dict(self.options.columns or {})
 
     @cached_property
     def settings(self) -> dict[str, Any]:
+        """What the parts of tokens depend on."""
         return {
             "schema_version": SCHEMA_VERSION,
             "shape": self.shape,

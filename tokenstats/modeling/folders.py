@@ -31,6 +31,7 @@ OWN_CODE = (
 
 
 def is_adapter(folder: Path) -> bool:
+    """Does a folder hold an adapter of peft?"""
     return (folder / "adapter_config.json").exists()
 
 

@@ -18,10 +18,11 @@ _AGREES = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # re
 class SplitModel:
     """``logits(hidden(ids)[rows])`` is ``model(ids).logits[rows]``, in float32.
 
-    float32_head: multiply a half-precision head in float32. Half-precision logits cost a KL its last three digits.
-                  Training takes the head as it is: its gradients belong to it.
-    within:       a context that every call runs in, such as one that turns an adapter on or off
-    model:        what ``hidden`` calls; may be set to a wrapper of the model, which data-parallel training counts on
+    Args:
+        float32_head: Multiply a half-precision head in float32. Half-precision logits cost a KL its last three digits.
+            Training takes the head as it is: its gradients belong to it.
+        within: A context that every call runs in, such as one that turns an adapter on or off.
+        model: What ``hidden`` calls; may be set to a wrapper of the model, which data-parallel training counts on.
     """
 
     def __init__(

@@ -64,8 +64,9 @@ def load_model(
 ) -> LoadedModel:
     """Load a model folder, Hub id or adapter folder. Raises InputError where it is none.
 
-    attention: the implementation, by its name in transformers (sdpa, eager, flash_attention_2, …); None: its own choice
-    trust_remote_code: run code that the model brings. Never asked on the terminal: a pipe would answer
+    Args:
+        attention: The implementation, by its name in transformers (sdpa, eager, flash_attention_2, …); None: its own choice.
+        trust_remote_code: Run code that the model brings. Never asked on the terminal: a pipe would answer.
     """
     folder = local_folder(source)
     base = adapter_base(folder) if folder is not None else None

@@ -16,7 +16,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer of a model folder, a Hub id, or an adapter (its own, else its base model's).
 
-    trust_remote_code: run code that comes with it. Never asked on the terminal: a pipe would answer.
+    Args:
+        trust_remote_code: Run code that comes with it. Never asked on the terminal: a pipe would answer.
     """
     folder = local_folder(source)
     if folder is not None and not any((folder / name).exists() for name in _TOKENIZER_FILES):
@@ -63,6 +64,7 @@ def tokenization_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 def describe_tokenizer(
     tokenizer: PreTrainedTokenizerFast, source: str, end_of_turn_ids: list[int], trust_remote_code: bool = False
 ) -> Tokenizer:
+    """What a store's manifest says of its tokenizer."""
     return Tokenizer(
         source=source,
         fingerprint=tokenizer_fingerprint(tokenizer),
@@ -75,6 +77,7 @@ def describe_tokenizer(
 
 
 def special_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """Ids of all special tokens, those that were added too."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | set(tokenizer.all_special_ids)
 

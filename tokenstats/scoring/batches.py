@@ -65,10 +65,11 @@ def run_batches(
 ) -> tuple[np.ndarray, list[Result], int]:
     """Run a model on all rows of a part. Where memory runs out, the budget is halved and what is left is planned anew.
 
-    run:     from [B, T] right-padded ids, which of them are scored, and the places of those in the part, to a result
-    classes: from the lengths of rows to a number for each; only rows of the same number share a batch
-
     Returns the places of the scored tokens in the order of the results, the results batch by batch, and all tokens padded.
+
+    Args:
+        run: From [B, T] right-padded ids, which of them are scored, and the places of those in the part, to a result.
+        classes: From the lengths of rows to a number for each; only rows of the same number share a batch.
     """
     where, results, padded = [], [], 0
     lengths = tokens.lengths
@@ -105,7 +106,9 @@ def plan_batches(lengths: np.ndarray, budget: int, classes: np.ndarray | None = 
     A row longer than the budget makes a batch of its own. Longest first: what does not fit in memory says so at once. Once a
     batch fills an eighth of the budget, it takes no row shorter than four fifths of its longest: of few rows, whose lengths
     lie far apart, most would be padding.
-    classes: [R] a number for each row; only rows of the same number share a batch
+
+    Args:
+        classes: [R] a number for each row; only rows of the same number share a batch.
     """
     classes = np.zeros(len(lengths), np.int64) if classes is None else classes
     order = np.lexsort((-lengths, classes))

@@ -22,16 +22,20 @@ class LocalEngine:
         self._threads = ThreadPoolExecutor(1)
 
     def load_reference(self) -> ReferenceInfo:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._scorer.load_reference()
 
     def keep_states(self, store: Path, name: str, parts: Iterator[int], progress: Progress) -> None:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         for index in parts:
             self._scorer.keep_states(store, name, index, progress.advance)
 
     def load(self) -> ModelInfo:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._scorer.load()
 
     def score(self, store: Path, name: str, parts: Iterator[int], settings: dict[str, Any], progress: Progress) -> set[int]:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         folder, made = store / "stats" / name, set()
         last: Future | None = None
         for index in parts:
@@ -45,9 +49,11 @@ class LocalEngine:
         return made
 
     def close(self) -> None:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         self._threads.shutdown()
 
 
 def write_scored(folder: Path, index: int, table: pa.Table, settings: dict[str, Any], sums: dict[str, Any]) -> None:
+    """Write a part of statistics; the reference's states of it have served."""
     write_part(folder, index, table, settings, sums)
     remove_states(folder, index)  # of a reference pass, if there was one

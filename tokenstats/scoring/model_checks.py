@@ -80,7 +80,8 @@ def others_than(ids: Tensor) -> Tensor:
 def moved_by_neighbours(ask: Ask, logits: Tensor, probe: Tensor, widest: int) -> tuple[float, float]:
     """By how much a row's logits move when it is filled up beside a longer row, and when the row beside it is another.
 
-    widest: tokens that the longer row may have; it has twice those of the probe where it may
+    Args:
+        widest: Tokens that the longer row may have; it has twice those of the probe where it may.
     """
     length, other = probe.shape[1], others_than(probe)
     longer = torch.cat([other, probe], 1)[:, : max(widest, length)]

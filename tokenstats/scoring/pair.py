@@ -63,6 +63,7 @@ class ModelPair:
 
     @property
     def loaded(self) -> list[LoadedModel]:
+        """The scored model, and its reference where there is one."""
         return [self.policy] + ([self.reference] if self.reference else [])
 
     @property
@@ -73,6 +74,7 @@ class ModelPair:
 
     @property
     def max_positions(self) -> int | None:
+        """Tokens that both models read at most; None: neither says."""
         known = [max_positions(m.model) for m in self.loaded]
         return min((n for n in known if n), default=None)
 
@@ -89,10 +91,11 @@ class ModelPair:
     def check(self, input_ids: Tensor, answered: ReferenceAnswer | None = None) -> tuple[dict[str, str], list[str]]:
         """Try both models on [1, T] ids: how each one's head is run, and what a user should know of their numbers.
 
-        answered: the reference's answer to these ids, where its pass came before; it is not run then
-
         Raises InputError for a model that cannot be scored, and for two that answer the same. Finds the columns that both
         give, and which rows may share a batch.
+
+        Args:
+            answered: The reference's answer to these ids, where its pass came before; it is not run then.
         """
         input_ids = self._within_training(input_ids.to(self.device))
         trying = list(zip(self.loaded, self.split, strict=True))[: 2 if answered is None else 1]
@@ -195,7 +198,8 @@ class ModelPair:
     def score(self, input_ids: Tensor, chosen: Tensor, topk: int, reference_states: Tensor | None = None) -> dict[str, Tensor]:
         """Statistics of the chosen tokens of [B, T] right-padded ids, on the device, in the order of ``ids[chosen]``.
 
-        reference_states: the reference's hidden states of the chosen tokens, where they are known already
+        Args:
+            reference_states: The reference's hidden states of the chosen tokens, where they are known already.
         """
         # no attention mask: padding is on the right, where a causal model's earlier positions cannot see it
         running = self.split if reference_states is None else self.split[:1]

@@ -51,6 +51,7 @@ class Passes:
 
     @property
     def folder(self) -> Path:
+        """Where the scoring lies."""
         return self.store / STATS / self.name
 
     def keep_states(self, parts: Parts) -> None:

@@ -41,15 +41,20 @@ class _PartScorer:
         """Actors answer in turn: an answer to this, and none to what was asked before, means that the latter was lost."""
 
     def load_reference(self) -> ReferenceInfo | TokenstatsError:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._answer(lambda scorer: scorer.load_reference())
 
     def keep_states(self, store: Path, name: str, index: int) -> tuple[int, int] | TokenstatsError:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._answer(lambda scorer: scorer.keep_states(store, name, index))
 
     def load(self) -> ModelInfo | TokenstatsError:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._answer(lambda scorer: scorer.load())
 
     def score(self, store: Path, name: str, index: int, settings: dict[str, Any]) -> tuple[int, int] | TokenstatsError:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
+
         def score(scorer: Scorer) -> tuple[int, int]:
             table, sums = scorer.score(store, name, index)
             write_scored(store / "stats" / name, index, table, settings, sums)
@@ -105,9 +110,11 @@ class RayEngine:
         self._remote = ray.remote(max_restarts=0, **({"num_gpus": 1} if gpus else {"num_cpus": 1}))(_PartScorer)
 
     def load_reference(self) -> ReferenceInfo:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._load("load_reference")
 
     def load(self) -> ModelInfo:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         return self._load("load")
 
     def _load(self, method: str) -> Any:
@@ -177,6 +184,7 @@ class RayEngine:
         return result, index
 
     def keep_states(self, store: Path, name: str, parts: Iterator[int], progress: Progress) -> None:
+        """See :class:`~tokenstats.scoring.engines.Engine`."""
         place = store.resolve()
         # whether states that are there are whole, and of these tokens, is for an actor to see
         self._share(parts, lambda actor, index: actor.keep_states.remote(place, name, index), lambda _: False, progress)

@@ -23,7 +23,8 @@ def score_part(
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Statistics of one part of tokens, in the same rows, and the sums that the manifest adds up.
 
-    reference_states: [n, H] the reference's hidden states of the n scored tokens, where its pass came before
+    Args:
+        reference_states: [n, H] the reference's hidden states of the n scored tokens, where its pass came before.
     """
     rows, seq_ids = PartTokens.of(tokens, score_all), tokens["seq_id"]
     ids, chosen, offsets = rows.ids, rows.chosen, rows.offsets

@@ -31,6 +31,7 @@ class Worker:
     local: int = 0
 
     def takes(self, part: int) -> bool:
+        """Is a part this worker's?"""
         return part % self.count == self.rank
 
     @classmethod
@@ -120,6 +121,7 @@ class Progress:
         self._bar.refresh()
 
     def advance(self, real: int, padded: int) -> None:
+        """So many tokens were done, without and with padding."""
         self._real, self._padded = self._real + real, self._padded + padded
         self._bar.set_postfix_str(f"padding {self._padded / self._real - 1:.1%}", refresh=False)
         self._bar.update(real)
@@ -129,4 +131,5 @@ class Progress:
                 self._bar.update(self._others.pop(index))
 
     def close(self) -> None:
+        """Take the bar away."""
         self._bar.close()

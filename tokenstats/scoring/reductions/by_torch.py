@@ -46,6 +46,7 @@ class Sums:
 
     @classmethod
     def start(cls, target: Tensor) -> "Sums":
+        """Nothing added yet; ``target`` [M, N] float32 logits of the targets."""
         highest = torch.full_like(target, -torch.inf)
         total, weighted, squares, apart, curved = torch.zeros(5, *target.shape, dtype=torch.float64, device=target.device)
         above, best = torch.zeros(2, *target.shape, dtype=torch.int64, device=target.device)

@@ -38,14 +38,15 @@ def row_statistics(
 ) -> dict[str, Tensor]:
     """Columns of a scoring for N rows.
 
-    halves:     the scored model, and perhaps its reference
-    hidden:     of each, the hidden states [N, H] that predict the targets (its logits [N, V] where it cannot be split)
-    targets:    [N] token ids
-    vocabulary: columns of the logits that count; what lies beyond pads the embedding
-    way:        the :func:`reduction` to take, where not the device's own
-
     The same as :func:`~tokenstats.scoring.reductions.whole_logits.token_statistics` of whole logits, which also does those rows
     again whose sums came out as no number: a logit of -inf is a probability of 0, and an infinite KL is one.
+
+    Args:
+        halves: The scored model, and perhaps its reference.
+        hidden: Of each, the hidden states [N, H] that predict the targets (its logits [N, V] where it cannot be split).
+        targets: [N] token ids.
+        vocabulary: Columns of the logits that count; what lies beyond pads the embedding.
+        way: The :func:`reduction` to take, where not the device's own.
     """
     way = way or reduction(targets.device)
     step = max(1, _CHUNK // vocabulary) if way == "triton" or not all(h.in_columns for h in halves) else max(1, len(targets))
@@ -165,6 +166,7 @@ class TopK:
         self.ids = torch.zeros(rows, k, dtype=torch.int64, device=device)
 
     def add(self, logits: Tensor, first_column: int, rows: slice) -> None:
+        """Look at a block of logits of the scored model."""
         k = self.values.shape[1]
         if k:
             values, places = logits.topk(min(k, logits.shape[1]))
@@ -173,6 +175,7 @@ class TopK:
             self.ids[rows] = ids.gather(1, order)
 
     def columns(self, sums: Sums) -> dict[str, Tensor]:
+        """The two columns; none where K is 0."""
         if not self.values.shape[1]:
             return {}
         log_probs = self.values.double() - sums.maximum[0, :, None].double() - sums.total[0, :, None].log()

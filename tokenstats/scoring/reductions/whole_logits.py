@@ -11,11 +11,6 @@ from torch import Tensor
 def token_statistics(logits: Tensor, targets: Tensor, ref_logits: Tensor | None = None, topk: int = 0) -> dict[str, Tensor]:
     """Statistics of the predictions of ``targets``.
 
-    logits:     [N, V] of the scored model, at the positions that predict the targets
-    targets:    [N] token ids, each below V
-    ref_logits: [N, V] of the reference, or None
-    topk:       keep the K most likely alternatives as well
-
     Returns a tensor [N] per column (``topk_*``: [N, K]); columns of the reference only where there is one:
 
         logprob     log p(y)
@@ -27,6 +22,12 @@ def token_statistics(logits: Tensor, targets: Tensor, ref_logits: Tensor | None 
         reverse_kl  Σ q (log q - log p)
 
     A logit of -inf is a probability of 0 and adds nothing; where q is 0 and p is not, kl is inf, and the caller refuses it.
+
+    Args:
+        logits: [N, V] of the scored model, at the positions that predict the targets.
+        targets: [N] token ids, each below V.
+        ref_logits: [N, V] of the reference, or None.
+        topk: Keep the K most likely alternatives as well.
     """
     own = _distribution(logits, targets)
     log_p, p = own.pop("log_probs"), own.pop("probs")
