@@ -325,3 +325,9 @@ def test_figures_of_no_token_at_all(seen, tmp_path):
     for number, figure in enumerate([*pictures, figures.dropped_tokens_figure([])]):
         figure.savefig(tmp_path / f"{number}.png")
     assert audit(seen).most_dropped == ()
+
+
+def test_an_unlikely_token_is_not_said_to_be_impossible():
+    from tokenstats.inspect.render.html_tokens import _probability
+
+    assert [_probability(x) for x in (0.0, -5.0, -17.0, None)] == ["100.00%", "0.67%", "4.1e-08", ""]
