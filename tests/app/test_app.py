@@ -14,6 +14,7 @@ from tokenstats import Rule, Store, build_mask
 from tokenstats.cli.app import app_command, app_file
 from tokenstats.errors import InputError
 from tokenstats.inspect.preview import open_preview
+from tokenstats.inspect.tokens.sequence import read_sequence
 from tokenstats.store.find_stores import find_stores
 
 HOME = str(app_file())
@@ -89,12 +90,14 @@ def test_another_store_takes_over_what_was_chosen_for_the_first(start, own, tmp_
     app = quiet(start(own.path))
     app = quiet(app.number_input(key="row").set_value(34).run())
     app = quiet(app.selectbox(key="decisions").set_value("eksft").run())
-    app = quiet(choose(app, "colour_by", "KL"))
-    app = quiet(app.text_input(key="store").set_value(str(shorter.path)).run())
-    app = quiet(choose(app, "page", "Overview"))
+    app = app.text_input(key="store").set_value(str(shorter.path)).run()
+    assert "eksft is no longer in the store" in app.warning[0].value
+    assert app.number_input(key="row").value == shorter.manifest.sequences - 1
+    app = choose(app, "page", "Audit")
     app = quiet(app.text_input(key="store").set_value(str(own.path)).run())
     app = quiet(app.selectbox(key="audited").set_value("random").run())
-    app = quiet(app.text_input(key="store").set_value(str(shorter.path)).run())
+    app = app.text_input(key="store").set_value(str(shorter.path)).run()
+    assert "random is no longer in the store" in app.warning[0].value
     assert value(app, "Dropped") == "0.00%"
 
 
@@ -222,18 +225,16 @@ def test_a_folder_of_stores_offers_them_all(start, tmp_path, own):
     assert value(app, "Dropped")
 
 
-def test_every_row_and_colour_can_be_looked_at(start, own):
+def test_every_row_and_picture_can_be_looked_at(start, own):
     app = quiet(start(own.path))
     for row in (0, HOSTILE_ROWS[SCRIPT], HOSTILE_ROWS[BREAKOUT], 34):
         app = quiet(app.number_input(key="row").set_value(row).run())
-    for colour in ("entropy", "KL", "−log p"):
-        app = quiet(choose(app, "colour_by", colour))
     for picture in ("entropy against KL", "place in the reply"):
         app = quiet(choose(app, "picture", picture))
 
 
-def test_the_overview_shows_the_audit_of_each_mask(start, own):
-    app = choose(quiet(start(own.path)), "page", "Overview")
+def test_the_audit_page_shows_each_mask(start, own):
+    app = choose(quiet(start(own.path)), "page", "Audit")
     for mask in own.masks:
         app = quiet(app.selectbox(key="audited").set_value(mask).run())
         manifest = own.masks[mask].manifest
@@ -251,8 +252,8 @@ def test_it_works_with_fewer_statistics(start, tmp_path, kind):
     app = quiet(start(store.path))
     assert value(app, "Dropped") != "0.00%"
     assert "kl_share" not in {s.key for s in app.slider}
-    choose(app, "page", "Overview")
-    quiet(app)
+    for page in ("Audit", "Overview"):
+        quiet(choose(app, "page", page))
 
 
 # --- the command --------------------------------------------------------------------------------------------------------
@@ -275,3 +276,37 @@ def test_the_command_becomes_the_app(monkeypatch, cli):
     store = store_with_masks().path
     assert cli("app", store, "--port", "8777")[0] == 0
     assert became == [(sys.executable, app_command(store, 8777))]
+
+
+# --- rows, and comparisons -----------------------------------------------------------------------------------------------
+
+
+def test_the_rows_page_counts_where_a_token_is_dropped_and_lists_the_rows_that_lose_most(start, own):
+    app = choose(quiet(start(own.path)), "page", "Rows")
+    app = quiet(app.selectbox(key="decisions").set_value("eksft").run())
+    views = [read_sequence(own, n, mask="eksft") for n in range(own.manifest.sequences)]
+    listed = app.dataframe[-1].value
+    assert listed["share_dropped"].iloc[0] == max(v.dropped / v.targets for v in views if v.targets)
+    app = quiet(app.text_input(key="sought").set_value(" so").run())
+    places = [(v, i) for v in views for i in v.is_target.nonzero()[0] if v.decoder.token(int(v.ids[i])) == " so"]
+    dropped = sum(not v.keep[i] for v, i in places)
+    assert any(f"**{len(places):,}** among the targets, **{dropped:,}** dropped" in m.value for m in app.markdown)
+    app = app.text_input(key="sought").set_value("no such token").run()
+    assert "no token of the vocabulary" in app.error[0].value
+
+
+def test_two_sides_are_compared_row_by_row(start, own):
+    app = choose(quiet(start(own.path)), "page", "Compare")
+    app = quiet(app.selectbox(key="side_a").set_value("eksft").run())
+    app = quiet(app.selectbox(key="side_b").set_value("random").run())
+    listed = app.dataframe[0].value
+    for _, line in listed.iterrows():
+        a, b = (read_sequence(own, int(line["row"]), mask=mask) for mask in ("eksft", "random"))
+        assert line["A only"] + line["B only"] == ((a.keep != b.keep) & a.is_target).sum()
+    before = app.selectbox(key="side_a").value
+    app = quiet(app.button(key="swap").click().run())
+    assert app.selectbox(key="side_b").value == before
+    app = app.selectbox(key="side_a").set_value(before).run()
+    assert "choose two that differ" in app.error[0].value
+    app = quiet(app.selectbox(key="side_a").set_value("plain SFT").run())
+    quiet(app.selectbox(key="side_b").set_value("preset kl-only").run())

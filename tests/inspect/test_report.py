@@ -1,7 +1,9 @@
 """The report: counts that add up, a page that cannot be harmed by the data, and folders that are never half written."""
 
+import hashlib
 import re
 import shutil
+from base64 import b64encode
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tokenstats.inspect.audit.audit import DroppedToken, audit
 from tokenstats.inspect.histograms import BINS, measure
 from tokenstats.inspect.render import figures
 from tokenstats.inspect.render.html_tokens import details, token_view
+from tokenstats.inspect.render.scripts import script
 from tokenstats.inspect.report import report
 from tokenstats.inspect.threshold_lines import cuts
 from tokenstats.inspect.tokens.detokenize import Decoder
@@ -23,7 +26,7 @@ from tokenstats.inspect.tokens.sequence import read_sequence
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "nav", "div", "a", "main", "section", "footer", "h1", "h2", "h3", "p"),
     *("dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "code", "span", "i", "b", "figure", "img", "figcaption"),
-    *("input", "label"),
+    "script",
 }
 
 
@@ -163,6 +166,12 @@ def test_the_data_cannot_add_anything_to_the_page(written):
     assert {tag for tag, _ in page.tags} <= TAGS
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert "broken" not in {attributes.get("id") for _, attributes in page.tags}
+    # nothing runs but our own script, whose digest the page names; the rest is data
+    *data, code = page.all("script")
+    assert all(attributes == {"type": "application/json"} for attributes in data)
+    digest = b64encode(hashlib.sha256(script("page.js").encode()).digest()).decode()
+    assert code == {"type": "module"}
+    assert f"script-src 'sha256-{digest}';" in page.all("meta")[-1]["content"]
 
 
 @pytest.mark.parametrize("text", [SCRIPT, IMAGE])
@@ -316,3 +325,9 @@ def test_figures_of_no_token_at_all(seen, tmp_path):
     for number, figure in enumerate([*pictures, figures.dropped_tokens_figure([])]):
         figure.savefig(tmp_path / f"{number}.png")
     assert audit(seen).most_dropped == ()
+
+
+def test_an_unlikely_token_is_not_said_to_be_impossible():
+    from tokenstats.inspect.render.html_tokens import _probability
+
+    assert [_probability(x) for x in (0.0, -5.0, -17.0, None)] == ["100.00%", "0.67%", "4.1e-08", ""]

@@ -6,16 +6,23 @@ from pathlib import Path
 
 from tokenstats.errors import InputError
 
-# no usage statistics leave the machine; a light page, as the token view has colours of its own
+# no usage statistics leave the machine; Streamlit's own greeting would cover the page; thresholds have a value to begin with
+# and are set by the histograms too, which Streamlit would warn of
 _OPTIONS = {
+    "global.disableWidgetStateDuplicationWarning": "true",
     "browser.gatherUsageStats": "false",
     "server.showEmailPrompt": "false",
+    "logger.hideWelcomeMessage": "true",
     "client.toolbarMode": "minimal",
-    "theme.base": "light",
-    "theme.primaryColor": "#0a5c91",
-    "theme.backgroundColor": "#ffffff",
-    "theme.secondaryBackgroundColor": "#f6f5f2",
-    "theme.textColor": "#22252a",
+    "client.showSidebarNavigation": "false",
+    "theme.light.primaryColor": "#0a5c91",
+    "theme.light.backgroundColor": "#ffffff",
+    "theme.light.secondaryBackgroundColor": "#f6f5f2",
+    "theme.light.textColor": "#22252a",
+    "theme.dark.primaryColor": "#7cc6f2",
+    "theme.dark.backgroundColor": "#15171b",
+    "theme.dark.secondaryBackgroundColor": "#1e2126",
+    "theme.dark.textColor": "#e8e8e6",
 }
 
 

@@ -113,7 +113,7 @@ class Preview:
     def view(self, outcome: Outcome, number: int) -> SequenceView:
         """One sequence of the store under the outcome's decisions, whether it is in the sample or not."""
         plain = read_sequence(self.store, number, scoring=self.scoring)
-        decisions, row = self._decisions_on(outcome, number)
+        decisions, row = self.decisions_on(outcome, number)
         assert decisions.protected is not None
         own, spread = slice(*decisions.targets.offsets[row : row + 2]), decisions.targets.spread
         keep, reason, protected = (spread(of)[own] for of in (~decisions.dropped, decisions.reason, decisions.protected))
@@ -132,7 +132,8 @@ class Preview:
         """The column of all previewed targets; a single 0 where there are none."""
         return np.concatenate([p.column((None, column)) for p in self.parts]) if self.targets else np.zeros(1)
 
-    def _decisions_on(self, outcome: Outcome, number: int) -> tuple[Decisions, int]:
+    def decisions_on(self, outcome: Outcome, number: int) -> tuple[Decisions, int]:
+        """The decisions on the part that a sequence of the store lies in, and its row there."""
         part, row = self.store.locate(number)
         for decisions in outcome.decisions:
             if decisions.targets.part == part and row < len(decisions.targets.rows):
@@ -228,17 +229,4 @@ def _spread(store: Store, most_tokens: int) -> list[int]:
 def _first_rows(targets: Targets, room: int) -> Targets:
     """The first rows that hold no more than ``room`` tokens, and at least one row."""
     rows = max(1, int(np.searchsorted(targets.offsets, max(0, room), side="right")) - 1)
-    if rows >= len(targets.rows):
-        return targets
-    end = int(targets.offsets[rows])
-    count = int(np.searchsorted(targets.place, end))
-    return replace(
-        targets,
-        seq_ids=targets.seq_ids.slice(0, rows),
-        rows=targets.rows[:rows],
-        ids=targets.ids[:end],
-        roles=targets.roles[:end],
-        offsets=targets.offsets[: rows + 1],
-        place=targets.place[:count],
-        statistics={column: values[:count] for column, values in targets.statistics.items()},
-    )
+    return targets if rows >= len(targets.rows) else targets.of_rows(0, rows)

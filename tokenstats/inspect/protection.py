@@ -43,7 +43,7 @@ def protected_targets(store: Store, mask: MaskManifest, number: int) -> np.ndarr
     rule = Rule.from_dict(mask.rule)
     if rule.protected is None:
         return None
-    scorings = _scorings(store, mask, rule, rule.protected)
+    scorings = scorings_of(store, mask, rule, rule.protected)
     part, row = store.locate(number)
     targets = read_targets(store, part, rule.protected.columns, scorings)
     key = str(store.path.resolve()), store.fingerprint, mask.fingerprint  # a mask's fingerprint holds all that it depends on
@@ -51,11 +51,15 @@ def protected_targets(store: Store, mask: MaskManifest, number: int) -> np.ndarr
     return targets.spread(evaluate(rule.protected.tree, targets, aggregates))[slice(*targets.offsets[row : row + 2])]
 
 
-def _scorings(store: Store, mask: MaskManifest, rule: Rule, protected: Expression) -> dict[str | None, str]:
-    """Which scoring each prefix of the rule's ``protect`` meant when the mask was made."""
-    bare = any(prefix is None for prefix, _ in physical_columns(protected.columns))
+def scorings_of(store: Store, mask: MaskManifest, rule: Rule, expression: Expression) -> dict[str | None, str]:
+    """Which scoring each prefix of an expression of the rule meant when the mask was made.
+
+    Raises:
+        NotKnown: One is gone, or no longer is what the mask was made from.
+    """
+    bare = any(prefix is None for prefix, _ in physical_columns(expression.columns))
     try:
-        scorings = resolve_scorings(store, protected.columns, _bare_scoring(mask, rule) if bare else None)
+        scorings = resolve_scorings(store, expression.columns, _bare_scoring(mask, rule) if bare else None)
     except (RuleError, StoreError) as error:
         raise NotKnown(str(error)) from None
     for name in scorings.values():

@@ -20,10 +20,11 @@ from tokenstats.inspect.render.audit_blocks import findings_table, means_table, 
 from tokenstats.inspect.render.blocks import Block, Look, Note, Shares, Table
 from tokenstats.inspect.render.comparison_blocks import jaccard_table
 from tokenstats.inspect.render.html_report import Example, Picture, Section, report_page
-from tokenstats.inspect.render.html_tokens import HEAT, heat_of, token_view
 from tokenstats.inspect.render.store_blocks import store_facts
 from tokenstats.inspect.threshold_lines import cuts
+from tokenstats.inspect.tokens.payload import decisions_payload, row_payload
 from tokenstats.inspect.tokens.sequence import choose_scoring, read_sequence
+from tokenstats.inspect.tokens.shown_row import row_of_mask
 from tokenstats.masking.compare import compare
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.store import Store, open_store
@@ -33,7 +34,7 @@ from tokenstats.store.manifests import now
 MARKER = ".tokenstats-report"
 """A file that lists what a report is made of: a folder with it may be replaced by a newer report."""
 
-_EXAMPLES, _EXAMPLE_TOKENS = 3, 800
+_EXAMPLES = 3
 
 
 def report(store: Store | str | Path, to: str | Path, scoring: str | None = None, masks: Sequence[str] | None = None) -> Path:
@@ -172,15 +173,11 @@ def _comparison(store: Store, masks: list[str]) -> Iterator[Note | Table]:
 
 def _examples(store: Store, scoring: str | None, masks: list[str]) -> Iterator[Example]:
     count = store.manifest.sequences
+    subjects: Sequence[str | None] = masks or [None]
     for number in sorted({i * count // _EXAMPLES for i in range(_EXAMPLES)}):
-        plain = read_sequence(store, number, scoring=scoring)
-        of_masks = [(name, read_sequence(store, number, mask=name, scoring=scoring)) for name in masks]
-        views = [(name, token_view(view, most=_EXAMPLE_TOKENS)) for name, view in of_masks or [("tokens", plain)]]
-        tokens = [plain.token(i) for i in range(len(plain))]
-        for key, name in HEAT.items():
-            if any(heat_of(token, key) is not None for token in tokens):
-                views.append((f"coloured by {name}", token_view(plain, colour_by=key, most=_EXAMPLE_TOKENS)))
-        yield Example(f"Row {number}", views)
+        rows = [row_of_mask(store, name, number, scoring) for name in subjects]
+        decisions = [decisions_payload(row.view, row.name, reasons=row.reasons, weight=row.weight) for row in rows]
+        yield Example(f"Row {number}", row_payload(read_sequence(store, number, scoring=scoring)), decisions)
 
 
 def _picture(folder: Path, name: str, figure: Figure, alt: str, caption: str) -> Picture:

@@ -36,6 +36,8 @@ class Operand:
         rule: The rule, of a mask the one that it was made with.
         reasons: The text behind each bit of ``reason``.
         scorings: The scorings that it reads.
+        meaning: Which scoring each prefix of the rule means; empty for a stored mask.
+        aggregates: Of the rule's dataset-wide selections; empty for a stored mask.
     """
 
     store: Store
@@ -44,25 +46,27 @@ class Operand:
     rule: Rule
     reasons: tuple[str, ...]
     scorings: tuple[str, ...]
-    _meaning: Mapping[str | None, str]  # which scoring each prefix of the rule means; empty for a stored mask
-    _aggregates: Aggregates
+    meaning: Mapping[str | None, str]
+    aggregates: Aggregates
 
     @property
     def columns(self) -> set[Column]:
         """The statistics that :meth:`decide` needs, each with the name of its scoring."""
         if self.kind is Kind.MASK:
             return set()
-        return {(self._meaning[prefix], name) for prefix, name in physical_columns(self.rule.columns)}
+        return {(self.meaning[prefix], name) for prefix, name in physical_columns(self.rule.columns)}
 
     def decide(self, targets: Targets) -> Decisions:
         """Decide about a part's targets, which hold :attr:`columns`."""
         if self.kind is Kind.MASK:
             return stored_decisions(self.store, self.name, targets)
-        own = {
-            (prefix, name): targets.statistics[self._meaning[prefix], name]
-            for prefix, name in physical_columns(self.rule.columns)
-        }
-        return replace(decide(self.rule, replace(targets, statistics=own), self._aggregates), targets=targets)
+        return replace(decide(self.rule, self.as_the_rule_reads(targets), self.aggregates), targets=targets)
+
+    def as_the_rule_reads(self, targets: Targets) -> Targets:
+        """The same targets with their statistics under the names that the rule has for them."""
+        columns = physical_columns(self.rule.columns)
+        own = {(prefix, name): targets.statistics[self.meaning[prefix], name] for prefix, name in columns}
+        return replace(targets, statistics=own)
 
 
 def open_operand(store: Store, what: str | Rule, scoring: str | None) -> Operand:

@@ -219,6 +219,10 @@ class Store(Shown):
             row -= part.rows
         raise InputError(f"row {number} is not in the store: it holds rows 0 to {self.manifest.sequences - 1}")
 
+    def part_file(self, family: str, index: int) -> Path:
+        """Where a part of a family lies."""
+        return self._paths_of(family)[index]
+
     def sequence(self, number: int, columns: Mapping[str, Sequence[str]]) -> dict[str, dict]:
         """One sequence, counted from 0 over the whole store, as plain Python values per family."""
         index, row = self.locate(number)

@@ -7,6 +7,7 @@ from tokenstats.inspect.audit.checks import OK, Finding
 from tokenstats.inspect.preview import Outcome
 from tokenstats.inspect.render.blocks import NAMES, Block, Cell, Line, Look, Numbers, Shares, Table, Words, share_of
 from tokenstats.masking.rule import rule_text
+from tokenstats.store.manifests import MaskManifest
 
 _WORDS = 10
 
@@ -57,13 +58,30 @@ def audit_numbers(audit: Audit) -> list[tuple[str, str]]:
 def outcome_numbers(outcome: Outcome) -> list[tuple[str, str]]:
     """The same of a rule that is tried, with each clause's share and what protection saved."""
     counts = outcome.counts
+    weight = []
+    if outcome.rule.weighting is not None:
+        weight = [("Mean weight", f"{float(counts.weight.value) / max(1, counts.kept):.4f}")]
     return [
         ("Dropped", f"{counts.share_dropped:.2%}"),
         ("Learned", f"{counts.kept:,}"),
+        *weight,
         *((f"Clause {n}", f"{share_of(count, counts.targets):.2%}") for n, (_, count) in enumerate(outcome.clauses, 1)),
         ("Saved by protection", f"{counts.rescued:,}"),
         ("End of turn dropped", f"{counts.ends_dropped:,} of {counts.ends:,}"),
         ("Rows with nothing", f"{counts.rows_with_nothing_kept:,}"),
+    ]
+
+
+def mask_numbers(mask: MaskManifest) -> list[tuple[str, str]]:
+    """The same of a stored mask, from its manifest alone."""
+    weight = [] if mask.weight_total is None else [("Mean weight", f"{mask.weight_total / max(1, mask.kept):.4f}")]
+    return [
+        ("Dropped", f"{share_of(mask.dropped, mask.targets):.2%}"),
+        ("Learned", f"{mask.kept:,}"),
+        *weight,
+        *((f"Clause {n}", f"{share_of(c.dropped, mask.targets):.2%}") for n, c in enumerate(mask.clauses, 1)),
+        ("Saved by protection", f"{mask.protected:,}"),
+        ("Rows with nothing", f"{mask.rows_with_nothing_kept:,}"),
     ]
 
 

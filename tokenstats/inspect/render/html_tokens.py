@@ -138,4 +138,7 @@ def _nats(value: float | None) -> str:
 
 
 def _probability(logprob: float | None) -> str:
-    return "" if logprob is None else f"{exp(logprob):.2%}"
+    """A share to two decimals; what would be 0.00 % as a power of ten, as nothing here is impossible."""
+    if logprob is None:
+        return ""
+    return f"{exp(logprob):.2%}" if exp(logprob) >= 5e-5 else f"{exp(logprob):.1e}"

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tokenstats.alignment import predicted
 from tokenstats.errors import StoreError
@@ -198,10 +200,43 @@ def read_sequence(store: Store, number: int, *, mask: str | None = None, scoring
         families[f"masks/{mask}"] = ["keep", "reason"]
     if scoring is not None:
         families[f"stats/{scoring}"] = store.scorings[scoring].manifest.columns
-    found = store.sequence(number, families)
+    found = _one_row(store, number, families)
     statistics = {k: v for k, v in found.get(f"stats/{scoring}", {}).items() if k != "seq_id"}
     plain = _plain_sft(store, number, found["tokens"], scoring, statistics)
     return plain if manifest is None else _under(plain, str(mask), manifest, found[f"masks/{mask}"])
+
+
+def _one_row(store: Store, number: int, families: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """As :meth:`Store.sequence`, but the part that was read last is kept: the next row is mostly in the same one."""
+    part, row = store.locate(number)
+    columns = tuple((family, *names) for family, names in families.items())
+    state = tuple((str(path), *_state_of(path)) for family in families for path in [store.part_file(family, part)])
+    tables = _tables_of(_PartRead((state, columns), store, part))
+    return {family: table.slice(row, 1).to_pylist()[0] for family, table in tables.items()}
+
+
+def _state_of(path: Path) -> tuple[int, int]:
+    """What changes when a file does: its size and when it was written."""
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1  # reading it says what is wrong
+    return found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class _PartRead:
+    """Columns of a part. Only the key is compared: it holds the files as they are now, and the columns."""
+
+    key: tuple[Any, tuple[tuple[str, ...], ...]]
+    store: Store = field(compare=False)
+    part: int = field(compare=False)
+
+
+@lru_cache(maxsize=2)
+def _tables_of(read: _PartRead) -> dict[str, pa.Table]:
+    families = {family: names for family, *names in read.key[1]}
+    return next(read.store.aligned(families, [read.part]))
 
 
 def _plain_sft(

@@ -1,7 +1,7 @@
 """The tokens that a rule speaks about: the targets of one part that have a prediction, flat and in order."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -87,6 +87,23 @@ class Targets:
         spread = np.zeros(int(self.offsets[-1]), values.dtype)
         spread[self.place] = values
         return spread
+
+    def of_rows(self, first: int, end: int) -> "Targets":
+        """The targets of rows ``first`` to ``end - 1`` alone.
+
+        Ties with a threshold over the dataset are resolved over a whole part: what is decided about them is decided there.
+        """
+        tokens, own = slice(*self.offsets[[first, end]]), slice(*self.sequence_starts[[first, end]])
+        return replace(
+            self,
+            seq_ids=self.seq_ids.slice(first, end - first),
+            rows=self.rows[first:end],
+            ids=self.ids[tokens],
+            roles=self.roles[tokens],
+            offsets=self.offsets[first : end + 1] - self.offsets[first],
+            place=self.place[own] - self.offsets[first],
+            statistics={column: values[own] for column, values in self.statistics.items()},
+        )
 
     def starts(self, scope: str) -> np.ndarray:
         """Where each sequence, or each turn, begins among the targets."""

@@ -1,0 +1,66 @@
+// The token view in the app. The row and the decisions come in two messages, so that a moved threshold does not send the row again.
+import { heldDecisions, Settings, Steering } from "./steering.js";
+import { TokenView } from "./view.js";
+
+/** @typedef {{row?: any, rowKey?: string, data?: any, draw?: () => void, view?: TokenView}} Slot */
+
+/** @type {Record<string, Slot>} what has arrived for each token view on the page */
+const slots = ((/** @type {any} */ (globalThis)).tokenstatsSlots ??= {});
+/** @type {WeakMap<object, {view: TokenView, shown: string}>} */
+const views = new WeakMap();
+
+/** @param {{data: any, parentElement: any, setStateValue: (name: string, value: any) => void}} component */
+export default function ({ data, parentElement, setStateValue }) {
+  const slot = (slots[data.slot] ??= {});
+  if (data.steering) steer(slot, data, parentElement, setStateValue);
+  else if (data.row) {
+    Object.assign(slot, { row: data.row, rowKey: data.rowKey });
+  } else {
+    slot.data = data;
+    slot.draw = () => draw(slot, parentElement, setStateValue);
+  }
+  slot.draw?.();
+}
+
+/** @param {Slot} slot @param {any} parent @param {(name: string, value: any) => void} say */
+function draw(slot, parent, say) {
+  if (!slot.row || slot.rowKey !== slot.data?.rowKey) return; // the other message has yet to come
+  let held = views.get(parent);
+  if (!held) {
+    const place = parent.querySelector(".token-view-place");
+    held = { view: new TokenView(place, { pin: (token) => say("pinned", [slot.row.number, token]), colour: (key) => say("colour", key) }), shown: "" };
+    views.set(parent, held);
+  }
+  held.view.root.classList.toggle("dark", isDark(held.view.root));
+  if (held.shown === slot.rowKey) {
+    held.view.settings.scales = slot.data.settings.scales;
+    held.view.decide(slot.data.decisions);
+  } else held.view.show(slot.row, slot.data.decisions, slot.data.settings);
+  held.shown = slot.rowKey ?? "";
+  slot.view = held.view;
+}
+
+/** Histograms above the token view. @param {Slot} slot @param {any} data @param {any} parent @param {(name: string, value: any) => void} say */
+function steer(slot, data, parent, say) {
+  const place = parent.querySelector(".token-view-place");
+  place.className = "token-view-place token-view steering";
+  place.classList.toggle("dark", isDark(place));
+  const names = data.steering.columns.map((/** @type {any} */ column) => column.name);
+  const held = (/** @type {number[]} */ chosen) => {
+    const row = slot.view?.row;
+    if (!row || !data.levels || row.number !== data.number) return; // this row is not in memory: it follows on release
+    slot.view?.decide(heldDecisions(slot.data.decisions, data.levels, row.targets, names, chosen, data.both));
+  };
+  const steering = new Steering(place, held, (chosen) => say("released", { chosen: [...chosen] }));
+  steering.show(new Settings(data.steering), data.chosen, data.both);
+}
+
+/** Is the page around it dark? @param {Element} element */
+export function isDark(element) {
+  const probe = document.createElement("i");
+  probe.style.color = getComputedStyle(element).getPropertyValue("--st-background-color") || "white";
+  document.body.append(probe);
+  const [red, green, blue] = (getComputedStyle(probe).color.match(/[\d.]+/g) ?? ["255", "255", "255"]).map(Number);
+  probe.remove();
+  return 0.299 * red + 0.587 * green + 0.114 * blue < 128;
+}
