@@ -1,6 +1,6 @@
 """Problems with solutions as chats: the rows of every data set here.
 
-    python -m pipelines.chats 5          # print five of them
+python -m pipelines.chats 5          # print five of them
 """
 
 import random
@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipelines.flaws import flawed
-from pipelines.problems import REQUESTS, SMALL, Numbers, make_problem
-from pipelines.solutions import PRETRAINING_STYLES, solve
+from pipelines.problems import REQUESTS, SMALL, Numbers, Problem, make_problem
+from pipelines.solutions import PRETRAINING_STYLES, Solution, solve
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,19 @@ def chats(count: int, seed: int | str, mix: Mix = Mix(), taken: Collection[str] 
         if problem.question in taken:
             continue
         made += 1
-        question = problem.question
-        if mix.requests and rng.random() < mix.requests:
-            question = f"{question} {REQUESTS[style]}"
+        request = REQUESTS[style] if mix.requests and rng.random() < mix.requests else ""
         worked = flawed(problem, rng) if mix.flawed and rng.random() < mix.flawed else problem
-        reply = solve(worked, style, rng, mix.noise).text
-        yield {
-            "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}],
-            "answer": problem.answer,
-            "operations": len(problem.steps),
-            "style": style,
-        }
+        yield as_chat(problem, solve(worked, style, rng, mix.noise), request) | {"style": style}
+
+
+def as_chat(problem: Problem, solution: Solution, request: str = "") -> dict:
+    """A row: the question, with what it asks of the style, the solution, and the right answer."""
+    question = f"{problem.question} {request}".rstrip()
+    return {
+        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": solution.text}],
+        "answer": problem.answer,
+        "operations": len(problem.steps),
+    }
 
 
 def stated_answer(reply: str) -> int | None:

@@ -65,8 +65,16 @@ STYLES = {
                 "There are {eq} {thing} in the {container}.",
                 "{count} {container} with {each} {thing} make {eq}.",
             ],
-            "together": ["In all that is {eq} {thing}.", "Together {name} has {eq} {thing}.", "So {pronoun} starts with {eq} {thing}."],
-            "gain": ["After {doing} them {pronoun} has {eq} {thing}.", "Then {name} has {eq} {thing}.", "That makes {eq} {thing}."],
+            "together": [
+                "In all that is {eq} {thing}.",
+                "Together {name} has {eq} {thing}.",
+                "So {pronoun} starts with {eq} {thing}.",
+            ],
+            "gain": [
+                "After {doing} them {pronoun} has {eq} {thing}.",
+                "Then {name} has {eq} {thing}.",
+                "That makes {eq} {thing}.",
+            ],
             "lose": [
                 "After {doing} them {pronoun} has {eq} {thing} left.",
                 "Then {name} has {eq} {thing}.",
@@ -91,7 +99,11 @@ STYLES = {
                 "So we count {eq} {thing} in the {container}.",
                 "Each of the {container} has {each}, that makes {eq} {thing}.",
             ],
-            "together": ["Then we get {eq} {thing} in all.", "So in all {name} owns {eq}.", "Together, that makes {eq} {thing} now."],
+            "together": [
+                "Then we get {eq} {thing} in all.",
+                "So in all {name} owns {eq}.",
+                "Together, that makes {eq} {thing} now.",
+            ],
             "gain": [
                 "Then {pronoun} {verb} more and has {eq}.",
                 "So with more {thing} that makes {eq}.",

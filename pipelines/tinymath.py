@@ -26,11 +26,17 @@ from pipelines.problems import LARGER
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
+MODELS = DATA / "models"
 SFT_ROWS, TEST_ROWS, SAMPLE_ROWS = 400, 300, 500
 SFT_SEED, TEST_SEED, PRETRAIN_SEED, TOKENIZER_SEED = 11, 12, 13, 14
 LARGER_PROSE = Mix(("prose",), LARGER)
-STUDY_SETS = {"validation": (100, 21), "test": (300, 22)}
-"""Problems in the numbers that the base knows, on which the study chooses and measures: how many, and their seeds."""
+HELD_OUT = {
+    "test-larger": (TEST_ROWS, TEST_SEED, LARGER_PROSE),
+    "validation": (100, 21, Mix()),
+    "test": (300, 22, Mix()),
+    "validation-larger": (100, 23, LARGER_PROSE),
+}
+"""Problems to choose and to measure by, in the numbers that the base knows and in larger ones: how many, seed, mix."""
 
 CHAT_TEMPLATE = (
     "{%- if tools %}{{ '<|im_start|>tools\\n' + (tools | tojson) + '<|im_end|>\\n' }}{% endif -%}"
@@ -48,9 +54,13 @@ CHAT_TEMPLATE = (
 
 
 def held_out_questions() -> set[str]:
-    """Questions of the test sets and of the study's validation set: no training set may contain them."""
-    sets = [chats(TEST_ROWS, TEST_SEED, LARGER_PROSE), *(chats(count, seed) for count, seed in STUDY_SETS.values())]
-    return {row["messages"][0]["content"] for rows in sets for row in rows}
+    """Questions of the test and validation sets: no training set may contain them."""
+    return {row["messages"][0]["content"] for name in HELD_OUT for row in held_out(name)}
+
+
+def held_out(name: str) -> list[dict]:
+    """The chats of one of :data:`HELD_OUT`."""
+    return list(chats(*HELD_OUT[name]))
 
 
 def write_chats(path: Path, rows: Iterable[dict]) -> None:
@@ -60,10 +70,10 @@ def write_chats(path: Path, rows: Iterable[dict]) -> None:
 
 
 def make_data() -> None:
-    held_out = held_out_questions()
-    write_chats(DATA / "test.jsonl", chats(TEST_ROWS, TEST_SEED, LARGER_PROSE))
-    write_chats(DATA / "sft.jsonl", chats(SFT_ROWS, SFT_SEED, LARGER_PROSE, held_out))
-    write_chats(DATA / "pretrain-sample.jsonl", chats(SAMPLE_ROWS, PRETRAIN_SEED, STAGES[-1].mix, held_out))
+    taken = held_out_questions()
+    write_chats(DATA / "test.jsonl", held_out("test-larger"))
+    write_chats(DATA / "sft.jsonl", chats(SFT_ROWS, SFT_SEED, LARGER_PROSE, taken))
+    write_chats(DATA / "pretrain-sample.jsonl", chats(SAMPLE_ROWS, PRETRAIN_SEED, STAGES[-1].mix, taken))
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -114,7 +124,7 @@ def evaluate_models(folders: list[Path]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["data", "base", "warmup", "evaluate"])
-    parser.add_argument("--models", type=Path, default=DATA / "models", help="folder of the models")
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder of the models")
     parser.add_argument("--seed", type=int, default=0, help="of the base; seed 0 is base/, seed 1 base-1/")
     parser.add_argument("--start", type=Path, help="a base that has been through the first stage: begin with the second")
     args = parser.parse_args()

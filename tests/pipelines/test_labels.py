@@ -64,7 +64,9 @@ def test_noise_is_labelled_whole_and_changes_no_other_label(tokenizer):
         solution = solve(make_problem(rng), NEW_STYLE, rng, noise=0.5)
         labels = token_labels(solution, tokenizer)
         quiet = Solution(tuple(p for p in solution.pieces if p.alternatives))
-        noisy = sum(len(tokenizer(p.text, add_special_tokens=False)["input_ids"]) for p in solution.pieces if not p.alternatives)
+        noisy = sum(
+            len(tokenizer(p.text, add_special_tokens=False)["input_ids"]) for p in solution.pieces if not p.alternatives
+        )
         assert labels.count(Label.NOISE) == noisy
         if solution.pieces[0].alternatives:  # else the first sentence has a space before it that it would not have
             assert [label for label in labels if label != Label.NOISE] == token_labels(quiet, tokenizer)
