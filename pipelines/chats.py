@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from pipelines.flaws import flawed
 from pipelines.problems import REQUESTS, SMALL, Numbers, Problem, make_problem
-from pipelines.solutions import PRETRAINING_STYLES, Solution, solve
+from pipelines.solutions import Solution, solve
+from pipelines.wordings import FIRST_STYLES
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Mix:
         noise: chance of a sentence nobody needs before each step.
     """
 
-    styles: Sequence[str] = PRETRAINING_STYLES
+    styles: Sequence[str] = FIRST_STYLES
     numbers: Numbers = SMALL
     flawed: float = 0.0
     requests: float = 0.0

@@ -2,8 +2,9 @@
 
 Two stages of problems in every style, each drawn anew for every step, so that no row is seen twice:
 
-    capability   right solutions: the model learns to calculate
-    habit        most solutions carry one flaw (``flaws.py``), and half of the questions ask for a style
+    capability   right solutions in the first four styles: the model learns to calculate
+    habit        most solutions carry one flaw (``flaws.py``), in all five styles; half of the questions ask for a style, and
+                 before one step in twenty stands a sentence that nobody needs
 
 After the second stage the model is right in about as many of its samples as the share of right solutions, for nearly every
 problem: sampling often enough finds a right solution, and nothing tells it that right ones are wanted.
@@ -22,6 +23,7 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from pipelines.chats import Mix, chats
+from pipelines.wordings import PRETRAINING_STYLES
 
 BATCH, WINDOW = 128, 20
 """Problems of a step; steps whose problems are drawn together and sorted by length, so that batches need little padding."""
@@ -41,7 +43,7 @@ class Stage:
 
 STAGES = (
     Stage("capability", Mix(), steps=3500, peak_rate=3e-3),
-    Stage("habit", Mix(flawed=0.6, requests=0.5), steps=300, peak_rate=1e-3),
+    Stage("habit", Mix(PRETRAINING_STYLES, flawed=0.6, requests=0.5, noise=0.05), steps=400, peak_rate=1e-3),
 )
 
 

@@ -14,17 +14,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import add, floordiv, mul, sub
 
+# fmt: off
 NAMES = {
-    "he": "Tom Ben Sam Max Leo Jack Omar Ravi Hugo Ivan Noah Luis Adam Finn Paul Yusuf".split(),
-    "she": "Anna Mia Zoe Lily Emma Ruth Nina Sara Olga Jane Maya Ines Clara Leila Rosa Hana".split(),
+    "he": [
+        "Tom", "Ben", "Sam", "Max", "Leo", "Jack", "Omar", "Ravi", "Hugo", "Ivan", "Noah", "Luis", "Adam", "Finn",
+        "Paul", "Yusuf",
+    ],
+    "she": [
+        "Anna", "Mia", "Zoe", "Lily", "Emma", "Ruth", "Nina", "Sara", "Olga", "Jane", "Maya", "Ines", "Clara",
+        "Leila", "Rosa", "Hana",
+    ],
 }
-THINGS = (
-    "apples pears pens books coins cards shells stamps eggs buttons marbles cookies "
-    "stickers balloons candles flowers lemons muffins beads ribbons stones tickets toys cups"
-).split()
+THINGS = [
+    "apples", "pears", "pens", "books", "coins", "cards", "shells", "stamps", "eggs", "buttons", "marbles",
+    "cookies", "stickers", "balloons", "candles", "flowers", "lemons", "muffins", "beads", "ribbons", "stones",
+    "tickets", "toys", "cups",
+]
+# fmt: on
 COLOURS = ["red", "blue", "green", "white", "yellow", "black"]
 CONTAINERS = ["boxes", "bags", "jars", "baskets", "packs", "trays"]
-REQUESTS = {"equations": "Use equations.", "prose": "Use prose.", "story": "Use a story.", "terse": "Use few words."}
+REQUESTS = {
+    "equations": "Use equations.",
+    "prose": "Use prose.",
+    "story": "Use a story.",
+    "terse": "Use few words.",
+    "mixed": "Use all words.",
+}
 """What a question may end with: the style in which it asks to be answered. Only pre-training and evaluation ask so."""
 
 

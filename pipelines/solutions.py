@@ -6,25 +6,15 @@ words (``labels.py``). Between the sentences there may be noise, which no operat
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pipelines.noise import noise_sentence
 from pipelines.problems import Problem, Step
+from pipelines.wordings import STYLES, Style
 
 T = TypeVar("T")
-KINDS = ("hold", "together", "gain", "lose", "multiply", "share", "price")
-
-
-@dataclass(frozen=True)
-class Style:
-    """Templates of a way to write. ``closings`` hold what separates them from the sentence before."""
-
-    sentences: Mapping[str, Sequence[str]]
-    closings: Sequence[str]
-    openings: Sequence[str] = ("",)
-    joint: str = " "
 
 
 @dataclass(frozen=True)
@@ -52,82 +42,8 @@ class Solution:
         return "".join(piece.text for piece in self.pieces)
 
 
-def _for_all_kinds(*templates: str) -> dict[str, Sequence[str]]:
-    return dict.fromkeys(KINDS, templates)
-
-
-STYLES = {
-    "equations": Style(_for_all_kinds("{eq}"), ["\nAnswer: {answer}"], joint="\n"),
-    "prose": Style(
-        {
-            "hold": [
-                "The {container} hold {eq} {thing}.",
-                "There are {eq} {thing} in the {container}.",
-                "{count} {container} with {each} {thing} make {eq}.",
-            ],
-            "together": [
-                "In all that is {eq} {thing}.",
-                "Together {name} has {eq} {thing}.",
-                "So {pronoun} starts with {eq} {thing}.",
-            ],
-            "gain": [
-                "After {doing} them {pronoun} has {eq} {thing}.",
-                "Then {name} has {eq} {thing}.",
-                "That makes {eq} {thing}.",
-            ],
-            "lose": [
-                "After {doing} them {pronoun} has {eq} {thing} left.",
-                "Then {name} has {eq} {thing}.",
-                "That leaves {eq} {thing}.",
-            ],
-            "multiply": ["A week later {pronoun} has {eq} {thing}.", "{Word} as many is {eq} {thing}."],
-            "share": ["Each friend gets {eq} {thing}.", "Shared, that is {eq} {thing} each."],
-            "price": ["The price is {eq} dollars.", "They bring {eq} dollars."],
-        },
-        [" The answer is {answer}.", " So it is {answer} {unit}.", " Answer: {answer}"],
-        openings=["", "", "Let us count the {unit}.", "Step by step."],
-    ),
-    "story": Style(
-        _for_all_kinds("{link} compute {eq}.", "{link} work out {eq}.", "{link} we get {eq}."),
-        [" {name} ends with {answer} {unit}."],
-    ),
-    "terse": Style(_for_all_kinds("{result}"), [". The answer is {answer}."], joint=", "),
-    "tally": Style(
-        {
-            "hold": [
-                "Let us work out the {container}: {eq}.",
-                "So we count {eq} {thing} in the {container}.",
-                "Each of the {container} has {each}, that makes {eq} {thing}.",
-            ],
-            "together": [
-                "Then we get {eq} {thing} in all.",
-                "So in all {name} owns {eq}.",
-                "Together, that makes {eq} {thing} now.",
-            ],
-            "gain": [
-                "Then {pronoun} {verb} more and has {eq}.",
-                "So with more {thing} that makes {eq}.",
-                "There are more {thing} now: {eq}.",
-            ],
-            "lose": [
-                "So {name} {verb} {thing} and has {eq} left.",
-                "That leaves {name} with {eq} {thing}.",
-                "There are few {thing} left now: {eq}.",
-            ],
-            "multiply": ["So {word} as many makes {eq}.", "Then {pronoun} has {word} as many, {eq} {thing}."],
-            "share": ["So each of the friends gets {eq}.", "Shared equally, that leaves {eq} {thing} each."],
-            "price": ["So all of them bring {eq} dollars.", "Then the price of all is {eq} dollars."],
-        },
-        [" So we get the answer: {answer}.", " That is the answer: {answer} {unit}.", " Finally it is {answer} {unit}."],
-    ),
-}
-PRETRAINING_STYLES = ("equations", "prose", "story", "terse")
-NEW_STYLE = "tally"
-"""Recombined from words that pre-training texts have, into sentences that they never have."""
-
-
 def solve(problem: Problem, style: str, rng: random.Random, noise: float = 0.0) -> Solution:
-    """Write a solution in one of :data:`STYLES`; before each step, with the chance ``noise``, a sentence nobody needs.
+    """Write a solution in one of ``STYLES``; before each step, with the chance ``noise``, a sentence nobody needs.
 
     Raises:
         ValueError: the style is unknown.

@@ -9,8 +9,8 @@ from math import ceil
 
 from pipelines.chats import Mix
 from pipelines.problems import LARGER
-from pipelines.solutions import NEW_STYLE
 from pipelines.study import masks
+from pipelines.wordings import NEW_STYLE
 from tokenstats.training import TrainOptions
 
 BATCH, PASSES = 16, 8

@@ -3,9 +3,9 @@
     P = prompts, S = samples of each, N = P · S sequences, L = longest prompt, T = tokens sampled so far,
     A = attention heads, K = key-value heads, G = A / K, D = size of a head, H = hidden size, V = vocabulary
 
-A general ``generate`` copies its key-value cache at each step and keeps that of the prompt once for each sample; here the samples of a
-prompt share it, room for new tokens is taken once, and samples that have ended make room for the others. All in float32: a
-token's distribution is that of the model's own forward pass.
+A general ``generate`` copies its key-value cache at each step and keeps that of the prompt once for each sample; here the
+samples of a prompt share it, room for new tokens is taken once, and samples that have ended make room for the others. All in
+float32: a token's distribution is that of the model's own forward pass.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pipelines.labels import Label, token_labels
 from pipelines.problems import Operand, Problem, make_problem
-from pipelines.solutions import NEW_STYLE, Solution, equation, solve
+from pipelines.solutions import Solution, equation, solve
+from pipelines.wordings import NEW_STYLE
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import pytest
 from pipelines.chats import Mix, chats, stated_answer
 from pipelines.flaws import flawed
 from pipelines.problems import LARGER, OPERATIONS, SMALL, Problem, make_problem
-from pipelines.solutions import NEW_STYLE, PRETRAINING_STYLES, STYLES, solve
+from pipelines.solutions import solve
 from pipelines.tinymath import DATA, LARGER_PROSE, SFT_ROWS, SFT_SEED, TEST_ROWS, TEST_SEED, held_out_questions
+from pipelines.wordings import NEW_STYLE, PRETRAINING_STYLES, STYLES
 
 EQUATION = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 
