@@ -43,7 +43,7 @@ class Stage:
 
 STAGES = (
     Stage("capability", Mix(), steps=3500, peak_rate=3e-3),
-    Stage("habit", Mix(PRETRAINING_STYLES, flawed=0.6, requests=0.5, noise=0.05), steps=400, peak_rate=1e-3),
+    Stage("habit", Mix(PRETRAINING_STYLES, flawed=0.6, requests=0.5, noise=0.05), steps=240, peak_rate=1e-3),
 )
 
 

@@ -3,16 +3,19 @@
 import json
 import random
 import re
+from dataclasses import replace
 
 import pytest
 
 from pipelines.chats import Mix, chats, stated_answer
 from pipelines.flaws import flawed
+from pipelines.pretrain import STAGES
 from pipelines.problems import LARGER, OPERATIONS, SMALL, Problem, make_problem
 from pipelines.solutions import solve
 from pipelines.tinymath import DATA, LARGER_PROSE, SFT_ROWS, SFT_SEED, TEST_ROWS, TEST_SEED, held_out_questions
 from pipelines.wordings import NEW_STYLE, PRETRAINING_STYLES, STYLES
 
+PRETRAINING = STAGES[-1].mix
 EQUATION = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 
 
@@ -57,7 +60,7 @@ def test_a_flawed_solution_has_one_flaw_and_follows_from_it_to_a_wrong_answer():
 
 
 def test_the_share_of_flawed_chats_is_what_was_asked_for():
-    mix = Mix(flawed=0.6)
+    mix = Mix(PRETRAINING_STYLES, flawed=0.6)
     wrong = [stated_answer(c["messages"][1]["content"]) != c["answer"] for c in chats(4000, 3, mix)]
     assert abs(sum(wrong) / 4000 - 0.6) < 0.03  # 3.9 standard errors
     by_style = {style: [w for w, c in zip(wrong, chats(4000, 3, mix), strict=True) if c["style"] == style] for style in STYLES}
@@ -74,9 +77,9 @@ def shape(sentence: str) -> str:
     return re.sub(r"\d+", "0", sentence)
 
 
-def test_the_new_wording_and_the_noise_have_only_words_that_pre_training_has():
-    known = {w for c in chats(20_000, 4, Mix(requests=0.5)) for m in c["messages"] for w in words_of(m["content"])}
-    used = {w for c in chats(3000, 5, Mix((NEW_STYLE,), noise=0.5)) for w in words_of(c["messages"][1]["content"])}
+def test_the_new_wording_has_only_words_that_pre_training_has():
+    known = {w for c in chats(20_000, 4, PRETRAINING) for m in c["messages"] for w in words_of(m["content"])}
+    used = {w for c in chats(3000, 5, Mix((NEW_STYLE,))) for w in words_of(c["messages"][1]["content"])}
     assert used <= known
 
 
@@ -85,7 +88,7 @@ def test_no_sentence_of_the_new_wording_is_one_of_pre_training():
         replies = (c["messages"][1]["content"] for c in chats(count, seed, mix))
         return {shape(sentence) for reply in replies for sentence in re.split(r"(?<=\.) |\n", reply)}
 
-    assert not shapes(2000, 6, Mix((NEW_STYLE,))) & shapes(30_000, 7, Mix())
+    assert not shapes(2000, 6, Mix((NEW_STYLE,))) & shapes(30_000, 7, replace(PRETRAINING, flawed=0.0))
 
 
 def test_bundled_data_are_what_the_generator_makes_and_hold_no_question_that_is_held_out():
