@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipelines.study.design import EQUAL_KL, PLAIN, RATES, SEARCH_SEED, Run, arm_named
+from pipelines.study.design import EQUAL_KL, PLAIN, RATES, SEARCH_SEED, Cell, Run, arm_named
 from pipelines.study.masks import Rows
 from pipelines.study.measures import (
     SAMPLES,
@@ -39,8 +39,8 @@ def base_policy(name: str) -> Policy:
 class Runner:
     """Runs in a scratch folder ``work``, with results beside each other in ``results``."""
 
-    def __init__(self, results: Results, work: Path, say: Callable[[str], None]):
-        self.results, self.work, self.say = results, work, say
+    def __init__(self, results: Results, work: Path, say: Callable[[str], None], wide_samples: int = WIDE_SAMPLES):
+        self.results, self.work, self.say, self.wide_samples = results, work, say, wide_samples
 
     def do_all(self, runs: Iterable[Run]) -> None:
         for run in runs:
@@ -70,9 +70,12 @@ class Runner:
         tried = [Run(run.base, run.cell, arm, SEARCH_SEED, rate) for rate in RATES]
         return max(RATES, key=lambda rate: (self.results[tried[RATES.index(rate)].key]["pass@1"], -rate))
 
+    def samples_of(self, run: Run) -> int:
+        return self.wide_samples if run.arm.wide else SAMPLES
+
     def _do(self, run: Run) -> dict[str, Any]:
         if run.arm.passes == 0:
-            return {"steps": 0, **examine(run, MODELS / run.base)}
+            return {"steps": 0, **examine(run, MODELS / run.base, self.samples_of(run))}
         rows = prepare_rows(run, base_policy(run.base).tokenizer, self.work)
         mask, rate = prepare_mask(run, rows), self.rate_of(run)
         out = self.work / "models" / run.key.replace(" ", "_")
@@ -88,7 +91,7 @@ class Runner:
             return record | _nothing_right(run)
         if mask is not None:
             record["mask"] = about_mask(rows, mask)
-        record |= validate(run, out) if run.seed == SEARCH_SEED else examine(run, out)
+        record |= validate(run, out) if run.seed == SEARCH_SEED else examine(run, out, self.samples_of(run))
         if not run.arm.starts_rl or run.seed == SEARCH_SEED:
             shutil.rmtree(out)
         return record
@@ -114,21 +117,23 @@ def validate(run: Run, folder: Path) -> dict[str, Any]:
     return {"samples": SAMPLES, "correct": correct, "pass@1": mean_pass_at(1, correct, SAMPLES)}
 
 
-def examine(run: Run, folder: Path) -> dict[str, Any]:
-    """Every measure of a policy on the test problems."""
+def examine(run: Run, folder: Path, samples: int) -> dict[str, Any]:
+    """Every measure of a policy on the test problems, ``samples`` of each."""
     policy, base = Policy.load(folder), base_policy(run.base)
-    samples = WIDE_SAMPLES if run.arm.wide else SAMPLES
-    correct, length = policy.count_correct(problems_for(run.cell, "test"), samples, TEST_SEED)
     return {
-        "samples": samples,
-        "correct": correct,
-        "length": round(length, 2),
-        **{f"pass@{k}": mean_pass_at(k, correct, samples) for k in (1, 16, 64) if k <= samples},
+        **count_on_test(policy, run.cell, samples),
         "styles": in_other_styles(policy),
         "kl": kl_on_own_samples(policy, base, run.cell),
         "validation_kl": kl_on_own_samples(policy, base, run.cell, "validation"),
         "fork_entropy": entropy_at_forks(policy, run.cell),
     }
+
+
+def count_on_test(policy: Policy, cell: Cell, samples: int) -> dict[str, Any]:
+    """Right samples of each test problem, and what follows from them."""
+    correct, length = policy.count_correct(problems_for(cell, "test"), samples, TEST_SEED)
+    shares = {f"pass@{k}": mean_pass_at(k, correct, samples) for k in (1, 16, 64) if k <= samples}
+    return {"samples": samples, "correct": correct, "length": round(length, 2), **shares}
 
 
 def _nothing_right(run: Run) -> dict[str, Any]:

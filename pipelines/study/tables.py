@@ -6,25 +6,39 @@ from typing import Any
 import numpy as np
 
 from pipelines.study.design import ARMS, COMPARISONS, PRIMARY, SEARCH_SEED
-from pipelines.study.results import Results
 from pipelines.study.statistics import Difference, holm, paired_bootstrap
 from pipelines.study.training import precision_and_recall
 
 Record = dict[str, Any]
 
 
-def print_tables(results: Results) -> None:
+def print_tables(results: Iterable[Record]) -> None:
     """One table for each cell that has runs, then the comparisons of the primary one."""
     runs = [record for record in results if record["seed"] != SEARCH_SEED]
     for cell in dict.fromkeys(record["cell"] for record in runs):
         of_cell = [record for record in runs if record["cell"] == cell]
         print(f"\n{cell}: means over runs; ± the standard deviation between them\n")
         print(markdown(COLUMNS, [_row(arm.name, of_cell) for arm in ARMS if _of_arm(of_cell, arm.name)]))
-    compared = [record for record in runs if record["cell"] == PRIMARY.name]
-    pairs = [pair for pair in COMPARISONS if all(_of_arm(compared, arm) for arm in pair)]
-    if pairs:
-        print(f"\n{PRIMARY.name}, primary comparisons after SFT, pass@1\n")
-        print(comparison_table([(f"{a} − {b}", difference_between(compared, a, b)) for a, b in pairs]))
+
+
+def print_rl_tables(results: Iterable[Record]) -> None:
+    """What RL made of every start."""
+    runs = list(results)
+    if runs:
+        print(f"\n{PRIMARY.name}, after RL: means over runs\n")
+        print(markdown(RL_COLUMNS, [_rl_row(arm.name, runs) for arm in ARMS if _of_arm(runs, arm.name)]))
+
+
+def print_comparisons(after_sft: Iterable[Record], after_rl: Iterable[Record]) -> None:
+    """The primary comparisons that have runs, judged together."""
+    found = []
+    for stage, records in (("SFT", after_sft), ("RL", after_rl)):
+        runs = [r for r in records if r["cell"] == PRIMARY.name and r["seed"] != SEARCH_SEED]
+        pairs = [pair for pair in COMPARISONS if all(_of_arm(runs, arm) for arm in pair)]
+        found += [(f"after {stage}: {a} − {b}", difference_between(runs, a, b)) for a, b in pairs]
+    if found:
+        print(f"\n{PRIMARY.name}, primary comparisons, pass@1\n")
+        print(comparison_table(found))
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -83,6 +97,17 @@ MEASURES: dict[str, tuple[Callable[[Record], float | None], int]] = {
 """Heading, how it is read from a record (None: it was not measured), and its decimals."""
 
 COLUMNS = ["arm", "runs", "steps", *MEASURES]
+
+
+RL_COLUMNS = ["start", "runs", "pass@1 %", "pass@16 %", "reward, mean of the curve", "groups with mixed rewards %", "tokens"]
+
+
+def _rl_row(arm: str, runs: Iterable[Record]) -> list[str]:
+    mine = _of_arm(runs, arm)
+    curves = {name: 100 * np.mean([np.mean(record["curves"][name]) for record in mine]) for name in ("reward", "mixed")}
+    passes = [f"{100 * np.mean([record[name] for record in mine]):.1f}" for name in ("pass@1", "pass@16")]
+    length = f"{np.mean([record['length'] for record in mine]):.1f}"
+    return [arm, str(len(mine)), *passes, f"{curves['reward']:.1f}", f"{curves['mixed']:.1f}", length]
 
 
 def _of_arm(runs: Iterable[Record], arm: str) -> list[Record]:
