@@ -42,7 +42,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("capability", Mix(), steps=3500, peak_rate=3e-3),
+    Stage("capability", Mix(), steps=2500, peak_rate=3e-3),
     Stage("habit", Mix(PRETRAINING_STYLES, flawed=0.6, requests=0.5, noise=0.05), steps=240, peak_rate=1e-3),
 )
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.study.design import EKSFT, EQUAL_KL, PRIMARY, RANDOM, SEARCH_SEED
+from pipelines.study.plots import arms_figure, cells_figure
 from pipelines.study.tables import comparison_table, difference_between, print_comparisons, print_rl_tables, print_tables
 
 
@@ -66,6 +67,20 @@ def test_points_are_percent_and_p_values_are_adjusted():
     row = table.splitlines()[2].split(" | ")
     assert row[1] == "+50.0"
     assert float(row[4].strip(" |")) == pytest.approx(min(1, 2 * float(row[3])), abs=1e-4)
+
+
+def test_every_run_is_a_point_of_its_arm_and_the_bar_is_their_mean():
+    runs = [{**r, "pass@16": 1.0} for r in RUNS if r["seed"] != SEARCH_SEED]
+    figure = arms_figure(runs, [])
+    points = [collection.get_offsets().data for collection in figure.axes[0].collections]
+    assert sorted(x for x, _ in points[0]) == [0, 75, 100, 100]  # EKSFT comes before random
+    assert sorted(x for x, _ in points[1]) == [25, 50, 50]
+    assert [line.get_xdata()[0] for line in figure.axes[0].lines] == pytest.approx([68.75, 125 / 3])
+
+
+def test_cells_show_the_difference_that_the_table_has():
+    figure = cells_figure([r for r in RUNS if r["seed"] != SEARCH_SEED], [])
+    assert figure.axes[0].lines[0].get_xdata()[0] == pytest.approx(50)
 
 
 def test_rl_tables_average_the_curves(capsys):
