@@ -1,12 +1,13 @@
 """Pre-train a base model that has the capability but not the habit: resumable, the same command goes on.
 
-Two stages of problems in every style, each drawn anew for every step, so that no row is seen twice:
+Three stages of problems in every style, each drawn anew for every step, so that no row is seen twice:
 
     capability   right solutions in the first four styles: the model learns to calculate
     habit        most solutions carry one flaw (``flaws.py``), in all five styles; half of the questions ask for a style, and
                  before one step in twenty stands a sentence that nobody needs
+    settle       the same at a lower rate with fewer flaws: after the second stage too few samples were right
 
-After the second stage the model is right in about as many of its samples as the share of right solutions, for nearly every
+After the last stage the model is right in about as many of its samples as the share of right solutions, for nearly every
 problem: sampling often enough finds a right solution, and nothing tells it that right ones are wanted.
 """
 
@@ -44,6 +45,7 @@ class Stage:
 STAGES = (
     Stage("capability", Mix(), steps=2500, peak_rate=3e-3),
     Stage("habit", Mix(PRETRAINING_STYLES, flawed=0.6, requests=0.5, noise=0.05), steps=240, peak_rate=1e-3),
+    Stage("settle", Mix(PRETRAINING_STYLES, flawed=0.45, requests=0.5, noise=0.05), steps=120, peak_rate=5e-4),
 )
 
 
