@@ -51,9 +51,9 @@ def main() -> None:
 
 
 def do_pilot(work: Path) -> None:
-    from pipelines.study.runner import SAMPLES, Runner
+    from pipelines.study.runner import PILOT_SIZE, Runner
 
-    Runner(Results(FOLDER / "pilot.jsonl"), work, _clock(), wide_samples=SAMPLES).do_all(plan(BASES[:1], pilot=True))
+    Runner(Results(FOLDER / "pilot.jsonl"), work, _clock(), PILOT_SIZE).do_all(plan(BASES[:1], pilot=True))
 
 
 def do_base(base: str, work: Path) -> None:

@@ -4,12 +4,12 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipelines.study.design import EQUAL_KL, PLAIN, RATES, SEARCH_SEED, Cell, Run, arm_named
+from pipelines.study.design import ARMS, EQUAL_KL, PLAIN, RATES, SEARCH_SEED, Cell, Run, arm_named
 from pipelines.study.masks import Rows
 from pipelines.study.measures import (
     SAMPLES,
@@ -36,11 +36,22 @@ def base_policy(name: str) -> Policy:
     return Policy.load(MODELS / name)
 
 
+@dataclass(frozen=True)
+class Size:
+    """How many test problems, and how many samples of each for the arms whose pass@64 is measured."""
+
+    problems: int | None = None
+    wide_samples: int = WIDE_SAMPLES
+
+
+PILOT_SIZE = Size(problems=150, wide_samples=SAMPLES)
+
+
 class Runner:
     """Runs in a scratch folder ``work``, with results beside each other in ``results``."""
 
-    def __init__(self, results: Results, work: Path, say: Callable[[str], None], wide_samples: int = WIDE_SAMPLES):
-        self.results, self.work, self.say, self.wide_samples = results, work, say, wide_samples
+    def __init__(self, results: Results, work: Path, say: Callable[[str], None], size: Size | None = None):
+        self.results, self.work, self.say, self.size = results, work, say, size or Size()
 
     def do_all(self, runs: Iterable[Run]) -> None:
         for run in runs:
@@ -70,12 +81,9 @@ class Runner:
         tried = [Run(run.base, run.cell, arm, SEARCH_SEED, rate) for rate in RATES]
         return max(RATES, key=lambda rate: (self.results[tried[RATES.index(rate)].key]["pass@1"], -rate))
 
-    def samples_of(self, run: Run) -> int:
-        return self.wide_samples if run.arm.wide else SAMPLES
-
     def _do(self, run: Run) -> dict[str, Any]:
         if run.arm.passes == 0:
-            return {"steps": 0, **examine(run, MODELS / run.base, self.samples_of(run))}
+            return {"steps": 0, **examine(run, MODELS / run.base, self.size)}
         rows = prepare_rows(run, base_policy(run.base).tokenizer, self.work)
         mask, rate = prepare_mask(run, rows), self.rate_of(run)
         out = self.work / "models" / run.key.replace(" ", "_")
@@ -91,7 +99,7 @@ class Runner:
             return record | _nothing_right(run)
         if mask is not None:
             record["mask"] = about_mask(rows, mask)
-        record |= validate(run, out) if run.seed == SEARCH_SEED else examine(run, out, self.samples_of(run))
+        record |= validate(run, out) if run.seed == SEARCH_SEED else examine(run, out, self.size)
         if not run.arm.starts_rl or run.seed == SEARCH_SEED:
             shutil.rmtree(out)
         return record
@@ -117,21 +125,22 @@ def validate(run: Run, folder: Path) -> dict[str, Any]:
     return {"samples": SAMPLES, "correct": correct, "pass@1": mean_pass_at(1, correct, SAMPLES)}
 
 
-def examine(run: Run, folder: Path, samples: int) -> dict[str, Any]:
-    """Every measure of a policy on the test problems, ``samples`` of each."""
+def examine(run: Run, folder: Path, size: Size) -> dict[str, Any]:
+    """Every measure of a policy on the test problems."""
     policy, base = Policy.load(folder), base_policy(run.base)
+    is_matched = any(arm.matches == run.arm.name for arm in ARMS)
     return {
-        **count_on_test(policy, run.cell, samples),
+        **count_on_test(policy, run.cell, size.wide_samples if run.arm.wide else SAMPLES, size.problems),
         "styles": in_other_styles(policy),
         "kl": kl_on_own_samples(policy, base, run.cell),
-        "validation_kl": kl_on_own_samples(policy, base, run.cell, "validation"),
         "fork_entropy": entropy_at_forks(policy, run.cell),
+        **({"validation_kl": kl_on_own_samples(policy, base, run.cell, "validation")} if is_matched else {}),
     }
 
 
-def count_on_test(policy: Policy, cell: Cell, samples: int) -> dict[str, Any]:
-    """Right samples of each test problem, and what follows from them."""
-    correct, length = policy.count_correct(problems_for(cell, "test"), samples, TEST_SEED)
+def count_on_test(policy: Policy, cell: Cell, samples: int, problems: int | None = None) -> dict[str, Any]:
+    """Right samples of each test problem, or of the first few, and what follows from them."""
+    correct, length = policy.count_correct(problems_for(cell, "test")[:problems], samples, TEST_SEED)
     shares = {f"pass@{k}": mean_pass_at(k, correct, samples) for k in (1, 16, 64) if k <= samples}
     return {"samples": samples, "correct": correct, "length": round(length, 2), **shares}
 

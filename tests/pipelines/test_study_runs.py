@@ -170,9 +170,8 @@ def test_a_result_is_kept_and_a_line_cut_short_is_not(tmp_path):
 def test_a_run_that_has_a_result_is_not_done_again(work, tmp_path, monkeypatch):
     said: list[str] = []
     results = Results(tmp_path / "r.jsonl")
-    for name in ("test", "validation"):
-        few = measures.problem_set(name)[:6]
-        monkeypatch.setattr(measures, "problem_set", lambda name, few=few: few)
+    every = measures.problem_set
+    monkeypatch.setattr(measures, "problem_set", lambda name: every(name)[:6])
     run = Run("base", SMALL, arm_named("one epoch"), 0, 3e-4)
     Runner(results, work, said.append).do_all([run])
     record = results[run.key]
