@@ -75,7 +75,8 @@ class Arm:
     starts_rl: bool = False
 
 
-PLAIN, EKSFT, RANDOM, EQUAL_KL, BASE = "plain SFT", "EKSFT", "random", "equal-KL SFT", "base"
+BASE, PLAIN, EKSFT, RANDOM = "base", "plain SFT", "EKSFT", "random"
+HIGHEST_LOSS, EQUAL_KL = "highest loss", "equal-KL SFT"
 ARMS = (
     Arm(BASE, passes=0, exploratory=True, wide=True, starts_rl=True),
     Arm(PLAIN, exploratory=True, wide=True, starts_rl=True),
@@ -86,12 +87,13 @@ ARMS = (
     Arm("lowest", masks.preset("eksft-lowest"), charged=True),
     Arm(RANDOM, masks.random_tokens, charged=True, exploratory=True, wide=True, starts_rl=True),
     Arm("random runs", masks.random_runs, charged=True),
-    Arm("highest loss", masks.highest_loss, charged=True, exploratory=True),
+    Arm(HIGHEST_LOSS, masks.highest_loss, charged=True, exploratory=True),
     Arm(EQUAL_KL, matches=EKSFT, wide=True, starts_rl=True),
     Arm("one epoch", passes=1),
     Arm("DFT", masks.preset("dft"), charged=True, options={"normalise": "targets"}),
     Arm("oracle", masks.oracle, charged=True, exploratory=True),
 )
+PILOT_ARMS = (BASE, PLAIN, EKSFT, RANDOM, HIGHEST_LOSS, EQUAL_KL)
 COMPARISONS = ((EKSFT, RANDOM), (EKSFT, EQUAL_KL))
 """The primary ones, each after SFT and after RL."""
 
@@ -133,7 +135,7 @@ class Run:
 def plan(bases: tuple[str, ...], pilot: bool = False) -> Iterator[Run]:
     """All runs, searches before what needs their rate, in the order in which they are worth doing."""
     if pilot:
-        yield from _runs(bases[0], PRIMARY, [arm for arm in ARMS if arm.exploratory or arm.wide], PILOT_SEEDS, RATES[1:2])
+        yield from _runs(bases[0], PRIMARY, [arm_named(name) for name in PILOT_ARMS], PILOT_SEEDS, RATES[1:2])
         return
     for cell in CELLS:
         arms = [arm for arm in ARMS if cell == PRIMARY or arm.exploratory]
