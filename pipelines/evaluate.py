@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.problems import stated_answer
+from pipelines.chats import stated_answer
 
 
 def load_chats(path: Path) -> list[dict]:

@@ -1,35 +1,42 @@
-"""Make everything in ``data/``: problems, tokenizer, and the two bundled models.
+"""Make everything in ``data/``: problems, tokenizer, and the bundled models.
 
-    python -m pipelines.tinymath data          # sft.jsonl, test.jsonl, pretrain-sample.jsonl: seconds
-    python -m pipelines.tinymath base          # tokenizer and base model: about an hour on two CPU cores
-    python -m pipelines.tinymath warmup        # a short plain fine-tune of the base: seconds
-    python -m pipelines.tinymath evaluate      # greedy accuracy and pass@8 of both
+    python -m pipelines.tinymath data                # sft.jsonl, test.jsonl, pretrain-sample.jsonl: seconds
+    python -m pipelines.tinymath base --seed 1       # a base model: about an hour on two CPU cores; the same command goes on
+    python -m pipelines.tinymath warmup              # a short plain fine-tune of the base: seconds
+    python -m pipelines.tinymath evaluate            # pass@1, @16 and @64 of all: a minute each
 
-The base is a Qwen3 of 1.3 million parameters, pre-trained on an endless mix of the problems of ``problems.py`` in all
-solution styles. It stands in for the large model of a real run: right often enough to be interesting, wrong often
-enough to have something to learn.
+A base is a Qwen3 of 1.3 million parameters, pre-trained on an endless mix of the problems of ``problems.py`` in four
+solution styles, most of them flawed (``pretrain.py``). It stands in for the large model of a real run: able to solve
+nearly every problem, and right in a third of its samples.
 """
 
 import argparse
-import itertools
 import json
-import math
-import random
 import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from pipelines.problems import LARGER, chats
+from pipelines.chats import Mix, chats
+from pipelines.pretrain import STAGES, Pretraining, new_model
+from pipelines.problems import LARGER
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+MODELS = DATA / "models"
 SFT_ROWS, TEST_ROWS, SAMPLE_ROWS = 400, 300, 500
 SFT_SEED, TEST_SEED, PRETRAIN_SEED, TOKENIZER_SEED = 11, 12, 13, 14
-SFT_STYLE = ("prose",)
+LARGER_PROSE = Mix(("prose",), LARGER)
+HELD_OUT = {
+    "test-larger": (TEST_ROWS, TEST_SEED, LARGER_PROSE),
+    "validation": (100, 21, Mix()),
+    "test": (300, 22, Mix()),
+    "validation-larger": (100, 23, LARGER_PROSE),
+}
+"""Problems to choose and to measure by, in the numbers that the base knows and in larger ones: how many, seed, mix."""
 
 CHAT_TEMPLATE = (
     "{%- if tools %}{{ '<|im_start|>tools\\n' + (tools | tojson) + '<|im_end|>\\n' }}{% endif -%}"
@@ -47,21 +54,26 @@ CHAT_TEMPLATE = (
 
 
 def held_out_questions() -> set[str]:
-    """Questions of the test set: no other set may contain them."""
-    return {c["messages"][0]["content"] for c in chats(TEST_ROWS, TEST_SEED, SFT_STYLE, LARGER)}
+    """Questions of the test and validation sets: no training set may contain them."""
+    return {row["messages"][0]["content"] for name in HELD_OUT for row in held_out(name)}
 
 
-def write_chats(path: Path, rows: Iterator[dict]) -> None:
+def held_out(name: str) -> list[dict]:
+    """The chats of one of :data:`HELD_OUT`."""
+    return list(chats(*HELD_OUT[name]))
+
+
+def write_chats(path: Path, rows: Iterable[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"wrote {path.relative_to(DATA.parent)}")
 
 
 def make_data() -> None:
-    held_out = held_out_questions()
-    write_chats(DATA / "test.jsonl", chats(TEST_ROWS, TEST_SEED, SFT_STYLE, LARGER))
-    write_chats(DATA / "sft.jsonl", chats(SFT_ROWS, SFT_SEED, SFT_STYLE, LARGER, held_out))
-    write_chats(DATA / "pretrain-sample.jsonl", chats(SAMPLE_ROWS, PRETRAIN_SEED, taken=held_out))
+    taken = held_out_questions()
+    write_chats(DATA / "test.jsonl", held_out("test-larger"))
+    write_chats(DATA / "sft.jsonl", chats(SFT_ROWS, SFT_SEED, LARGER_PROSE, taken))
+    write_chats(DATA / "pretrain-sample.jsonl", chats(SAMPLE_ROWS, PRETRAIN_SEED, STAGES[-1].mix, taken))
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -88,84 +100,41 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def pretraining_batches(tokenizer: PreTrainedTokenizerFast, batch_size: int, steps: int) -> Iterator[torch.Tensor]:
-    """Yield [batch, length] ids, right-padded with the pad token, of rows of about equal length."""
-    rows = chats(batch_size * steps, PRETRAIN_SEED, taken=held_out_questions())
-    rng = random.Random(PRETRAIN_SEED)
-    while window := list(itertools.islice(rows, batch_size * 20)):
-        texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in window]
-        ids = sorted(tokenizer(texts, add_special_tokens=False)["input_ids"], key=len)
-        batches = [ids[i : i + batch_size] for i in range(0, len(ids), batch_size)]
-        rng.shuffle(batches)
-        for batch in batches:
-            width = max(map(len, batch))
-            yield torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in batch])
-
-
-def make_base(steps: int, out: Path, batch_size: int = 128, peak_lr: float = 3e-3) -> None:
-    """Pre-train the base model: AdamW, linear warm-up, linear decay to zero."""
-    torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = make_tokenizer()
-    vocabulary = math.ceil(len(tokenizer) / 64) * 64  # padded, as real checkpoints are
-    config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=128,
-        num_hidden_layers=6,
-        intermediate_size=384,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = Qwen3ForCausalLM(config).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.95), weight_decay=0.05)
-    warmup = max(1, steps // 50)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / warmup, max(0.0, (steps - s) / (steps - warmup)))
-    )
-    started, running = time.time(), math.nan
-    for step, ids in enumerate(pretraining_batches(tokenizer, batch_size, steps)):
-        ids = ids.to(device)
-        labels = ids.masked_fill(ids == tokenizer.pad_token_id, -100)
-        with torch.autocast(device, torch.bfloat16):
-            loss = model(input_ids=ids, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        running = loss.item() if math.isnan(running) else 0.98 * running + 0.02 * loss.item()
-        if step % 50 == 0 or step == steps - 1:
-            print(f"step {step}/{steps}  loss {running:.4f}  {time.time() - started:.0f} s", flush=True)
+def make_base(seed: int, out: Path, start: Path | None) -> None:
+    """Pre-train a base, or go on with it. ``start``: a model that has been through the first stage."""
+    tokenizer = make_tokenizer() if start is None else AutoTokenizer.from_pretrained(start)
+    model = new_model(tokenizer, seed) if start is None else Qwen3ForCausalLM.from_pretrained(start, dtype=torch.float32)
+    checkpoint = ROOT / "runs" / "pretrain" / f"base-{seed}.pt"
+    run = Pretraining(model, seed, checkpoint, stage=0 if start is None else 1)
+    run.run(tokenizer, held_out_questions(), say=lambda line: print(line, flush=True))
     # bfloat16 halves the files; what is evaluated and shipped is the rounded model
-    model.to(torch.bfloat16).save_pretrained(out)
+    run.model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
-def evaluate_models(folders: list[Path]) -> None:
-    from pipelines.evaluate import evaluate, load_chats
+def evaluate_models(folders: Iterable[Path]) -> None:
+    """pass@k of 64 samples each, on the validation problems in the base's numbers and in larger ones."""
+    from pipelines.study.measures import WIDE_SAMPLES, Policy, mean_pass_at
 
-    rows = load_chats(DATA / "test.jsonl")
     for folder in folders:
-        model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        print(folder.name, evaluate(model, AutoTokenizer.from_pretrained(folder), rows))
+        policy = Policy.load(folder)
+        for name in ("validation", "validation-larger"):
+            correct, length = policy.count_correct(held_out(name), WIDE_SAMPLES, seed=0)
+            found = "  ".join(f"pass@{k} {mean_pass_at(k, correct, WIDE_SAMPLES):.1%}" for k in (1, 16, 64))
+            print(f"{folder.name}, {name}: {found}  {length:.1f} tokens a reply", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["data", "base", "warmup", "evaluate"])
-    parser.add_argument("--steps", type=int, default=3500, help="pre-training steps of 128 problems")
-    parser.add_argument("--models", type=Path, default=DATA / "models", help="folder of base/ and warmup/")
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder of the models")
+    parser.add_argument("--seed", type=int, default=0, help="of the base; seed 0 is base/, seed 1 base-1/")
+    parser.add_argument("--start", type=Path, help="a base that has been through the first stage: begin with the second")
     args = parser.parse_args()
     if args.what == "data":
         make_data()
     elif args.what == "base":
-        make_base(args.steps, out=args.models / "base")
+        make_base(args.seed, args.models / (f"base-{args.seed}" if args.seed else "base"), args.start)
     elif args.what == "warmup":
         from pipelines.demo import warm_up
 
@@ -173,7 +142,7 @@ def main() -> None:
         shutil.rmtree(args.models / "warmup", ignore_errors=True)
         warm_up(args.models / "warmup", base=args.models / "base")
     elif args.what == "evaluate":
-        evaluate_models([args.models / "base", args.models / "warmup"])
+        evaluate_models(sorted(folder for folder in args.models.iterdir() if folder.is_dir()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,151 @@
+"""What the study consists of, as data: cells, arms, and the plan of runs.
+
+A new arm is one entry of :data:`ARMS`. What it learns is a mask (``masks.py``), or another way to train (``training.py``).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import ceil
+
+from pipelines.chats import Mix
+from pipelines.problems import LARGER
+from pipelines.study import masks
+from pipelines.wordings import NEW_STYLE
+from tokenstats.training import TrainOptions
+
+BATCH, PASSES = 16, 8
+RATES = (1e-4, 3e-4, 1e-3)
+SEARCH_SEED, PILOT_SEEDS, SEEDS, EXPLORATORY_SEEDS = 100, (200, 201), (0, 1, 2, 3, 4), (0, 1)
+WARM_UP_RATE = 3e-4
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is taught: regime A (activation) or B (new capability), how many rows, and how much noise is in them."""
+
+    regime: str
+    rows: int
+    noise: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.regime}-{self.rows}-{self.noise:.0%}".removesuffix("%")
+
+    @property
+    def mix(self) -> Mix:
+        return Mix((NEW_STYLE,), noise=self.noise) if self.regime == "A" else Mix(("prose",), LARGER)
+
+    @property
+    def steps_a_pass(self) -> int:
+        return ceil(self.rows / BATCH)
+
+
+PRIMARY = Cell("A", 50, 0.5)
+CELLS = (
+    PRIMARY,
+    *(Cell("A", rows, noise) for rows in (50, 200, 800) for noise in (0.0, 0.3, 0.5) if (rows, noise) != (50, 0.5)),
+    *(Cell("B", rows) for rows in (50, 200, 800)),
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one of the compared runs does.
+
+    Attributes:
+        name: as the tables have it.
+        mask: makes the stored mask that it learns from; None: every target token.
+        charged: the warm-up's steps are taken off its own, since its mask, or the one it is a control of, needs them.
+        passes: over the rows; None: as many as every arm; 0: it is the base as it is.
+        matches: the number of steps is searched for which ends at the KL of this arm.
+        options: what it trains with, beside what all have.
+        exploratory: it is run in the cells outside of the primary one too.
+        wide: its pass@64 is measured.
+        starts_rl: RL starts from it.
+    """
+
+    name: str
+    mask: Callable[[masks.Rows, str], str] | None = None
+    charged: bool = False
+    passes: int | None = None
+    matches: str | None = None
+    options: dict[str, object] = field(default_factory=dict)
+    exploratory: bool = False
+    wide: bool = False
+    starts_rl: bool = False
+
+
+BASE, PLAIN, EKSFT, RANDOM = "base", "plain SFT", "EKSFT", "random"
+HIGHEST_LOSS, EQUAL_KL = "highest loss", "equal-KL SFT"
+ARMS = (
+    Arm(BASE, passes=0, exploratory=True, wide=True, starts_rl=True),
+    Arm(PLAIN, exploratory=True, wide=True, starts_rl=True),
+    Arm(EKSFT, masks.preset("eksft"), charged=True, exploratory=True, wide=True, starts_rl=True),
+    Arm("as released", masks.preset("eksft-as-released"), charged=True, starts_rl=True),
+    Arm("entropy only", masks.preset("entropy-only"), charged=True),
+    Arm("KL only", masks.preset("kl-only"), charged=True),
+    Arm("lowest", masks.preset("eksft-lowest"), charged=True),
+    Arm(RANDOM, masks.random_tokens, charged=True, exploratory=True, wide=True, starts_rl=True),
+    Arm("random runs", masks.random_runs, charged=True),
+    Arm(HIGHEST_LOSS, masks.highest_loss, charged=True, exploratory=True),
+    Arm(EQUAL_KL, matches=EKSFT, wide=True, starts_rl=True),
+    Arm("one epoch", passes=1),
+    Arm("DFT", masks.preset("dft"), charged=True, options={"normalise": "targets"}),
+    Arm("oracle", masks.oracle, charged=True, exploratory=True),
+)
+PILOT_ARMS = (BASE, PLAIN, EKSFT, RANDOM, HIGHEST_LOSS, EQUAL_KL)
+COMPARISONS = ((EKSFT, RANDOM), (EKSFT, EQUAL_KL))
+"""The primary ones, each after SFT and after RL."""
+
+
+def arm_named(name: str) -> Arm:
+    return next(arm for arm in ARMS if arm.name == name)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a base, a cell, an arm, a seed of rows and order, and a learning rate (None: the one that is found)."""
+
+    base: str
+    cell: Cell
+    arm: Arm
+    seed: int
+    rate: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the run in the results."""
+        searched = "" if self.rate is None else f" at {self.rate:g}"
+        return f"{self.base} {self.cell.name} {self.arm.name} {self.seed}{searched}"
+
+    @property
+    def is_search(self) -> bool:
+        return self.rate is not None
+
+    def steps(self) -> int:
+        passes = PASSES if self.arm.passes is None else self.arm.passes
+        return self.cell.steps_a_pass * (passes - self.arm.charged)
+
+    def options(self, rate: float) -> TrainOptions:
+        common = {"batch_size": BATCH, "accumulation": 1, "beta2": 0.95, "weight_decay": 0.1, "warmup_ratio": 0.0}
+        own = {"max_steps": self.steps(), "learning_rate": rate, "seed": self.seed}
+        return TrainOptions(**{**common, **own, **self.arm.options})
+
+
+def plan(bases: tuple[str, ...], pilot: bool = False) -> Iterator[Run]:
+    """All runs, searches before what needs their rate, in the order in which they are worth doing."""
+    if pilot:
+        yield from _runs(bases[0], PRIMARY, [arm_named(name) for name in PILOT_ARMS], PILOT_SEEDS, RATES[1:2])
+        return
+    for cell in CELLS:
+        arms = [arm for arm in ARMS if cell == PRIMARY or arm.exploratory]
+        for base in bases:
+            yield from _runs(base, cell, arms, SEEDS if cell == PRIMARY else EXPLORATORY_SEEDS, RATES)
+
+
+def _runs(base: str, cell: Cell, arms: list[Arm], seeds: tuple[int, ...], rates: tuple[float, ...]) -> Iterator[Run]:
+    searched = [arm for arm in arms if arm.matches is None and arm.passes != 0]
+    yield from (Run(base, cell, arm, SEARCH_SEED, rate) for arm in searched for rate in rates if len(rates) > 1)
+    fixed = rates[0] if len(rates) == 1 else None
+    # the base is the same for every seed
+    yield from (Run(base, cell, arm, seed, fixed) for seed in seeds for arm in arms if arm.passes != 0 or seed == seeds[0])
