@@ -178,9 +178,8 @@ export class TokenView {
 
   #scrolled() {
     if (!this.drawing || !this.row) return;
-    this.drawing.update();
-    const { scrollTop, clientHeight } = this.scroller;
-    const seen = this.drawing.chunks.filter(({ box }) => box.offsetTop < scrollTop + clientHeight && box.offsetTop + box.offsetHeight > scrollTop);
-    if (seen.length) this.minimap.show(this.row.starts[seen[0].first], this.row.starts[seen[seen.length - 1].end]);
+    if (!this.drawing.update()) this.#soon();
+    const seen = this.drawing.seen();
+    if (seen) this.minimap.show(this.row.starts[seen[0]], this.row.starts[seen[1]]);
   }
 }
