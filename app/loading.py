@@ -1,6 +1,7 @@
 """What the pages read, each thing once: kept under the fingerprints of all that it depends on, and shared by all readers."""
 
 import streamlit as st
+from sides import Side
 
 from tokenstats.inspect.audit.audit import Audit, audit
 from tokenstats.inspect.preview import Outcome, Preview, open_preview
@@ -108,13 +109,19 @@ def side_key(store: Store, what: str | Rule) -> str:
 
 
 def load_operand(store: Store, what: str | Rule, scoring: str | None) -> Operand:
-    """A mask of the store, or a rule with its thresholds over the whole store."""
+    """A mask of the store, or a rule with its thresholds over the whole store.
+
+    Args:
+        store: The store.
+        what: A mask's name, or a rule.
+        scoring: The statistics to decide by, for the rule of a mask too; None: masks as they are stored.
+    """
     return _operand((*store_key(store, *store.scorings), side_key(store, what)), what, scoring, store)
 
 
 @st.cache_resource(max_entries=8, show_spinner="working out thresholds over the whole store")
 def _operand(key: Key, _what: str | Rule, scoring: str | None, _store: Store) -> Operand:
-    return open_operand(_store, _what, scoring if isinstance(_what, Rule) and _what.needs_scoring else None)
+    return open_operand(_store, _what, scoring)
 
 
 def load_decided(store: Store, what: str | Rule | None, scoring: str | None) -> DecidedStore:
@@ -128,10 +135,15 @@ def _decided(key: Key, _what: str | Rule | None, scoring: str | None, _store: St
     return read_decided(_store, None if _what is None else load_operand(_store, _what, scoring))
 
 
-@st.cache_resource(max_entries=16, show_spinner="comparing")
-def load_comparison(key: Key, _store: Store, _a: str | Rule, _b: str | Rule, scoring: str | None) -> Comparison:
+def load_comparison(store: Store, a: Side, b: Side) -> Comparison:
     """Two sides held against each other over the whole store."""
-    return compare(_store, _a, _b, scoring=scoring)
+    key = (*store_key(store, *store.scorings), side_key(store, a.what), side_key(store, b.what))
+    return _comparison(key, a.scoring, b.scoring, store, a, b)
+
+
+@st.cache_resource(max_entries=16, show_spinner="comparing")
+def _comparison(key: Key, scoring_a: str | None, scoring_b: str | None, _store: Store, _a: Side, _b: Side) -> Comparison:
+    return compare(_store, *(load_operand(_store, side.what, side.scoring) for side in (_a, _b)))
 
 
 def load_audit(store: Store, mask: str | None, scoring: str | None) -> Audit:

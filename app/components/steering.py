@@ -8,13 +8,13 @@ from loading import Key, load_limits, preview_key
 from rule_panel import OFF, SCOPES
 
 from tokenstats.inspect.preview import Outcome, Preview
-from tokenstats.inspect.steering import SHARES, Steering, levels_of_row, steering, steering_payload
+from tokenstats.inspect.steering import SHARES, Steering, steering, steering_payload
 
 _KEY = "tokens-steer"
 
 
-def steering_view(preview: Preview, outcome: Outcome, number: int, has_kl: bool) -> None:
-    """Draw the histograms of the rule in the sidebar, where it is one of thresholds."""
+def steering_view(preview: Preview, outcome: Outcome, has_kl: bool) -> Steering:
+    """Draw the histograms of the rule in the sidebar, which is one of thresholds; what they steer with."""
     scope = SCOPES[st.session_state["cut_by"]]
     columns = ["entropy", "kl"] if has_kl else ["entropy"]
     key = preview_key(preview.store, preview.scoring, None)
@@ -24,12 +24,11 @@ def steering_view(preview: Preview, outcome: Outcome, number: int, has_kl: bool)
     data = {
         "slot": "tokens",
         "steering": steering_payload(found, settings, "nats" if scope == "nats" else "share"),
-        "levels": levels_of_row(preview, found, number),
-        "number": number,
         "chosen": [_chosen(column, scope, settings[column]) for column in columns],
         "both": has_kl and st.session_state.get("combine") == "both",
     }
     view_component()(key=_KEY, data=data, on_released_change=lambda: _released(columns, scope, settings))
+    return found
 
 
 @st.cache_resource(max_entries=4, show_spinner="working out every threshold")

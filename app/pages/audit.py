@@ -2,7 +2,8 @@
 
 import streamlit as st
 from loading import load_audit
-from widgets import show_numbers, still_there
+from sides import PLAIN
+from widgets import go, show_numbers, still_there
 
 from tokenstats.inspect.audit.checks import OK, Finding
 from tokenstats.inspect.render import audit_blocks
@@ -10,8 +11,6 @@ from tokenstats.inspect.render.blocks import Shares
 from tokenstats.inspect.render.html import blocks_html
 from tokenstats.masking.rule import Rule
 from tokenstats.store import Store
-
-PLAIN = "plain SFT"
 
 
 def page(store: Store, scoring: str | None) -> None:
@@ -40,8 +39,5 @@ def _finding(finding: Finding) -> None:
     if finding.rows:
         with st.container(horizontal=True):
             for row in finding.rows:
-                st.button(f"row {row:,}", key=f"{finding.name}-{row}", type="tertiary", on_click=_open, args=(row,))
-
-
-def _open(row: int) -> None:
-    st.session_state["row"], st.session_state["page"] = row, "Tokens"
+                if st.button(f"row {row:,}", key=f"{finding.name}-{row}", type="tertiary"):
+                    go(page="Tokens", row=row)

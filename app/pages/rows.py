@@ -5,6 +5,7 @@ import pandas as pd
 import streamlit as st
 from loading import load_decided, load_index, load_table
 from subject import Subject, choose_subject
+from widgets import go
 
 from tokenstats.inspect.rows.decided import DecidedStore
 from tokenstats.inspect.rows.search import SearchBy, search, sequences_for
@@ -21,7 +22,7 @@ _LISTED = 50
 def page(store: Store, scoring: str | None) -> None:
     """Search first, as it is quicker to see past; then the table."""
     subject = choose_subject(store, scoring)
-    decided = load_decided(store, subject.rule or subject.mask, subject.scoring)
+    decided = load_decided(store, subject.rule or subject.mask, subject.scoring if subject.rule is not None else None)
     _search(store, subject, decided)
     _table(load_table(store, subject.scoring), decided)
 
@@ -105,5 +106,5 @@ def _as_list(rows: np.ndarray) -> list[int]:
 
 def _open(row: int, result: list[int]) -> None:
     """Show a row, and remember what it was found among."""
-    st.session_state["result"], st.session_state["go_to"] = result, ("Tokens", row)
-    st.rerun()
+    st.session_state["result"] = result
+    go(page="Tokens", row=row)

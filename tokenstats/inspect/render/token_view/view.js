@@ -53,6 +53,15 @@ export class TokenView {
     this.#scrolled();
   }
 
+  /** The same row, with another token pinned or another colouring, as the page's address has it. @param {Settings} settings */
+  follow(settings) {
+    this.settings = settings;
+    const pinned = settings.pinned ?? -1;
+    if (!this.row || pinned === this.pinned || pinned >= this.row.length) return;
+    if (pinned >= 0) this.moveTo(pinned);
+    this.pinned = pinned;
+  }
+
   /** The same row under other decisions: only colours and counts change. @param {any} decisions */
   decide(decisions) {
     this.decisions = new Decisions(decisions);
