@@ -80,7 +80,7 @@ def _threshold(column: str, label: str, as_share: bool, preview: Preview) -> flo
     limits, start = load_limits(preview_key(preview.store, preview.scoring, None), column, preview)
     names = {limit: f"{limit:g} nats" for limit in limits} | {OFF: "off"}
     chosen = st.select_slider(
-        f"{label}: drop above", [*limits, OFF], start, names.__getitem__, key=f"{column}_nats", persist_state="session"
+        f"{label}: drop above", [*limits, OFF], start, names.__getitem__, key=f"{column}_nats", bind="query-params"
     )
     return 0.0 if chosen == OFF else float(chosen)
 

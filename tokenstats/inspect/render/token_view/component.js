@@ -2,12 +2,14 @@
 import { heldDecisions, Settings, Steering } from "./steering.js";
 import { TokenView } from "./view.js";
 
-/** @typedef {{row?: any, rowKey?: string, data?: any, draw?: () => void, view?: TokenView}} Slot */
+/** @typedef {{row?: any, rowKey?: string, data?: any, draw?: () => void, view?: TokenView, bin?: string}} Slot */
 
 /** @type {Record<string, Slot>} what has arrived for each token view on the page */
 const slots = ((/** @type {any} */ (globalThis)).tokenstatsSlots ??= {});
 /** @type {WeakMap<object, {view: TokenView, shown: string, said: Record<string, any>}>} what each place shows, and what it told the server */
 const views = new WeakMap();
+/** @type {WeakMap<object, Steering>} */
+const steerings = new WeakMap();
 
 /** @param {{data: any, parentElement: any, setStateValue: (name: string, value: any) => void}} component */
 export default function ({ data, parentElement, setStateValue }) {
@@ -52,13 +54,21 @@ function steer(slot, data, parent, say) {
   place.className = "token-view-place token-view steering";
   place.classList.toggle("dark", isDark(place));
   const names = data.steering.columns.map((/** @type {any} */ column) => column.name);
-  const held = (/** @type {number[]} */ chosen) => {
-    const row = slot.view?.row;
-    const levels = slot.data?.settings.levels;
-    if (!row || !levels || slot.rowKey !== slot.data.rowKey) return; // this row is not in memory: it follows on release
-    slot.view?.decide(heldDecisions(slot.data.decisions, levels, row.targets, names, chosen, data.both));
+  let steering = steerings.get(parent);
+  if (!steering) steerings.set(parent, (steering = new Steering(place, { held: () => {}, released: () => {}, bin: () => {} })));
+  steering.hands = {
+    held: (chosen) => {
+      const row = slot.view?.row;
+      const levels = slot.data?.settings.levels;
+      if (!row || !levels || slot.rowKey !== slot.data.rowKey) return; // this row is not in memory: it follows on release
+      slot.view?.decide(heldDecisions(slot.data.decisions, levels, row.targets, names, chosen, data.both));
+    },
+    released: (chosen) => say("released", { chosen: [...chosen], at: Date.now() }), // told again, it counts again
+    bin: (column, bin) => {
+      slot.bin = slot.bin === `${column} ${bin}` ? "" : `${column} ${bin}`; // pressed again, its list goes
+      say("bin", slot.bin ? [column, bin] : null);
+    },
   };
-  const steering = new Steering(place, held, (chosen) => say("released", { chosen: [...chosen] }));
   steering.show(new Settings(data.steering), data.chosen, data.both);
 }
 
