@@ -40,8 +40,13 @@ for (const name of ["keydown", "pointerdown", "pointerup", "input", "change"]) {
 window.view = () => [...document.querySelectorAll("*")].map((e) => e.shadowRoot).find((root) => root?.querySelector(".tokens"));
 window.steer = () => [...document.querySelectorAll("*")].map((e) => e.shadowRoot).find((root) => root?.querySelector(".steer"));
 window.facts = () => window.view()?.querySelector(".facts")?.textContent ?? "";
-window.until = (isThere) => new Promise((done) => {
-  const look = () => (isThere() ? done(performance.now() - window.began) : requestAnimationFrame(look));
+window.until = (isThere) => new Promise((done, fail) => {
+  const look = () => {
+    const passed = performance.now() - window.began;
+    if (isThere()) done(passed);
+    else if (passed > 120000) fail(`nothing within two minutes: ${isThere}`);
+    else requestAnimationFrame(look);
+  };
   requestAnimationFrame(look);
 });
 """
@@ -138,7 +143,9 @@ def released(page: Page, i: int) -> float:
     was = page.evaluate(metric)
     held(page, i)
     page.evaluate("steer().querySelector('input').dispatchEvent(new Event('change', {bubbles: true, composed: true}))")
-    return page.evaluate(f"until(() => {metric} !== {was!r} && facts().includes('new rule'))")
+    passed = page.evaluate(f"until(() => {metric} !== {was!r} && facts().includes('new rule'))")
+    page.wait_for_timeout(500)  # the rest of the page has been drawn
+    return passed
 
 
 def choose(page: Page, label: str, option: str) -> None:
@@ -166,6 +173,27 @@ def search(page: Page, text: str) -> float:
     return page.evaluate(f"until(() => {found})")
 
 
+def saved_as_shown(page: Page, store: Store) -> int:
+    """How often a rule that is saved 0, 100 and 800 ms after a drag in nats is the one on the screen."""
+    right = 0
+    for wait in (0, 100, 800):
+        page.get_by_label("Save as mask").fill(f"saved-{wait}")
+        page.keyboard.press("Enter")
+        page.get_by_test_id("stAlert").filter(has_text="drops").wait_for(state="hidden")
+        page.locator(".steer canvas").first.hover()
+        box = page.locator(".steer canvas").first.bounding_box()
+        assert box is not None
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * (0.4 + wait / 4000), box["y"] + 40, steps=5)
+        page.mouse.up()
+        page.wait_for_timeout(wait)
+        page.get_by_role("button", name="Save mask").click()
+        page.get_by_text("drops").filter(has_text=f"saved-{wait} ").wait_for()
+        shown = " ".join(page.get_by_test_id("stSidebar").get_by_test_id("stCode").inner_text().split())
+        right += store.masks[f"saved-{wait}"].manifest.rule["drop"] == shown
+    return right
+
+
 def memory_mib(process: int) -> float:
     """The most memory that the server has held."""
     line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -186,6 +214,7 @@ def measure(browser: Any, store: Store, rounds: int) -> Iterator[tuple[str, floa
             page.wait_for_function("steer()")
             yield f"held, {scope}, ms", median_ms(rounds, lambda i: held(page, i))  # noqa: B023
             yield f"released, {scope}, ms", median_ms(rounds, lambda i: released(page, rounds + i))  # noqa: B023
+        yield "saved is shown, of 3", saved_as_shown(page, store)
         page.close()
         page = open_page(browser, address, f"decisions={masks[0]}")
         yield "stored mask, ms", median_ms(rounds - 1, lambda i: open_mask(page, masks[i]))

@@ -7,13 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inspect_fixtures import BREAKOUT, HOSTILE_ROWS, SCRIPT, copy_of_store, make_store, share_of, store_with_masks
+from inspect_fixtures import (
+    BREAKOUT,
+    HOSTILE_ROWS,
+    SCRIPT,
+    copy_of_store,
+    copy_with_second_scoring,
+    make_store,
+    share_of,
+    store_with_masks,
+)
 from streamlit.testing.v1 import AppTest
 
 from tokenstats import Rule, Store, build_mask
 from tokenstats.cli.app import app_command, app_file
 from tokenstats.errors import InputError
-from tokenstats.inspect.preview import open_preview
+from tokenstats.inspect.preview import Preview, open_preview
 from tokenstats.inspect.tokens.sequence import read_sequence
 from tokenstats.store.find_stores import find_stores
 
@@ -105,8 +114,11 @@ def test_a_wrong_rule_in_between_forgets_nothing(start, own):
     app = choose(quiet(start(own.path)), "way", "Expression")
     app = app.number_input(key="row").set_value(17).run()
     app = app.text_input(key="protect").set_value("is_special").run()
+    shown = value(app, "Dropped")
     app = app.text_area(key="expression").set_value("entropy > ").run()
     assert len(app.error) == 1
+    assert value(app, "Dropped") == shown  # the last good rule stays in view, and the page says so
+    assert "last one that had none" in app.warning[0].value
     app = quiet(app.text_area(key="expression").set_value("entropy > 3").run())
     assert (app.number_input(key="row").value, app.text_input(key="protect").value) == (17, "is_special")
 
@@ -133,6 +145,7 @@ def test_a_name_that_is_taken_or_wrong_is_a_friendly_error(start, own):
         app = app.button(key="save").click().run()
         assert not app.exception
         assert words in app.error[0].value
+        assert "--" not in app.error[0].value  # no flag of the command line
         assert value(app, "Dropped")  # the page is still there
     app.text_input(key="mask_name").set_value("random")
     app.checkbox(key="replace_mask").set_value(True)
@@ -256,6 +269,106 @@ def test_it_works_with_fewer_statistics(start, tmp_path, kind):
         quiet(choose(app, "page", page))
 
 
+def test_a_row_beyond_the_end_is_the_last_one_and_the_box_says_so(start, own):
+    app = quiet(start(own.path))
+    app = quiet(app.number_input(key="row").set_value(999).run())
+    assert app.number_input(key="row").value == own.manifest.sequences - 1
+
+
+def test_a_missing_tokenizer_takes_neither_numbers_nor_pictures(start, own):
+    shutil.rmtree(own.tokenizer_folder)
+    app = quiet(start(own.path))
+    assert value(app, "Dropped") == f"{share_of(own, Rule.from_preset('eksft'), 'same'):.2%}"
+    assert app.segmented_control(key="picture").value == "histograms"
+    quiet(choose(app, "picture", "entropy against KL"))
+
+
+def test_a_stored_mask_opens_without_an_audit(start, own, monkeypatch):
+    app = quiet(start(own.path))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the whole store was audited")
+
+    monkeypatch.setattr(sys.modules["loading"], "audit", refuse)
+    app = quiet(app.selectbox(key="decisions").set_value("eksft").run())
+    manifest = own.masks["eksft"].manifest
+    assert value(app, "Dropped") == f"{1 - manifest.kept / manifest.targets:.2%}"
+
+
+def test_thresholds_in_nats_look_at_each_column_a_few_times_not_once_a_threshold(start, own, monkeypatch):
+    looked = []
+    values = Preview._values
+    monkeypatch.setattr(Preview, "_values", lambda preview, column: looked.append(column) or values(preview, column))
+    monkeypatch.setitem(sys.modules, "loading", None)  # what an earlier test has kept is not taken from its cache
+    del sys.modules["loading"]
+    app = quiet(start(own.path))
+    app = quiet(app.selectbox(key="cut_by").set_value("nats").run())
+    assert len(app.select_slider(key="entropy_nats").options) > 20
+    assert 2 <= len(looked) <= 10
+
+
+@pytest.fixture(scope="module")
+def two_scorings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a second scoring, first by alphabet, without a reference."""
+    return copy_with_second_scoring(tmp_path_factory.mktemp("two"), "alone").path
+
+
+def test_the_scoring_with_a_reference_opens_and_a_mask_is_explained_with_its_own(start, two_scorings, monkeypatch):
+    app = quiet(start(two_scorings))
+    assert app.selectbox(key="scoring").value == "warm"
+    drawn = []
+    read = sys.modules["row_panel"].row_of_mask
+    monkeypatch.setattr(sys.modules["row_panel"], "row_of_mask", lambda *given: drawn.append(read(*given)) or drawn[-1])
+    app = quiet(app.selectbox(key="scoring").set_value("alone").run())
+    app = quiet(app.selectbox(key="decisions").set_value("eksft").run())
+    assert [row.view.scoring for row in drawn] == ["warm"]
+    quiet(app.selectbox(key="decisions").set_value("plain SFT").run())
+    assert drawn[-1].view.scoring == "alone"
+
+
+def test_two_scorings_are_compared_by_what_one_rule_drops(start, two_scorings):
+    app = choose(quiet(start(two_scorings)), "page", "Compare")
+    entropy = "preset entropy-only"
+    app = app.selectbox(key="side_a").set_value(entropy).run()
+    app = app.selectbox(key="side_b").set_value(entropy).run()
+    assert "choose two that differ" in app.error[0].value
+    app = quiet(app.selectbox(key="by_b").set_value("alone").run())
+    store, rule = Store(two_scorings), Rule.from_preset("entropy-only")
+    masks = [build_mask(store, rule, f"by-{name}", scoring=name, replace=True).name for name in ("warm", "alone")]
+    for _, line in app.dataframe[0].value.iterrows():
+        a, b = (read_sequence(store, int(line["row"]), mask=mask) for mask in masks)
+        assert line["A only"] == (b.keep & ~a.keep & a.is_target).sum()
+        assert line["B only"] == (a.keep & ~b.keep & a.is_target).sum()
+    app = quiet(app.button(key="swap").click().run())
+    assert (app.selectbox(key="by_a").value, app.selectbox(key="by_b").value) == ("alone", "warm")
+
+
+def test_undo_and_redo_walk_through_what_the_rule_was(start, own):
+    app = quiet(start(own.path))
+    said = [app.code[0].value]
+    for share in (45, 30):
+        app = quiet(app.slider(key="entropy_share").set_value(share).run())
+        said.append(app.code[0].value)
+    assert len(set(said)) == 3
+    for back in (1, 0):
+        app = quiet(app.button(key="undo").click().run())
+        assert app.code[0].value == said[back]
+    assert app.button(key="undo").disabled
+    app = quiet(app.button(key="redo").click().run())
+    assert app.code[0].value == said[1]
+    app = quiet(app.slider(key="kl_share").set_value(5).run())  # a new change: what was undone is gone
+    assert app.button(key="redo").disabled
+    app = quiet(app.button(key="undo").click().run())
+    assert app.code[0].value == said[1]
+
+
+def test_a_row_is_held_against_a_preset(start, own):
+    app = quiet(start(own.path))
+    for beside in ("preset kl-only", "random", "plain SFT"):
+        app = quiet(app.selectbox(key="beside").set_value(beside).run())
+    assert app.query_params["colour"] == "ab"
+
+
 # --- the command --------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +377,7 @@ def test_the_command_serves_this_machine_only_and_sends_no_statistics(seen):
     assert command[:4] == [sys.executable, "-m", "streamlit", "run"]
     assert Path(command[4]).name == "home.py"
     assert {"--browser.gatherUsageStats=false", "--server.address=127.0.0.1", "--server.port=9999"} <= set(command)
+    assert "--logger.hideWelcomeMessage=true" in command  # Streamlit's greeting would cover the page
     assert command[-2:] == ["--", str(seen.path.resolve())]
     with pytest.raises(InputError, match="no folder"):
         app_command(seen.path / "gone")
