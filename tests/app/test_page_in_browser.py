@@ -108,3 +108,23 @@ def test_a_pressed_bin_lists_its_tokens(page, server):
     said = page.locator(".steer-hover").first.inner_text()
     count = re.search(r"([\d,]+) targets", said)[1]
     page.get_by_text(re.compile(rf"entropy .* nats: {count} targets, [\d,]+ dropped")).wait_for()
+
+
+def test_an_expression_is_completed_while_it_is_written_and_an_error_dims_what_is_older(page, server):
+    open_row(page, server, 13, "&way=Expression")
+    field = page.get_by_label("Drop", exact=True)
+    field.fill("")
+    field.press_sequentially("ent")
+    offered = page.get_by_test_id("stSidebar").get_by_role("group", name="words that fit")
+    offered.get_by_role("button", name="entropy", exact=True).wait_for()
+    field.press("Tab")
+    field.press_sequentially(" > 3 and po")
+    offered.get_by_role("button", name="position", exact=True).click()
+    field.press_sequentially(" > 2")
+    field.press("Control+Enter")
+    page.locator(".legend code").filter(has_text="entropy > 3 and position > 2").wait_for()
+    field.press_sequentially(" and")
+    field.press("Control+Enter")
+    page.locator(".token-view.dimmed").wait_for()
+    page.get_by_text("syntax error").wait_for()
+    assert page.locator(".legend code").inner_text() == "entropy > 3 and position > 2"
