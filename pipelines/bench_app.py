@@ -194,6 +194,22 @@ def saved_as_shown(page: Page, store: Store) -> int:
     return right
 
 
+def beside_an_audit(browser: Any, address: str, rounds: int) -> tuple[float, bool]:
+    """The next row of one reader while another's audit goes on, and whether the audit lasted as long and was cancelled then."""
+    page, other = open_page(browser, address), browser.new_page()
+    other.goto(f"{address}/?page=Audit")
+    other.get_by_text("counting every token").wait_for()
+    passed = median_ms(rounds, lambda i: next_row(page, i))
+    cancel = other.get_by_role("button", name="Cancel")
+    was_at_it = cancel.count() == 1
+    if was_at_it:
+        cancel.click()
+        other.get_by_role("button", name="Start again").wait_for()
+    page.close()
+    other.close()
+    return passed, was_at_it
+
+
 def memory_mib(process: int) -> float:
     """The most memory that the server has held."""
     line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -224,6 +240,8 @@ def measure(browser: Any, store: Store, rounds: int) -> Iterator[tuple[str, floa
         yield "sorted rows, ms", median_ms(min(rounds, 5), lambda i: sort_rows(page, columns[i - 1]))
         yield "token search, ms", median_ms(rounds, lambda i: search(page, f" {'etaoinshrdlu'[i]}"))
         page.close()
+        passed, was_at_it = beside_an_audit(browser, address, rounds)
+        yield f"next row, audit beside ({'to the end' if was_at_it else 'shorter'}), ms", passed
         yield "server's memory, MiB", memory_mib(process)
 
 

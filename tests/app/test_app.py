@@ -23,6 +23,7 @@ from tokenstats import Rule, Store, build_mask
 from tokenstats.cli.app import app_command, app_file
 from tokenstats.errors import InputError
 from tokenstats.inspect.preview import Preview, open_preview
+from tokenstats.inspect.rows.table import RowTable, row_table
 from tokenstats.inspect.tokens.sequence import read_sequence
 from tokenstats.store.find_stores import find_stores
 
@@ -407,6 +408,25 @@ def test_the_rows_page_counts_where_a_token_is_dropped_and_lists_the_rows_that_l
     assert any(f"**{len(places):,}** among the targets, **{dropped:,}** dropped" in m.value for m in app.markdown)
     app = app.text_input(key="sought").set_value("no such token").run()
     assert "no token of the vocabulary" in app.error[0].value
+
+
+def test_work_on_the_whole_store_is_done_once_and_nothing_is_kept_of_what_was_given_up(start, own, monkeypatch):
+    app = quiet(start(own.path))
+    told = []
+
+    def given_up(store: Store, scoring: str | None) -> None:
+        raise InputError("given up")
+
+    def counted(store: Store, scoring: str | None) -> RowTable:
+        told.append(scoring)
+        return row_table(store, scoring)
+
+    monkeypatch.setattr(sys.modules["loading"], "row_table", given_up)
+    assert "given up" in choose(app, "page", "Rows").error[0].value
+    monkeypatch.setattr(sys.modules["loading"], "row_table", counted)
+    for rising in (True, False):
+        quiet(app.toggle(key="rows_rising").set_value(rising).run()) if told else quiet(app.run())
+    assert told == ["warm"]
 
 
 def test_two_sides_are_compared_row_by_row(start, own):
