@@ -36,30 +36,29 @@ def row_panel(store: Store, subject: Subject, steering: Steering | None) -> None
         steering: What the histograms above steer with, if there are any.
     """
     with friendly():
-        number = _row_bar(store)
-        if st.session_state.get("mask_off"):
-            subject = Subject(PLAIN, subject.scoring)
-        with st.container(horizontal=True):
-            _walk(number)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            number = _choose_row(store)
             beside = _choose_beside(store, subject, number)
+            st.toggle("all learned", key="mask_off", help="show the row as plain SFT would learn it; key: m")
+            st.button("m", key="m", shortcut="M", on_click=_toggle_mask, type="tertiary")
+            if st.button("Rows and search", key="to_rows", shortcut="S", type="tertiary"):
+                go(page="Rows")
+        if st.session_state["mask_off"]:
+            subject = Subject(PLAIN, subject.scoring)
         levels = None if steering is None or subject.preview is None else levels_of_row(subject.preview, steering, number)
         _draw(store, subject, number, beside, levels)
         if number + 1 < store.manifest.sequences:  # the next press finds it read
             load_row(store_key(store, subject.scoring), number + 1, subject.scoring, store)
 
 
-def _row_bar(store: Store) -> int:
+def _choose_row(store: Store) -> int:
     last = store.manifest.sequences - 1
     st.session_state["row"] = min(max(st.session_state.get("row", _row_of_address()), 0), last)  # beyond the end is the end
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        number = st.number_input(f"Row, 0 to {last:,}", min_value=0, step=1, key="row", bind="query-params", width=180)
-        st.button("Before", key="before", shortcut="K", on_click=_move, args=(number - 1,), disabled=number == 0)
-        st.button("Next", key="next", shortcut="J", on_click=_move, args=(number + 1,), disabled=number == last)
-        st.toggle("all learned", key="mask_off", help="show the row as plain SFT would learn it; key: m")
-        st.button("m", key="m", shortcut="M", on_click=_toggle_mask, type="tertiary")
-        if st.button("Rows and search", key="to_rows", shortcut="S", type="tertiary"):
-            go(page="Rows")
-    return int(number)
+    number = int(st.number_input(f"Row, 0 to {last:,}", min_value=0, step=1, key="row", bind="query-params", width=150))
+    st.button("Before", key="before", shortcut="K", on_click=_move, args=(number - 1,), disabled=number == 0)
+    st.button("Next", key="next", shortcut="J", on_click=_move, args=(number + 1,), disabled=number == last)
+    _walk(number)
+    return number
 
 
 def _row_of_address() -> int:
@@ -91,7 +90,7 @@ def _choose_beside(store: Store, subject: Subject, number: int) -> _Beside | Non
     """Slot B: a preset, a stored mask or plain SFT on the same row, told apart from A by the colouring "A/B"."""
     names = [NOTHING, *(mask for mask in store.masks if mask != subject.mask), PLAIN, *preset_sides()]
     still_there("beside", names, "mask")
-    name = st.selectbox("Held against (B)", names, key="beside", bind="query-params", width=220, on_change=_colour_sides)
+    name = st.selectbox("Held against (B)", names, key="beside", bind="query-params", width=190, on_change=_colour_sides)
     if name == NOTHING:
         return None
     what = side_of(name, subject.scoring).what
