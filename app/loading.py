@@ -56,7 +56,7 @@ def load_outcome(preview: Preview, rule: Rule) -> Outcome:
     return _outcome(preview_key(preview.store, preview.scoring, rule), rule.fingerprint, preview, rule)
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
+@st.cache_resource(max_entries=6, show_spinner=False)
 def _outcome(key: Key, fingerprint: str, _preview: Preview, _rule: Rule) -> Outcome:
     return _preview.decide(_rule)
 

@@ -72,9 +72,15 @@ def server(stores: Path) -> Iterator[str]:
     process.wait(timeout=20)
 
 
+@pytest.fixture(scope="session")
+def context(browser):
+    """Pages share what they have fetched: Streamlit's own scripts are read once."""
+    return browser.new_context(viewport={"width": 1300, "height": 900})
+
+
 @pytest.fixture
-def page(browser) -> Iterator[object]:
-    opened = browser.new_page(viewport={"width": 1300, "height": 900})
+def page(context) -> Iterator[object]:
+    opened = context.new_page()
     yield opened
     opened.close()
 
