@@ -13,7 +13,7 @@ from tokenstats.store import Store
 
 Made = TypeVar("Made")
 _MOST_KEPT = 32
-_QUIET = 0.4
+QUIET = 0.4
 """Seconds after which work is said to go on: what is done sooner needs no bar."""
 
 
@@ -58,7 +58,7 @@ def once(key: Hashable, title: str, store: Store, make: Callable[[Store], Made])
         _offer_again()
     place = st.empty()
     lock = work.lock_of(key)
-    while not lock.acquire(timeout=_QUIET):
+    while not lock.acquire(timeout=QUIET):
         place.info(f"{title}: another page is at it")  # a reader who goes elsewhere is let go here
     try:
         if key not in work.made:
@@ -92,11 +92,11 @@ class _Bar:
 
     def move(self, part: int, parts: int) -> None:
         """A part is about to be read; Streamlit ends the run here where the reader has asked for something else."""
-        if threading.get_ident() != self.thread or time.monotonic() - self.began < _QUIET:
+        if threading.get_ident() != self.thread or time.monotonic() - self.began < QUIET:
             return
         text = f"{self.title}: part {part + 1:,} of {parts:,}"
         if self.bar is None:
             with self.place.container(horizontal=True, vertical_alignment="center"):
                 self.bar = st.progress(part / parts, text)
-                st.button("Cancel", key="cancel", on_click=_cancel, args=(self.key,))
+                st.button("Cancel", key=f"cancel {self.title}", on_click=_cancel, args=(self.key,))
         self.bar.progress(part / parts, text)

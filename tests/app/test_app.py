@@ -429,6 +429,16 @@ def test_work_on_the_whole_store_is_done_once_and_nothing_is_kept_of_what_was_gi
     assert told == ["warm"]
 
 
+def test_every_long_work_of_a_page_has_its_own_bar(start, own, monkeypatch):
+    app = quiet(start(own.path))
+    monkeypatch.setattr(sys.modules["long_work"], "QUIET", 0.0)
+    quiet(choose(app, "page", "Rows"))  # decides about every row, and counts them
+    app = quiet(app.text_input(key="sought").set_value(" so").run())
+    assert any("among the targets" in m.value for m in app.markdown)
+    for page in ("Compare", "Audit"):
+        quiet(choose(app, "page", page))
+
+
 def test_two_sides_are_compared_row_by_row(start, own):
     app = choose(quiet(start(own.path)), "page", "Compare")
     app = quiet(app.selectbox(key="side_a").set_value("eksft").run())
