@@ -15,7 +15,7 @@ if str(FOLDER) not in sys.path:  # Streamlit does this too; its tests do not
     sys.path.insert(0, str(FOLDER))
 
 from components.keys import keyboard  # noqa: E402
-from pages import audit, compare, overview, rows, tokens  # noqa: E402
+from pages import audit, compare, overview, rows, runs, tokens  # noqa: E402
 from widgets import choice, friendly, still_there  # noqa: E402
 
 from tokenstats.inspect.render.html import style  # noqa: E402
@@ -28,6 +28,7 @@ PAGES = {
     "Compare": compare.page,
     "Audit": audit.page,
     "Overview": overview.page,
+    "Runs": runs.page,
 }
 
 

@@ -1,5 +1,6 @@
 """The app says what the mask will do: its widgets, and the command that starts it."""
 
+import json
 import os
 import shutil
 import sys
@@ -391,6 +392,24 @@ def test_the_command_becomes_the_app(monkeypatch, cli):
     store = store_with_masks().path
     assert cli("app", store, "--port", "8777")[0] == 0
     assert became == [(sys.executable, app_command(store, 8777))]
+
+
+def test_training_runs_beside_the_store_are_drawn_by_step(start, own):
+    folder = own.path.parent / "first" / "weights"
+    folder.mkdir(parents=True)
+    training = [{"step": step, "epoch": 0.1, "loss": 2.0 / step, "entropy/kept": 0.5} for step in (10, 20)]
+    history = {"training": training, "evaluation": [{"step": 20, "epoch": 0.2, "loss": 0.4}]}
+    (folder / "history.json").write_text(json.dumps(history))
+    app = choose(quiet(start(own.path)), "page", "Runs")
+    table = quiet(app).dataframe[0].value
+    assert table["first/weights training"].tolist() == [0.2, 0.1]
+    assert table["first/weights evaluation"].dropna().to_dict() == {20: 0.4}
+    app = quiet(app.selectbox(key="measure").set_value("entropy/kept").run())
+    assert app.dataframe[0].value["first/weights training"].tolist() == [0.5, 0.5]
+    (folder / "history.json").write_text("[]")
+    assert "is no history of a run" in app.run().error[0].value
+    app = app.text_input(key="runs_folder").set_value(str(own.path / "tokens")).run()
+    assert "No run there" in quiet(app).info[0].value
 
 
 # --- rows, and comparisons -----------------------------------------------------------------------------------------------
