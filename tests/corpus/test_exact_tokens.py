@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import write_jsonl
+from disk import write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers

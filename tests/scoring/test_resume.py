@@ -1,20 +1,18 @@
 """Any kill at any moment loses at most the part being written, and the next run ends as if nothing had happened."""
 
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import write_jsonl
+from disk import contents, write_jsonl
 from flat_options import grouped
 
+from pipelines.processes import start_command
 from tokenstats.computing import compute
 from tokenstats.errors import StoreError
 from tokenstats.store import Store
@@ -22,19 +20,6 @@ from tokenstats.store import Store
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it, nothing tidies up."""
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    """Every file of a store, manifests without their time of creation, and without the checksum that includes it."""
-    files = {}
-    for path in sorted(p for p in store.rglob("*") if p.is_file()):
-        content = path.read_bytes()
-        if path.name == "manifest.json":
-            manifest = json.loads(content)
-            del manifest["created"], manifest["checksum"]
-            content = json.dumps(manifest).encode()
-        files[str(path.relative_to(store))] = content
-    return files
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +65,13 @@ def test_killed_at_every_file_in_turn(arguments, undisturbed, tmp_path, monkeypa
 
 def test_a_real_kill_at_random_moments(arguments, undisturbed, tmp_path):
     command = [
-        *(sys.executable, "-m", "tokenstats", "compute", str(arguments["dataset"]), "--store", str(tmp_path / "store")),
+        *("compute", arguments["dataset"], "--store", tmp_path / "store"),
         *("--model", arguments["model"], "--reference", arguments["reference"]),
-        *("--part-tokens", str(arguments["part_tokens"]), "--batch-tokens", str(arguments["batch_tokens"])),
+        *("--part-tokens", arguments["part_tokens"], "--batch-tokens", arguments["batch_tokens"]),
     ]
     rng, killed = random.Random(0), 0
     while True:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = start_command(*command)
         parts = len(list(tmp_path.glob("store/*/**/part-*.parquet")))
         until = time.time() + 60
         while process.poll() is None and len(list(tmp_path.glob("store/*/**/part-*.parquet"))) <= parts and time.time() < until:
@@ -94,7 +79,7 @@ def test_a_real_kill_at_random_moments(arguments, undisturbed, tmp_path):
         time.sleep(rng.random() * 0.05)
         if killed == 3 or process.poll() is not None:
             _, errors = process.communicate()
-            assert process.returncode == 0, errors.decode()
+            assert process.returncode == 0, errors
             break
         process.send_signal(signal.SIGKILL)
         process.communicate()

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import write_jsonl
+from disk import write_jsonl
 from flat_options import grouped
 from transformers import (
     AutoModelForCausalLM,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_jsonl
+from disk import write_jsonl
 from flat_options import grouped
 from test_scoring import assert_tables_close, table
 from transformers import AutoModelForCausalLM
