@@ -150,6 +150,7 @@ def released(page: Page, i: int) -> float:
 
 def choose(page: Page, label: str, option: str) -> None:
     page.get_by_role("combobox", name=label).click()
+    page.wait_for_timeout(400)  # the list has stopped moving
     page.get_by_role("option", name=option, exact=True).click()
 
 
@@ -162,7 +163,9 @@ def sort_rows(page: Page, by: str) -> float:
     caption = "document.querySelector('[data-testid=stDataFrame]') && !document.querySelector('[data-stale=true]')"
     choose(page, "Sort by", by)
     page.wait_for_timeout(30)
-    return page.evaluate(f"until(() => location.search.includes({by!r}) && {caption})")
+    passed = page.evaluate(f"until(() => location.search.includes({by!r}) && {caption})")
+    page.wait_for_timeout(1000)  # the table has been drawn, too
+    return passed
 
 
 def search(page: Page, text: str) -> float:
