@@ -37,6 +37,10 @@ window.began = 0;
 for (const name of ["keydown", "pointerdown", "pointerup", "input", "change"]) {
   addEventListener(name, (event) => { window.began = event.timeStamp; }, true);
 }
+window.runs = 0; // how often the server has drawn the page
+new MutationObserver((changes) => {
+  for (const { target } of changes) if (target.dataset.testScriptState === "notRunning") window.runs++;
+}).observe(document, { subtree: true, attributes: true, attributeFilter: ["data-test-script-state"] });
 window.view = () => [...document.querySelectorAll("*")].map((e) => e.shadowRoot).find((root) => root?.querySelector(".tokens"));
 window.steer = () => [...document.querySelectorAll("*")].map((e) => e.shadowRoot).find((root) => root?.querySelector(".steer"));
 window.facts = () => window.view()?.querySelector(".facts")?.textContent ?? "";
@@ -160,20 +164,24 @@ def open_mask(page: Page, name: str) -> float:
 
 
 def sort_rows(page: Page, by: str) -> float:
-    caption = "document.querySelector('[data-testid=stDataFrame]') && !document.querySelector('[data-stale=true]')"
+    """The table in another order, until the page is whole."""
+    runs = page.evaluate("runs")
     choose(page, "Sort by", by)
-    page.wait_for_timeout(30)
-    passed = page.evaluate(f"until(() => location.search.includes({by!r}) && {caption})")
-    page.wait_for_timeout(1000)  # the table has been drawn, too
-    return passed
+    return _drawn(page, runs)
 
 
 def search(page: Page, text: str) -> float:
+    """A token sought, until its places are listed and the page is whole."""
+    runs = page.evaluate("runs")
     page.get_by_label("Where is it dropped").fill(text)
     page.keyboard.press("Enter")
-    found = "[...document.querySelectorAll('strong')].length > 1 && !document.querySelector('[data-stale=true]')"
-    page.wait_for_timeout(30)
-    return page.evaluate(f"until(() => {found})")
+    return _drawn(page, runs)
+
+
+def _drawn(page: Page, runs: int) -> float:
+    passed = page.evaluate(f"until(() => runs > {runs})")
+    page.wait_for_timeout(500)
+    return passed
 
 
 def saved_as_shown(page: Page, store: Store) -> int:
