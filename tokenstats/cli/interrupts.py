@@ -120,9 +120,7 @@ def _rounds(options: dict[str, Any]) -> str:
     out = Path(options["out"])
     if not (out / "rounds.json").exists():
         return f"nothing was written; {_AGAIN}"
-    return (
-        f"{out} holds the run up to here, and the store its scorings and masks; {_AGAIN} with --resume to go on in that round"
-    )
+    return f"{out} and the store hold the run up to here; {_AGAIN} with --resume to go on in the same round"
 
 
 _WHAT_IS_THERE = {"compute": _compute, "train": _train, "rounds": _rounds}

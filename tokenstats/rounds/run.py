@@ -112,7 +112,7 @@ def _begin(plan: Plan, resume: bool) -> Record:
         clear_leftovers(out)
     if resume and (out / RECORD).exists():
         return _same_run(plan)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and _is_untouched(out)):
         go_on = f", or go on with the run that made it ({argument('resume', True)})"
         raise InputError(
             f"{out} exists and is not empty{' and holds no rounds' * resume}; choose another folder{go_on * (not resume)}"
@@ -124,6 +124,12 @@ def _begin(plan: Plan, resume: bool) -> Record:
     record = Record(plan.asked)
     record.write(out)
     return record
+
+
+def _is_untouched(out: Path) -> bool:
+    """Is a folder empty, or does it hold no more than the record of a run that made nothing?"""
+    names = [path.name for path in out.iterdir()]
+    return not names or (names == [RECORD] and not Record.read(out).rounds)
 
 
 def _same_run(plan: Plan) -> Record:

@@ -14,6 +14,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+_STATE = "trainer_state.json"
+
 
 @dataclass(frozen=True)
 class Leg:
@@ -29,7 +31,7 @@ class Leg:
 
 
 class EndOfLeg(TrainerCallback):
-    """Has a checkpoint written after an optimizer step, and then ends the training. The schedule stays that of the whole run."""
+    """Has a checkpoint written after an optimizer step, and then ends the training; the schedule is that of the whole run."""
 
     def __init__(self, last_step: int):
         self.last_step = last_step
@@ -47,10 +49,15 @@ class EndOfLeg(TrainerCallback):
 def last_checkpoint(out: Path) -> Path | None:
     """The checkpoint of most steps that is whole; None where a folder has none.
 
-    Its ``trainer_state.json`` is written last: without it, or with a piece of it, the checkpoint was cut short.
+    Its state is written last: without it, or with a piece of it, the checkpoint was cut short.
     """
-    whole = {step_of(path.parent): path.parent for path in out.glob("checkpoint-*/trainer_state.json") if _is_whole(path)}
+    whole = {step_of(path.parent): path.parent for path in out.glob(f"checkpoint-*/{_STATE}") if _is_whole(path)}
     return whole[max(whole)] if whole else None
+
+
+def state_of(checkpoint: Path) -> TrainerState:
+    """How far the run had come, with its history."""
+    return TrainerState.load_from_json(str(checkpoint / _STATE))
 
 
 def step_of(checkpoint: Path | None) -> int:

@@ -27,7 +27,7 @@ from tokenstats.training.arguments import check_report_to, trainer_arguments
 from tokenstats.training.batching import BatchPlan, OptimizerBatches
 from tokenstats.training.data import TokenRows, TrainingData, load_training_data
 from tokenstats.training.history import HISTORY, History, history_of, means_in
-from tokenstats.training.legs import EndOfLeg, Leg, last_checkpoint
+from tokenstats.training.legs import EndOfLeg, Leg, last_checkpoint, state_of
 from tokenstats.training.loop import MaskedTrainer
 from tokenstats.training.models import TrainableModel, check_tokenizer, load_store_tokenizer, load_trainable
 from tokenstats.training.objective import Objective
@@ -295,6 +295,11 @@ def _trainer(
 
 
 def _run(trainer: MaskedTrainer, checkpoint: Path | None, options: TrainOptions) -> None:
+    if checkpoint is not None and (state := state_of(checkpoint)).global_step >= state.max_steps:
+        # nothing is left to train; the trainer itself would go on to the end of the epoch
+        trainer.state = state
+        trainer._load_from_checkpoint(str(checkpoint))
+        return
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
