@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rounds_fixtures import ALWAYS_THE_SAME, arguments_of, copied, rows_of, small_run
+from rounds_fixtures import ALWAYS_THE_SAME, arguments_of, copied, rows_of
 from training_fixtures import QUICK, ROWS, add_mask, largest_difference, losses, nll_of, saved_parameters, sequences
 
 from tokenstats.computing import compute
@@ -23,22 +23,6 @@ from tokenstats.training.data import TrainingData, load_training_data
 from tokenstats.training.legs import Leg
 from tokenstats.training.rows import choose_mask
 from tokenstats.training.trainer import train_leg
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    return small_run(tmp_path_factory.mktemp("rounds"))
-
-
-@pytest.fixture
-def store(made: tuple[Path, str], tmp_path: Path) -> Store:
-    return copied(made[0], tmp_path)
-
-
-@pytest.fixture(scope="module")
-def model(made: tuple[Path, str]) -> str:
-    return made[1]
-
 
 # ---- one run
 
@@ -74,24 +58,23 @@ def test_a_mask_that_is_like_the_last_one_stays_to_the_end(store: Store, model: 
 
 
 @pytest.fixture(scope="module")
-def moving(made: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, RoundsSummary]:
+def moving(unscored: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, RoundsSummary]:
     """All rows in each step. The last checkpoints are 3, which round 1 is made of, and 4."""
     folder = tmp_path_factory.mktemp("moving")
-    store, rounds = copied(made[0], folder), RoundOptions(warmup_steps=2)
-    arguments = arguments_of(made[1], batch_size=ROWS) | {"every": 1}
-    arguments["options"] = replace(arguments["options"], max_steps=4)
+    store, rounds = copied(unscored, folder), RoundOptions(warmup_steps=2)
+    arguments = arguments_of(model, batch_size=ROWS, max_steps=4) | {"every": 1}
     return store, folder / "out", train_rounds(store, out=folder / "out", rounds=rounds, **arguments)
 
 
 def test_a_rounds_mask_is_what_scoring_and_masking_the_checkpoint_by_hand_give(
-    moving: tuple[Store, Path, RoundsSummary], made: tuple[Path, str], tmp_path: Path
+    moving: tuple[Store, Path, RoundsSummary], unscored: Path, model: str, tmp_path: Path
 ) -> None:
     own, out, found = moving
     store = copied(own.path, tmp_path)
     scoring = compute(
-        made[0].parent / "chats.jsonl",
+        unscored.parent / "chats.jsonl",
         model=str(out / "checkpoint-3"),
-        reference=made[1],
+        reference=model,
         store=store.path,
         name="hand",
         corpus=CorpusOptions(part_tokens=600),
@@ -106,13 +89,13 @@ def test_a_rounds_mask_is_what_scoring_and_masking_the_checkpoint_by_hand_give(
 
 
 def test_a_round_learns_what_its_mask_keeps_and_the_warm_up_all_targets(
-    moving: tuple[Store, Path, RoundsSummary], made
+    moving: tuple[Store, Path, RoundsSummary], model: str
 ) -> None:
     store, out, _ = moving
     kept = rows_of(store, "masks/round-1", "keep")
     total, weight = nll_of(store, str(out / "checkpoint-3"), lambda row, _: kept[row])
     assert losses(out)[3] == pytest.approx(total / weight, rel=1e-6)
-    total, weight = nll_of(store, made[1], lambda _, is_target: is_target)
+    total, weight = nll_of(store, model, lambda _, is_target: is_target)
     assert losses(out)[0] == pytest.approx(total / weight, rel=1e-6)
 
 
@@ -168,8 +151,7 @@ def test_terms_are_over_the_clauses_of_each_rounds_own_mask_and_not_in_the_warm_
 ) -> None:
     terms = {"entropy_bonus": 0.1, "entropy_on": "clause 1", "kl_penalty": 0.1, "kl_on": "clause 2"}
     rule = Rule(drop="top(entropy, 2, per=sequence) or top(kl, 2, per=sequence)", weight="prob")
-    arguments = arguments_of(model, batch_size=ROWS, normalise="targets", **terms) | {"rule": rule}
-    arguments["options"] = replace(arguments["options"], max_steps=4)
+    arguments = arguments_of(model, batch_size=ROWS, max_steps=4, normalise="targets", **terms) | {"rule": rule}
     train_rounds(store, out=tmp_path / "out", rounds=RoundOptions(warmup_steps=2), **arguments)
     entries = json.loads((tmp_path / "out" / "history.json").read_text())["training"]
     assert ["loss_entropy" in entry for entry in entries] == [False, False, True, True]

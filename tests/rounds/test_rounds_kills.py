@@ -1,23 +1,19 @@
 """A run that is killed, whenever, and resumed ends at the weights, masks and record of an undisturbed one."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+import signal
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rounds_fixtures import arguments_of, copied, small_run, what_is_left
+from processes import Started
+from rounds_fixtures import arguments_of, copied, killing, what_is_left
 from training_fixtures import largest_difference
 
 from tokenstats.rounds.options import RoundOptions
 from tokenstats.rounds.run import train_rounds
 from tokenstats.store import Store
 
-ROOT = Path(__file__).resolve().parents[2]
 # 24 rows are 6 steps an epoch. Masks are made at steps 2, 4 and 6; in between a checkpoint at 3
 ROUNDS = RoundOptions(warmup_steps=2)
 
@@ -47,74 +43,49 @@ def die(moment: str) -> None:
     raise Killed(moment)
 
 
-def killing(name: str, call: int, die: Callable[[], None]) -> tuple[Any, str, Callable[..., Any]]:
-    """Owner, attribute and replacement of a function that dies at its so manieth call."""
-    *path, attribute = name.split(".")
-    owner: Any = import_module(".".join(path[:-1])) if path[-1][0].isupper() else import_module(".".join(path))
-    owner = getattr(owner, path[-1]) if path[-1][0].isupper() else owner
-    usual, calls = getattr(owner, attribute), iter(range(1, 1000))
-
-    def dying(*arguments: Any, **options: Any) -> Any:
-        if next(calls) == call:
-            die()
-        return usual(*arguments, **options)
-
-    return owner, attribute, dying
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    return small_run(tmp_path_factory.mktemp("kills"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(made: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def undisturbed(unscored: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    store = copied(made[0], folder)
-    train_rounds(store, out=folder / "out", rounds=ROUNDS, **arguments_of(made[1], save_steps=3))
-    return folder / "out", what_is_left(Store(store.path), folder / "out")
+    store = copied(unscored, folder)
+    train_rounds(store, out=folder / "out", rounds=ROUNDS, **arguments_of(model, save_steps=3))
+    return folder / "out", what_is_left(store, folder / "out")
 
 
 def test_a_run_killed_at_many_moments_ends_where_an_undisturbed_one_does(
-    made: tuple[Path, str], undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, model: str, undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, out = copied(made[0], tmp_path), tmp_path / "out"
-    arguments = arguments_of(made[1], save_steps=3)
-
+    out, arguments = tmp_path / "out", arguments_of(model, save_steps=3)
     for name, call, moment in MOMENTS:
         with monkeypatch.context() as patch:
             patch.setattr(*killing(name, call, partial(die, moment)))
             with pytest.raises(Killed, match=moment):
                 train_rounds(store.path, out=out, rounds=ROUNDS, resume=True, **arguments)
-    train_rounds(store.path, out=out, rounds=ROUNDS, resume=True, **arguments)
-    assert largest_difference(out, undisturbed[0]) == 0.0
-    assert what_is_left(store, out) == undisturbed[1]
-    # and once more, of a run that has ended
-    train_rounds(store.path, out=out, rounds=ROUNDS, resume=True, **arguments)
-    assert largest_difference(out, undisturbed[0]) == 0.0
-    assert what_is_left(store, out) == undisturbed[1]
+    for _ in ("to the end", "and once more, of a run that has ended"):
+        train_rounds(store.path, out=out, rounds=ROUNDS, resume=True, **arguments)
+        assert largest_difference(out, undisturbed[0]) == 0.0
+        assert what_is_left(store, out) == undisturbed[1]
 
 
 _KILLED = """
 import os, signal, sys
-from test_rounds_kills import ROUNDS, arguments_of, killing, train_rounds
+from rounds_fixtures import arguments_of, killing
+from tokenstats.rounds.options import RoundOptions
+from tokenstats.rounds.run import train_rounds
 store, out, model, name, call = sys.argv[1:]
 setattr(*killing(name, int(call), lambda: os.kill(os.getpid(), signal.SIGKILL)))
-train_rounds(store, out=out, rounds=ROUNDS, resume=True, **arguments_of(model, save_steps=3))
+train_rounds(store, out=out, rounds=RoundOptions(warmup_steps=2), resume=True, **arguments_of(model, save_steps=3))
 """
 
 
 def test_a_process_killed_in_a_mask_and_in_a_checkpoint_ends_where_an_undisturbed_one_does(
-    made: tuple[Path, str], undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path
+    store: Store, model: str, undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    store, out = copied(made[0], tmp_path), tmp_path / "out"
-    folders = [ROOT, ROOT / "tests" / "support", ROOT / "tests" / "rounds"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    out = tmp_path / "out"
     for name, call in (("tokenstats.masking.build._manifest", 1), ("transformers.Trainer._save_rng_state", 2)):
-        words = [sys.executable, "-c", _KILLED, str(store.path), str(out), made[1], name, str(call)]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True)
-        assert done.returncode == -9, done.stderr
-    assert list((store.path / "masks").glob(".writing-*")) == [], "the next run cleared the draft of a mask"
-    train_rounds(store.path, out=out, rounds=ROUNDS, resume=True, **arguments_of(made[1], save_steps=3))
+        process = Started(_KILLED, (store.path, out, model, name, call), {"OMP_NUM_THREADS": "1"})
+        _, said = process.communicate()
+        assert process.returncode == -signal.SIGKILL, said
+    assert list((store.path / "masks").glob(".writing-*")) == [], "the next run clears the draft of a mask"
+    train_rounds(store.path, out=out, rounds=ROUNDS, resume=True, **arguments_of(model, save_steps=3))
     assert largest_difference(out, undisturbed[0]) == 0.0
     assert what_is_left(store, out) == undisturbed[1]

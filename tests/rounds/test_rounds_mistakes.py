@@ -1,13 +1,13 @@
 """Mistakes are said before anything is written: what was got, what was expected, what to do. And the command line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Cli
-from rounds_fixtures import ALWAYS_THE_SAME, arguments_of, copied, small_run
+from rounds_fixtures import ALWAYS_THE_SAME, arguments_of, copied
 from training_fixtures import QUICK, add_mask, byte_tokenizer, every_third_dropped, save_tiny_model
 
 from tokenstats.errors import InputError, StoreError, TokenstatsError
@@ -17,21 +17,6 @@ from tokenstats.rounds.run import train_rounds
 from tokenstats.store import Store
 
 WARM = RoundOptions(warmup_steps=2)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    return small_run(tmp_path_factory.mktemp("mistakes"))
-
-
-@pytest.fixture
-def store(made: tuple[Path, str], tmp_path: Path) -> Store:
-    return copied(made[0], tmp_path)
-
-
-@pytest.fixture(scope="module")
-def model(made: tuple[Path, str]) -> str:
-    return made[1]
 
 
 def everything_in(folder: Path) -> dict[Path, int]:
@@ -93,9 +78,9 @@ def test_a_reference_of_the_same_weights_in_another_folder_is_refused_too(store:
     twin = save_tiny_model(tmp_path / "twin")
     with pytest.raises(InputError, match="have the same weights, so every KL would be 0"):
         train_rounds(store, out=tmp_path / "out", **arguments_of(model, reference=twin))
-    options = replace(QUICK, max_steps=3, reference=twin)
-    arguments = {"model": model, "rule": "eksft", "every": 2, "rounds": RoundOptions(warmup_steps=1), "options": options}
-    train_rounds(store, out=tmp_path / "out", **{**arguments, "options": replace(options, warmup_ratio=0.0)})
+    # nothing was made: the folder is as good as new
+    moved = arguments_of(model, reference=twin, max_steps=3, warmup_ratio=0.0)
+    train_rounds(store, out=tmp_path / "out", rounds=RoundOptions(warmup_steps=1), **moved)
 
 
 @pytest.mark.parametrize("taken", ["stats/round-2", "masks/round-0"])
@@ -107,10 +92,10 @@ def test_names_of_another_run_are_never_shared(store: Store, model: str, tmp_pat
 
 
 @pytest.fixture(scope="module")
-def ended(made: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+def ended(unscored: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
     folder = tmp_path_factory.mktemp("ended")
-    store = copied(made[0], folder)
-    train_rounds(store, out=folder / "out", rounds=WARM, **arguments_of(made[1]))
+    store = copied(unscored, folder)
+    train_rounds(store, out=folder / "out", rounds=WARM, **arguments_of(model))
     return store, folder / "out"
 
 
@@ -179,8 +164,6 @@ def test_what_was_changed_since_is_not_gone_on_with(
     kind: type[TokenstatsError],
     message: str,
 ) -> None:
-    import shutil
-
     store, out = copied(ended[0].path, tmp_path), Path(shutil.copytree(ended[1], tmp_path / "out"))
     spoil(store, out)
     with pytest.raises(kind, match=message):
@@ -198,7 +181,7 @@ def test_rounds_are_made_in_one_process(store: Store, model: str, tmp_path: Path
 
 
 def test_the_command_tells_each_round_as_it_comes_and_the_run_at_its_end(
-    cli: Cli, store: Store, model: str, tmp_path: Path
+    cli: Callable, store: Store, model: str, tmp_path: Path
 ) -> None:
     words = ["rounds", store.path, "--model", model, "--reference", model, "--rule", "eksft", "--every", 2]
     words += ["--warmup-steps", 2, "--max-steps", 5, "--batch-size", 4, "--accumulation", 1, "--device", "cpu"]
@@ -222,7 +205,7 @@ def test_the_command_tells_each_round_as_it_comes_and_the_run_at_its_end(
 
 
 def test_a_run_that_is_interrupted_says_how_to_go_on(
-    cli: Cli, store: Store, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Callable, store: Store, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from training_fixtures import QUICK, build_store, save_tiny_model
+from training_fixtures import QUICK
 
 from tokenstats.masking.rule import Rule
 from tokenstats.store import Store
@@ -16,9 +19,19 @@ ALWAYS_THE_SAME = Rule(drop="entropy > -1 and position < 2")
 """Reads the policy, and drops the first two tokens of each reply whatever it says."""
 
 
-def small_run(folder: Path) -> tuple[Path, str]:
-    """A store without scorings, and a model."""
-    return build_store(folder / "made").path, save_tiny_model(folder / "tiny")
+def killing(name: str, call: int, die: Callable[[], None]) -> tuple[Any, str, Callable[..., Any]]:
+    """Owner, attribute and replacement of a function, given by its full name, that dies when it is called so many times."""
+    place, attribute = name.rsplit(".", 1)
+    module, _, cls = place.rpartition(".")
+    owner: Any = getattr(import_module(module), cls) if cls[0].isupper() else import_module(place)
+    usual, calls = getattr(owner, attribute), count(1)
+
+    def dying(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == call:
+            die()
+        return usual(*arguments, **options)
+
+    return owner, attribute, dying
 
 
 def copied(store: Path, folder: Path) -> Store:
