@@ -116,9 +116,11 @@ class Plan:
             raise InputError("rounds are made in one process; expected no torchrun or srun of several around it")
 
     def check_names_free(self) -> None:
-        """Raise InputError where the store has a scoring or mask, or a piece of one, under a name of this run."""
-        folders = (f"{kind}/{self.name(number)}" for number in range(len(self.starts)) for kind in (STATS, MASKS))
-        if taken := next((folder for folder in folders if (self.store.path / folder).exists()), None):
+        """Raise InputError where the store has a round of this prefix already, or a piece of one: runs are never mixed."""
+        start = f"{self.rounds.prefix}-"
+        there = (path for kind in (STATS, MASKS) for path in sorted((self.store.path / kind).glob(f"{start}*")))
+        if (found := next((path for path in there if path.name.removeprefix(start).isdecimal()), None)) is not None:
+            taken = found.relative_to(self.store.path)
             raise InputError(
                 f"{self.store.path} holds {taken} already, of another run; choose other names with {argument('prefix')}, or go "
                 f"on with that run: its own {argument('out')}, and {argument('resume', True)}"
