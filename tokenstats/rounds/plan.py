@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenstats.errors import InputError, argument
+from tokenstats.errors import InputError, argument, one_line
 from tokenstats.masking.engine.targets import physical_columns
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.modeling.folders import local_folder
@@ -63,6 +63,10 @@ class Plan:
         """Does the rule read what a scoring has of a reference only?"""
         columns = physical_columns(self.rule.columns)
         return any(scoring is None and STATISTIC_BY_NAME[name].of_reference for scoring, name in columns)
+
+    @property
+    def _rule_text(self) -> str:
+        return one_line(rule_text(self.rule.to_dict()), 80)
 
     @property
     def reference(self) -> str | None:
@@ -138,7 +142,7 @@ class Plan:
     def _check_rule(self) -> None:
         if not self.rule.needs_scoring:
             raise InputError(
-                f"the rule ({rule_text(self.rule.to_dict())}) reads no statistic of the policy: its mask would be the same in "
+                f"the rule ({self._rule_text}) reads no statistic of the policy: its mask would be the same in "
                 "every round; make it once and train on it"
             )
         for scoring, _ in self.rule.columns:
@@ -149,7 +153,7 @@ class Plan:
         """KL is from another model than the one that is scored. Raises InputError where round 0 would have the same."""
         if self.reads_reference and self.reference is None:
             raise InputError(
-                f"the rule ({rule_text(self.rule.to_dict())}) reads a reference; expected {argument('reference')}, such "
+                f"the rule ({self._rule_text}) reads a reference; expected {argument('reference')}, such "
                 f"as what {argument('model')} names, with {argument('warmup_steps')}"
             )
         if self.reference is None:
