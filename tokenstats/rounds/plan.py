@@ -14,7 +14,7 @@ from tokenstats.rounds.options import RoundOptions
 from tokenstats.schema import STATISTIC_BY_NAME
 from tokenstats.scoring.workers import Worker
 from tokenstats.store import Store, check_name
-from tokenstats.store.store import MASKS, STATS
+from tokenstats.store.families import MASKS, STATS
 from tokenstats.training.options import EXACT, TrainOptions
 from tokenstats.training.provenance import without_folders
 from tokenstats.training.token_sets import choose_tokens
