@@ -52,6 +52,7 @@ class BatchPlan:
 
     @classmethod
     def of(cls, options: TrainOptions, devices: int) -> "BatchPlan":
+        """What the options ask for on so many devices."""
         by_rows = options.batch_tokens is None
         return cls(
             options.batch_size if by_rows else None, options.batch_tokens, options.accumulation, devices, options.padding_free
