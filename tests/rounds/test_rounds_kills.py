@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Started
 from rounds_fixtures import arguments_of, copied, killing, what_is_left
 from training_fixtures import largest_difference
 
+from pipelines.processes import Started
 from tokenstats.rounds.options import RoundOptions
 from tokenstats.rounds.run import train_rounds
 from tokenstats.store import Store
