@@ -8,7 +8,6 @@ Under ``torchrun`` each process trains on its own share of every batch (data par
 """
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from tokenstats.training.arguments import check_report_to, trainer_arguments
 from tokenstats.training.batching import BatchPlan, OptimizerBatches
 from tokenstats.training.data import TokenRows, TrainingData, load_training_data
 from tokenstats.training.history import HISTORY, History, history_of, means_in
+from tokenstats.training.legs import EndOfLeg, Leg, last_checkpoint, state_of
 from tokenstats.training.loop import MaskedTrainer
 from tokenstats.training.models import TrainableModel, check_tokenizer, load_store_tokenizer, load_trainable
 from tokenstats.training.objective import Objective
@@ -37,7 +37,9 @@ from tokenstats.training.rows import ChosenMask, check_writable, choose_mask
 from tokenstats.training.selection import Selector
 from tokenstats.training.setup import build_objective, plan_run
 
-_MAY_CHANGE_ON_RESUME = ("device", "report_to")
+MAY_CHANGE_ON_RESUME = ("device", "report_to")
+_OF_ALL_LEGS = ("store", "model")
+"""What legs of one run have in common beyond what their caller holds together."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,55 @@ def train(
         InputError: What the caller can mend; before training begins nothing is written.
         StoreError: The store or mask is not there, or damaged.
     """
+    return _train(store, model=model, out=out, mask=mask, options=options, follow=follow, resume=resume)
+
+
+def train_leg(
+    store: Store | str | Path, *, model: str, out: str | Path, mask: str | None, options: TrainOptions, leg: Leg
+) -> TrainSummary:
+    """Train one leg of a run, from the last checkpoint in ``out``, or from ``model`` where there is none.
+
+    As :func:`train` does it, but: rows that the mask leaves empty stay in their batches, so that the order of the rows and the
+    length of an epoch are those of every other mask; the leg ends with a checkpoint; and only the one that ends with the run
+    saves the result.
+
+    Args:
+        store: A store, or its folder.
+        model: What the whole run starts from.
+        out: The run's folder.
+        mask: What this leg learns; None: all targets.
+        options: Of the whole run; ``max_steps`` is its end.
+        leg: Where it ends.
+
+    Raises:
+        InputError, StoreError: As :func:`train`; the run in ``out`` is of another store or model.
+    """
+    return _train(store, model=model, out=out, mask=mask, options=options, leg=leg)
+
+
+def _train(
+    store: Store | str | Path,
+    *,
+    model: str,
+    out: str | Path,
+    mask: str | None,
+    options: TrainOptions,
+    follow: Selector | None = None,
+    resume: bool = False,
+    leg: Leg | None = None,
+) -> TrainSummary:
     out, opened = Path(out).expanduser(), open_store(store)
     chosen = choose_mask(opened, mask)
     weighted = chosen.weighted if follow is None else follow.weighted
     if not weighted:
         refuse(options, "normalise", because=f"{_what_keeps(chosen, follow)} does not weigh its tokens; leave it out")
     plan = plan_run(model, options, opened, chosen, follow, weighted)
-    checkpoint = _check_out(out, resume)
+    checkpoint = _check_out(out, resume) if leg is None else last_checkpoint(out)
     check_report_to(options.report_to)
     check_tokenizer(opened, model, options.trust_remote_code)
     arguments = trainer_arguments(options, out, resumed=checkpoint is not None)
-    data = load_training_data(opened, chosen, options.eval_share, options.eval_seed, plan.sets if plan is not None else None)
+    sets = plan.sets if plan is not None else None
+    data = load_training_data(opened, chosen, options.eval_share, options.eval_seed, sets, keep_empty=leg is not None)
     batch_plan = BatchPlan.of(options, arguments.world_size)
     batch_plan.check(data)
     loaded = load_trainable(model, options, arguments.device, arguments.bf16, opened, data)
@@ -125,24 +165,27 @@ def train(
     batches = OptimizerBatches(data.train, options.seed, batch_plan, classes)
     objective, reference = (None, None) if plan is None else build_objective(plan, loaded, opened, data, arguments)
     record = {
-        **provenance(opened, chosen, rows=len(data.train), left_out=data.left_out, kept=data.train.learned_tokens),
+        **provenance(opened, chosen, rows=len(data.train), empty=data.empty, kept=data.train.learned_tokens),
         "base_model": _described(loaded.description),
         "reference": _described(reference) if reference is not None else None,
         "follow": {"rule": dict(follow.rule), "fingerprint": follow.fingerprint} if follow is not None else None,
         "training": _settings(options, loaded, arguments.world_size, weighted),
         "eval_rows": len(data.evaluation) if data.evaluation else 0,
+        **({"legs": list(leg.masks)} if leg is not None else {}),
     }
     if checkpoint is not None:
-        _check_same_run(out, record)
+        _check_same_run(out, record, None if leg is None else _OF_ALL_LEGS)
     if not options.is_lora:
         loaded.model.config.tokenstats = record
     tokenizer = load_store_tokenizer(opened, options.trust_remote_code)
     trainer = _trainer(
         loaded, arguments, options, batches, data.evaluation, tokenizer, lambda: write_record(out, record), objective
     )
+    if leg is not None:
+        trainer.add_callback(EndOfLeg(leg.last_step))
     _run(trainer, checkpoint, options)
     history = history_of(trainer.state.log_history)
-    if trainer.is_world_process_zero():
+    if trainer.is_world_process_zero() and trainer.state.global_step >= trainer.state.max_steps:
         _save(loaded.model, tokenizer, out, record, history)
     return _summary(out, trainer.state.global_step, data, history, record["training"]["loss"], follow)
 
@@ -178,21 +221,22 @@ def _check_out(out: Path, resume: bool) -> Path | None:
             )
         check_writable(out)
         return None
-    # a checkpoint's trainer_state.json is written last: without it the checkpoint was cut short
-    found = (p.parent for p in out.glob("checkpoint-*/trainer_state.json"))
-    whole = {int(p.name.removeprefix("checkpoint-")): p for p in found if re.fullmatch(r"checkpoint-\d+", p.name)}
-    if not whole:
+    checkpoint = last_checkpoint(out)
+    if checkpoint is None:
         raise InputError(
             f"{out} holds no checkpoint to resume from; expected the folder of a stopped run that had {argument('save_steps')}"
         )
-    return whole[max(whole)]
+    return checkpoint
 
 
-def _check_same_run(out: Path, record: dict[str, Any]) -> None:
-    """Refuse to go on with another store, mask, model or setting than the checkpoint was made with."""
+def _check_same_run(out: Path, record: dict[str, Any], names: tuple[str, ...] | None = None) -> None:
+    """Refuse to go on with another store, mask, model or setting than the checkpoint was made with.
+
+    names: of what must be the same; None: all
+    """
     try:
         found = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        there, asked = _identity(found), _identity(record)
+        there, asked = ({n: v for n, v in _identity(r).items() if names is None or n in names} for r in (found, record))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{out / RECORD} cannot be read ({one_line(error, 80)}): what the checkpoint is of is not known; begin anew"
@@ -204,7 +248,7 @@ def _check_same_run(out: Path, record: dict[str, Any]) -> None:
 
 
 def _identity(record: dict[str, Any]) -> dict[str, Any]:
-    settings = {name: value for name, value in record["training"].items() if name not in _MAY_CHANGE_ON_RESUME}
+    settings = {name: value for name, value in record["training"].items() if name not in MAY_CHANGE_ON_RESUME}
     return {
         "store": record["store_fingerprint"],
         "mask": record["mask_fingerprint"],
@@ -251,6 +295,11 @@ def _trainer(
 
 
 def _run(trainer: MaskedTrainer, checkpoint: Path | None, options: TrainOptions) -> None:
+    if checkpoint is not None and (state := state_of(checkpoint)).global_step >= state.max_steps:
+        # nothing is left to train; the trainer itself would go on to the end of the epoch
+        trainer.state = state
+        trainer._load_from_checkpoint(str(checkpoint))
+        return
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
