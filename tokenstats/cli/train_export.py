@@ -9,6 +9,7 @@ import typer
 
 from tokenstats.cli.options import StorePath
 from tokenstats.cli.printing import Answer, many, with_json
+from tokenstats.cli.run_files import with_run_file
 from tokenstats.training.options import ExportOptions, TrainOptions
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _TOLD = {"loss_nll": "nll", "loss_entropy": "H / ln V", "loss_kl": "KL", "agreem
 """Names of the history in the words of a summary."""
 
 
+@with_run_file
 @with_json
 def train(
     store: StorePath,
@@ -57,9 +59,12 @@ def _trained(done: "TrainSummary") -> str:
         f"  loss {done.loss:.4f} nats: {done.loss_formula} of each optimizer batch",
         *_means(done.metrics),
     ]
+    if done.stopped_by is not None:
+        lines.append(f"  stopped early: {done.stopped_by}")
     if done.eval_loss is not None:
         before = f"{done.eval_loss_before:.4f} before, " if done.eval_loss_before is not None else ""
-        lines.append(f"  {many(done.eval_rows, 'row')} held out, all their targets: {before}{done.eval_loss:.4f} after")
+        after = "after" if done.best_step is None else f"after step {done.best_step}, the best: its weights were saved"
+        lines.append(f"  {many(done.eval_rows, 'row')} held out, all their targets: {before}{done.eval_loss:.4f} {after}")
         lines += _means(done.eval_metrics)
     return "\n".join(lines)
 

@@ -52,10 +52,8 @@ class BatchPlan:
 
     @classmethod
     def of(cls, options: TrainOptions, devices: int) -> "BatchPlan":
-        by_rows = options.batch_tokens is None
-        return cls(
-            options.batch_size if by_rows else None, options.batch_tokens, options.accumulation, devices, options.padding_free
-        )
+        known = options.resolved
+        return cls(known.batch_size, known.batch_tokens, known.accumulation, devices, known.padding_free)
 
     def check(self, data: TrainingData) -> None:
         """Raise InputError where a row does not fit into ``batch_tokens``."""

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from tokenstats.errors import InputError, TokenstatsWarning, argument
+from tokenstats.modeling.load import is_adapter_of
 from tokenstats.options import refuse
 from tokenstats.store import Store
 from tokenstats.store.manifests import Model
@@ -18,7 +19,7 @@ from tokenstats.training.objective import Objective
 from tokenstats.training.options import TrainOptions
 from tokenstats.training.reference import ModelBeside, Reference, load_reference, without_adapter
 from tokenstats.training.reference_cache import CachedStates, RowsToKeep, make_cache
-from tokenstats.training.rows import ChosenMask
+from tokenstats.training.request import Request
 from tokenstats.training.selection import FollowedRule, Selector
 from tokenstats.training.terms import OF_REFERENCE, Depth, Terms, plan_terms
 from tokenstats.training.token_sets import ENTROPY, KEPT, KL, TARGET, TokenChoice, TokenSets, choose_tokens
@@ -46,36 +47,44 @@ class Plan:
     @property
     def adapter_off(self) -> bool:
         """Is the reference the model below the adapter that is trained?"""
-        return self.options.is_lora and self.options.reference in (None, self.model)
+        reference = self.options.reference
+        if not self.options.trains_adapter or reference is None:
+            return self.options.trains_adapter
+        return is_adapter_of(self.model, reference) if self.options.continue_adapter else reference == self.model
 
 
-def plan_run(
-    model: str, options: TrainOptions, store: Store, mask: ChosenMask, follow: Selector | None, weighted: bool
-) -> Plan | None:
+def plan_run(request: Request) -> Plan | None:
     """What a run works out, or None for the cross-entropy alone.
 
     Raises:
-        InputError: A choice of tokens is none, nothing reads the reference, or a rule needs one that is not there.
+        InputError: A choice of tokens is none, nothing reads the reference, a rule needs one that is not there, or weights are
+            to be divided by that are not there.
     """
+    options, follow = request.options, request.follow
+    if not request.weighted:
+        refuse(options, "normalise", because=f"{request.decided_by} does not weigh its tokens; leave it out")
     reads = follow.columns if follow is not None else None
     wants_reference = bool(reads and reads & OF_REFERENCE)
-    has_reference = options.reference is not None or options.kl_penalty > 0 or (options.is_lora and wants_reference)
+    needs_kl = options.kl_penalty > 0 or options.evaluates_kl
+    has_reference = options.reference is not None or needs_kl or (options.trains_adapter and wants_reference)
     if wants_reference and not has_reference:
         raise InputError(
             f"the rule that is followed reads {', '.join(sorted(reads & OF_REFERENCE)) if reads else ''}; expected "
             f"{argument('reference')} with it"
         )
-    by_weights = weighted and options.normalise == "weights"
+    by_weights = request.weighted and options.normalise == "weights"
     terms = plan_terms(options, has_reference=has_reference, by_weights=by_weights, reads=reads)
     if not terms.reads_reference:
         nobody = f"nothing reads it: {argument('kl_penalty')} is 0, {argument('metrics')} only tells the loss"
         refuse(options, "reference", "reference_cache", because=f"{nobody}, and no rule is followed that reads a KL")
-    if not (options.entropy_bonus or options.kl_penalty or options.has_metrics or follow is not None):
+    watched = options.evaluates_kl or options.best_by == "eval_accuracy"
+    if not (options.entropy_bonus or options.kl_penalty or options.has_metrics or watched or follow is not None):
         return None
-    return Plan(model, options, terms, _token_sets(options, store, mask, follow), follow, mask.name is not None)
+    return Plan(request.model, options, terms, _token_sets(request), follow, request.mask.name is not None)
 
 
-def _token_sets(options: TrainOptions, store: Store, mask: ChosenMask, follow: Selector | None) -> TokenSets:
+def _token_sets(request: Request) -> TokenSets:
+    options, mask, follow = request.options, request.mask, request.follow
     clauses: tuple[str, ...] = ()
     of = "the rule that is followed" if follow is not None else f"mask {mask.title!r}"
     if follow is not None:
@@ -84,7 +93,7 @@ def _token_sets(options: TrainOptions, store: Store, mask: ChosenMask, follow: S
         clauses = tuple(clause.text for clause in mask.manifest.clauses)
 
     def choice(option: str, text: str | None) -> TokenChoice | None:
-        return None if text is None else choose_tokens(option, text, clauses, of, store)
+        return None if text is None else choose_tokens(option, text, clauses, of, request.store)
 
     learned = KEPT | (ENTROPY if options.entropy_bonus else 0) | (KL if options.kl_penalty else 0)
     return TokenSets(
@@ -118,7 +127,7 @@ def _reference(
 ) -> tuple[Reference, Model]:
     options = plan.options
     if plan.adapter_off:
-        split, description = without_adapter(loaded.model), loaded.description
+        split, description = without_adapter(loaded.model), loaded.below
         split.is_split = loaded.split.is_split
     else:
         assert options.reference is not None

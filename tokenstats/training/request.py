@@ -1,0 +1,72 @@
+"""What a run was asked for, opened and resolved, and the run file that says it again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenstats.options import effective
+from tokenstats.run_file import to_toml
+from tokenstats.store import Store
+from tokenstats.store.drafts import whole_file
+from tokenstats.training.options import TrainOptions
+from tokenstats.training.provenance import write_record
+from tokenstats.training.rows import PLAIN, ChosenMask
+from tokenstats.training.selection import Selector
+
+if TYPE_CHECKING:
+    from tokenstats.training.callbacks import Callback
+
+RUN_FILE = "run.toml"
+"""Name of the run file, beside the weights."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run that was asked for.
+
+    Attributes:
+        model: A folder or Hub id, as it was given.
+        options: Resolved.
+        follow: A rule that decides in each step, or None.
+        callbacks: Of transformers' Trainer.
+    """
+
+    store: Store
+    mask: ChosenMask
+    model: str
+    out: Path
+    options: TrainOptions
+    follow: Selector | None = None
+    callbacks: "tuple[Callback, ...]" = ()
+
+    @property
+    def weighted(self) -> bool:
+        """Are kept tokens weighed?"""
+        return self.mask.weighted if self.follow is None else self.follow.weighted
+
+    @property
+    def decided_by(self) -> str:
+        """What decides which tokens are kept, for messages."""
+        return f"the mask {self.mask.title!r}" if self.follow is None else "the rule that is followed"
+
+    def run_file(self) -> str:
+        """The run as a TOML file. What no file can say stands in its comments."""
+        notes = ["# every option as it took effect; paths as they were given"]
+        if self.follow is not None and self.follow.source is None:
+            notes.append("# a rule made in Python was followed: tokenstats.json has it")
+        if self.callbacks:
+            notes.append("# with callbacks in Python")
+        own = {
+            "store": self.store.path,
+            "mask": self.mask.name or PLAIN,
+            "model": self.model,
+            "out": self.out,
+            "follow": self.follow.source if self.follow is not None else None,
+        }
+        return "\n".join([*notes, to_toml({**own, **effective(self.options)})])
+
+    def write_beside(self, record: dict[str, Any]) -> None:
+        """Write what the weights in ``out`` come from: the record, and the run file."""
+        write_record(self.out, record)
+        with whole_file(self.out / RUN_FILE) as file:
+            file.write(self.run_file().encode())

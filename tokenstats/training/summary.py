@@ -1,0 +1,83 @@
+"""What a run says when it has ended."""
+
+from dataclasses import dataclass
+
+from transformers import TrainerState
+
+from tokenstats.training.data import TrainingData
+from tokenstats.training.history import History, means_in
+from tokenstats.training.options import TrainOptions
+from tokenstats.training.request import Request
+
+_NO_METRICS = ("step", "epoch", "loss", "tokens_per_second")
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a run did.
+
+    out:              folder of the weights, tokenizer, ``tokenstats.json`` (origin), ``run.toml`` and ``history.json`` (losses)
+    steps:            optimizer steps in all, those before a resume included
+    loss:             mean training loss of the last logged steps, nats per kept token
+    loss_formula:     what that loss is, over each optimizer batch
+    eval_loss:        loss of the rows held out over all their target tokens, in nats; None where none are
+    eval_loss_before: the same before the first step
+    rows:             rows trained on; rows_left_out: rows with nothing kept, or nothing of weight above 0;
+                      eval_rows: rows held out
+    kept_tokens:      tokens whose cross-entropy the rows trained on contribute in one epoch; None where a rule is followed,
+                      which decides in each step
+    metrics:          what the last entry of the history tells besides the loss (docs/TRAINING.md lists the names)
+    eval_metrics:     the same of the rows held out, of the weights that were saved
+    best_step:        with ``best_by`` the step whose weights were saved; ``eval_loss`` and ``eval_metrics`` are theirs too
+    stopped_by:       why the run ended before its time, or None
+    """
+
+    out: str
+    steps: int
+    loss: float
+    loss_formula: str
+    eval_loss: float | None
+    eval_loss_before: float | None
+    rows: int
+    rows_left_out: int
+    eval_rows: int
+    kept_tokens: int | None
+    metrics: dict[str, float]
+    eval_metrics: dict[str, float]
+    best_step: int | None = None
+    stopped_by: str | None = None
+
+
+def summary_of(request: Request, data: TrainingData, loss_formula: str, state: TrainerState, history: History) -> TrainSummary:
+    """The summary of a run from its last state and its curve."""
+    evaluation, last = history["evaluation"], history["training"][-1]
+    best_step = None
+    if request.options.best_by is not None and state.best_model_checkpoint is not None:
+        best_step = int(state.best_model_checkpoint.rpartition("-")[2])
+    saved = next((each for each in evaluation if each["step"] == best_step), evaluation[-1]) if evaluation else None
+    return TrainSummary(
+        out=str(request.out),
+        steps=state.global_step,
+        loss=last["loss"],
+        loss_formula=loss_formula,
+        eval_loss=saved["loss"] if saved else None,
+        eval_loss_before=evaluation[0]["loss"] if evaluation else None,
+        rows=len(data.train),
+        rows_left_out=data.left_out,
+        eval_rows=len(data.evaluation) if data.evaluation else 0,
+        kept_tokens=data.train.learned_tokens if request.follow is None else None,
+        metrics={name: value for name, value in last.items() if name not in _NO_METRICS},
+        eval_metrics=means_in(saved) if saved else {},
+        best_step=best_step,
+        stopped_by=_stopped_by(request.options, state, evaluation),
+    )
+
+
+def _stopped_by(options: TrainOptions, state: TrainerState, evaluation: list[dict[str, float]]) -> str | None:
+    if state.global_step >= state.max_steps:
+        return None
+    if options.stop_at_kl is not None and evaluation[-1]["targets/kl"] >= options.stop_at_kl:
+        return f"the KL of the rows held out reached {options.stop_at_kl:g} nats"
+    if options.patience is not None:
+        return f"no evaluation was the best for {options.patience} in a row"
+    return "a callback"
