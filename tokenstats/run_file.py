@@ -32,8 +32,8 @@ def read_run_file(path: Path, known: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"{where} is not TOML: {one_line(error, 120)}") from None
     for key in table:
         if key not in known:
-            close = nearest(key, list(known))
-            raise InputError(f"{where} has an unknown key {one_line(key, 40)!r}{close}; expected: {', '.join(known)}")
+            close = nearest(key, list(known)) or f"; expected: {', '.join(known)}"
+            raise InputError(f"{where} has an unknown key {one_line(key, 40)!r}{close}")
     return table
 
 
