@@ -153,7 +153,16 @@ def _load_weights(
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise InputError(f"{source} lacks weights ({missing}, …): they would be random numbers; use a complete checkpoint")
+    if four_bit:
+        _keep_differentiable(model)
     return model
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """After a pass without gradient on a CPU, bitsandbytes keeps its matrices for a product that no gradient passes."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _in_four_bits(dtype: torch.dtype | str, device: torch.device) -> dict[str, Any]:

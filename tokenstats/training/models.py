@@ -55,6 +55,9 @@ def load_trainable(
         model.requires_grad_(True)
     elif not options.continue_adapter:
         model = _with_adapter(model, options)
+    if options.load_in_4bit and device.type == "cpu":
+        costs = "what a base in 4 bits costs on a CPU, in time and in accuracy, was not measured"
+        warnings.warn(costs, TokenstatsWarning, stacklevel=2)
     split = SplitModel(model, float32_head=False)
     probe = torch.from_numpy(data.train.ids[:_PROBE_TOKENS]).long()[None].to(device)
     split.check(probe)
@@ -75,9 +78,6 @@ def _load(source: str, options: TrainOptions, device: torch.device, autocast: bo
     on_adapter = folder is not None and is_adapter(folder)
     if options.trains_adapter:
         _check_adapter(source, options, on_adapter)
-    if options.load_in_4bit and device.type == "cpu":
-        costs = "what a base in 4 bits costs on a CPU, in time and in accuracy, was not measured"
-        warnings.warn(costs, TokenstatsWarning, stacklevel=3)
     dtype = "bfloat16" if autocast and options.trains_adapter else "float32"
     how = (dtype, device, options.attention, options.trust_remote_code, options.load_in_4bit)
     if options.continue_adapter and folder is not None:
