@@ -125,6 +125,7 @@ class TrainOptions:
     save_steps: int | None = field(None, "write a checkpoint every so many steps", at_least(1))
     keep_checkpoints: int = field(2, "the last so many, and the best; older ones are deleted", at_least(1))
     logging_steps: int = field(10, "steps averaged in one entry of the history", at_least(1))
+    plot: bool = field(True, "draw the course of the run beside the weights: training.png")
     report_to: str = field("none", "none, or tensorboard, wandb, … as installed")
     seed: int = field(0, "of the order of rows, dropout and a new adapter", SEED)
     dtype: str = field("auto", "auto, float32 or bfloat16", one_of("auto", "float32", "bfloat16"))

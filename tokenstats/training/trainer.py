@@ -31,6 +31,7 @@ from tokenstats.training.metrics import Meter
 from tokenstats.training.models import TrainableModel, check_tokenizer, load_store_tokenizer, load_trainable
 from tokenstats.training.objective import Objective
 from tokenstats.training.options import TrainOptions
+from tokenstats.training.picture import draw_run
 from tokenstats.training.record import Record, record_of
 from tokenstats.training.request import Request
 from tokenstats.training.resume import check_same_run, find_checkpoint, has_ended, state_of
@@ -72,7 +73,8 @@ def train(
 
     ``out`` gets the weights (an adapter's, where one is trained), the store's tokenizer with its chat template,
     ``tokenstats.json`` with where they came from (in ``config.json`` too, for a whole model), ``run.toml`` with all that the
-    run was told, and ``history.json``. With ``save_steps`` or ``best_by`` there are checkpoints too, in ``out/checkpoint-N``.
+    run was told, ``history.json``, and ``training.png``, which draws it. With ``save_steps`` or ``best_by`` there are
+    checkpoints too, in ``out/checkpoint-N``.
 
     Args:
         store: A store, or its folder.
@@ -186,3 +188,5 @@ def _save(request: Request, prepared: _Prepared, history: History) -> None:
     prepared.tokenizer.save_pretrained(request.out)
     request.write_beside(prepared.record)
     write_json(request.out / HISTORY, json.dumps(history, indent=1))
+    if request.options.plot:
+        draw_run(request.out)
