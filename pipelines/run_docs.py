@@ -10,9 +10,9 @@ masks, in runs/demo/store. Blocks are run by what stands behind their backticks:
     ```pycon       a Python session, all of a page in one process
     ```python      statements, run; they print nothing
 
-A block with ``not-run`` behind that is left out: it takes minutes, needs a cluster, or prints times. Numbers may differ in
-their last digits from one machine to another: they are held to two thousandths. What stands as ``…`` alone on a line is not
-compared.
+A block with ``not-run`` behind that is left out: it takes minutes, needs a cluster, prints times, or is part of a file. Numbers
+may differ in their last digits from one machine to another: they are held to two thousandths. What stands as ``…`` alone on a
+line is not compared.
 """
 
 import argparse

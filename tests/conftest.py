@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jsonl import write_jsonl
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -34,11 +35,6 @@ def warmup() -> str:
 @pytest.fixture(scope="session")
 def chats() -> list[dict]:
     return [json.loads(line) for line in (DATA / "sft.jsonl").read_text().splitlines()]
-
-
-def write_jsonl(path: Path, rows: list) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="session")

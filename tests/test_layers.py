@@ -1,11 +1,10 @@
 """Who may import whom, and how fast the front door opens."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from imports import loaded_after
 
 import tokenstats
 
@@ -40,12 +39,6 @@ def test_imports_go_down_and_stages_meet_only_in_the_store():
             continue
         for other in imported_modules(path) - {mine}:
             assert floor[other] < floor[mine], f"{path.name} of {mine} imports {other}"
-
-
-def loaded_after(code: str, unwanted: str) -> list[str]:
-    script = f"{code}\nimport sys\nprint(*[m for m in {unwanted.split()!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return done.stdout.split()
 
 
 @pytest.mark.parametrize(

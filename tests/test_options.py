@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
-from test_layers import loaded_after
+from imports import loaded_after
 
 import tokenstats
 from tokenstats.corpus.options import CorpusOptions

@@ -24,9 +24,9 @@ from tokenstats.scoring.options import LOCAL, EngineOptions, Request, ScoringOpt
 from tokenstats.scoring.passes import Parts, Passes
 from tokenstats.scoring.workers import BackgroundIterator, Worker, parts_of_another
 from tokenstats.store import check_name
+from tokenstats.store.families import TOKENS, Family
 from tokenstats.store.manifests import ScoringManifest
 from tokenstats.store.parts import finished_parts
-from tokenstats.store.store import TOKENS, Family
 
 _log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from tokenstats.masking.engine.targets import Targets, physical_columns
 from tokenstats.masking.language.unparse import options_of, selections_in, text_of
 from tokenstats.masking.rule import Rule
 from tokenstats.store import Store, open_store
+from tokenstats.store.families import TOKENS
 from tokenstats.store.lists import flat, offsets_of
-from tokenstats.store.store import TOKENS
 from tokenstats.training.rows import row_keys
 from tokenstats.training.selection import BatchTargets, Selector
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_jsonl
 from flat_options import grouped
 from inspect_fixtures import copy_of_store
+from jsonl import write_jsonl
+from processes import Started, start_command
 from test_resume import contents
 
 from tokenstats import Rule, Store, build_mask
@@ -28,23 +29,13 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 both = pytest.mark.parametrize("number", list(STATUS), ids=lambda number: number.name)
 
 
-def start(*command: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tokenstats", *map(str, command)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # threads that wait for each other on a busy machine take minutes
-    )
-
-
-def until(process: subprocess.Popen[str], reached: Callable[[], object]) -> None:
+def until(process: Started, reached: Callable[[], object]) -> None:
     while not reached():
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)
 
 
-def ends_well(process: subprocess.Popen[str], number: signal.Signals) -> str:
+def ends_well(process: Started, number: signal.Signals) -> str:
     """Send the signal; the line that the command says."""
     process.send_signal(number)
     began = time.monotonic()
@@ -78,7 +69,7 @@ def arguments(run) -> list[object]:
 @both
 def test_compute_goes_on_after_it_was_interrupted(run, arguments, tmp_path, number):
     store = tmp_path / "store"
-    process = start(*arguments, "--store", store)
+    process = start_command(*arguments, "--store", store)
     until(process, lambda: len(list(store.glob("stats/warmup/part-*.parquet"))) > 1)
     said = ends_well(process, number)
     assert half_written(tmp_path) == []
@@ -94,7 +85,7 @@ def test_compute_stops_while_a_large_part_is_being_tokenized(tmp_path, chats, ba
     """One part takes the whole dataset: the thread that makes it is not waited for."""
     fifo = tmp_path / "d.jsonl"
     os.mkfifo(fifo)
-    process = start("compute", fifo, "--model", base, "--store", tmp_path / "store")
+    process = start_command("compute", fifo, "--model", base, "--store", tmp_path / "store")
     with open(fifo, "w"):  # it has the dataset open, and waits for the first row
         said = ends_well(process, signal.SIGINT)
     assert "nothing was written yet" in said
@@ -135,7 +126,7 @@ def test_what_was_there_stays_and_nothing_else_is(own, tmp_path, command, number
     }
     name = command.split()[0]
     arguments = ["mine", "kl-only"] if name == "compare" else options.get(command, [])
-    process = start(name, own.path, *arguments)
+    process = start_command(name, own.path, *arguments)
     with open(pipe, "wb"):  # opens when the command does
         said = ends_well(process, number)
     assert "run the same command again" in said
@@ -149,13 +140,13 @@ def test_what_was_there_stays_and_nothing_else_is(own, tmp_path, command, number
 def test_training_says_which_checkpoint_to_go_on_from(own, tmp_path, number):
     model, out = own.scorings.choose().manifest.model.source, tmp_path / "out"
     arguments = ["train", own.path, "--mask", "eksft", "--model", model, "--device", "cpu", "--batch-size", 1, "--out", out]
-    process = start(*arguments, "--max-steps", 100_000, "--save-steps", 5)
+    process = start_command(*arguments, "--max-steps", 100_000, "--save-steps", 5)
     until(process, lambda: list(out.glob("checkpoint-*/trainer_state.json")))
     said = ends_well(process, number)
     assert "the last checkpoint is" in said
     assert "with --resume" in said
     shutil.rmtree(out)
-    process = start(*arguments, "--max-steps", 100_000, "--eval-share", 0.1)
+    process = start_command(*arguments, "--max-steps", 100_000, "--eval-share", 0.1)
     until(process, out.exists)
     assert "begin anew" in ends_well(process, number)
     assert half_written(tmp_path) == []
@@ -181,7 +172,7 @@ def test_a_cluster_does_not_hold_up_the_end(arguments, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="needs the ray extra")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # else actors get next to nothing of a machine that runs other tests too
     store = tmp_path / "store"
-    process = start(*arguments, "--store", store, "--engine", "ray", "--workers", 1, "--device", "cpu")
+    process = start_command(*arguments, "--store", store, "--engine", "ray", "--workers", 1, "--device", "cpu")
     until(process, lambda: len(list(store.glob("stats/warmup/part-*.parquet"))) > 1)
     said = ends_well(process, signal.SIGTERM)
     assert "parts of warmup" in said

@@ -5,15 +5,14 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import write_jsonl
 from flat_options import grouped
+from jsonl import write_jsonl
+from processes import start_command
 
 from tokenstats.computing import compute
 from tokenstats.errors import StoreError
@@ -80,13 +79,13 @@ def test_killed_at_every_file_in_turn(arguments, undisturbed, tmp_path, monkeypa
 
 def test_a_real_kill_at_random_moments(arguments, undisturbed, tmp_path):
     command = [
-        *(sys.executable, "-m", "tokenstats", "compute", str(arguments["dataset"]), "--store", str(tmp_path / "store")),
+        *("compute", arguments["dataset"], "--store", tmp_path / "store"),
         *("--model", arguments["model"], "--reference", arguments["reference"]),
-        *("--part-tokens", str(arguments["part_tokens"]), "--batch-tokens", str(arguments["batch_tokens"])),
+        *("--part-tokens", arguments["part_tokens"], "--batch-tokens", arguments["batch_tokens"]),
     ]
     rng, killed = random.Random(0), 0
     while True:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = start_command(*command)
         parts = len(list(tmp_path.glob("store/*/**/part-*.parquet")))
         until = time.time() + 60
         while process.poll() is None and len(list(tmp_path.glob("store/*/**/part-*.parquet"))) <= parts and time.time() < until:
@@ -94,7 +93,7 @@ def test_a_real_kill_at_random_moments(arguments, undisturbed, tmp_path):
         time.sleep(rng.random() * 0.05)
         if killed == 3 or process.poll() is not None:
             _, errors = process.communicate()
-            assert process.returncode == 0, errors.decode()
+            assert process.returncode == 0, errors
             break
         process.send_signal(signal.SIGKILL)
         process.communicate()

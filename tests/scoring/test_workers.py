@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_jsonl
 from flat_options import grouped
+from jsonl import write_jsonl
+from processes import Started, start_command
 from test_resume import contents
 from test_scoring import assert_tables_close, table
 
@@ -44,21 +45,18 @@ def undisturbed(tmp_path_factory, arguments) -> dict[str, bytes]:
 def command(arguments: dict, store: Path) -> list[str]:
     dataset, *options = arguments.items()
     words = [word for name, value in options for word in (f"--{name.replace('_', '-')}", str(value))]
-    return [sys.executable, "-m", "tokenstats", "compute", str(dataset[1]), "--store", str(store), *words]
+    return ["compute", str(dataset[1]), "--store", str(store), *words]
 
 
-def start_three(arguments: dict, store: Path, names: tuple[str, str] = ("RANK", "WORLD_SIZE")) -> list[subprocess.Popen]:
-    environments = [os.environ | {names[0]: str(rank), names[1]: "3", "OMP_NUM_THREADS": "1"} for rank in range(3)]
-    return [
-        subprocess.Popen(command(arguments, store), env=e, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        for e in environments
-    ]
+def start_three(arguments: dict, store: Path, names: tuple[str, str] = ("RANK", "WORLD_SIZE")) -> list[Started]:
+    words = command(arguments, store)
+    return [start_command(*words, **{names[0]: str(rank), names[1]: "3"}) for rank in range(3)]
 
 
-def wait(workers: list[subprocess.Popen]) -> None:
+def wait(workers: list[Started]) -> None:
     for worker in workers:
         _, errors = worker.communicate(timeout=120)
-        assert worker.returncode == 0, errors.decode()
+        assert worker.returncode == 0, errors
 
 
 def parts(store: Path) -> dict[Path, tuple[int, int]]:
@@ -181,7 +179,7 @@ PEAK = """
 import resource, sys
 from tokenstats.computing import compute
 from tokenstats.corpus.options import CorpusOptions
-compute(sys.argv[1], model=sys.argv[2], store=sys.argv[3], corpus=CorpusOptions(chat=False, part_tokens=4000))
+compute(sys.argv[1], model=sys.argv[2], store=sys.argv[3], corpus=CorpusOptions(chat=False, part_tokens=2000))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -189,7 +187,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_memory_does_not_grow_with_the_data(base, tmp_path):
     """Ten times the rows, in ten times the parts; more would only take longer."""
     peaks = []
-    for rows in (1_000, 10_000):
+    for rows in (500, 5_000):
         data = write_jsonl(tmp_path / f"{rows}.jsonl", [{"prompt": f"{i}+1=", "completion": f"{i + 1}"} for i in range(rows)])
         done = subprocess.run(
             [sys.executable, "-c", PEAK, str(data), base, str(tmp_path / str(rows))],
@@ -199,7 +197,7 @@ def test_memory_does_not_grow_with_the_data(base, tmp_path):
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         peaks.append(int(done.stdout.split()[-1]))
-    assert Store(tmp_path / "10000").part_count > 20
+    assert Store(tmp_path / "5000").part_count > 20
     assert peaks[1] < 1.10 * peaks[0]
 
 
@@ -282,7 +280,7 @@ def test_a_full_disk_while_the_tokenizer_is_saved_is_an_error(arguments, tmp_pat
         raise Exception("No space left on device (os error 28)")  # as the tokenizers library does
 
     monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", no_space)
-    status, _, errors = cli(*command(arguments, tmp_path / "store")[3:])
+    status, _, errors = cli(*command(arguments, tmp_path / "store"))
     assert status == 2
     assert "store/tokenizer: No space left on device" in errors
     assert "Traceback" not in errors
@@ -299,7 +297,7 @@ def test_a_full_disk_is_an_error_and_once_there_is_space_the_run_goes_on(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
-    words = command(arguments, tmp_path / "store")[3:]
+    words = command(arguments, tmp_path / "store")
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", replace)
         status, _, errors = cli(*words)
@@ -324,7 +322,8 @@ def test_a_folder_that_cannot_be_written_is_an_error(arguments, tmp_path, folder
     without = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
     if without and shutil.which("setpriv") is None:
         pytest.skip("runs as root, and there is no setpriv to give up its right to write anywhere")
-    done = subprocess.run([*without, *command(arguments, tmp_path / "store")], capture_output=True, text=True)
+    started = [*without, sys.executable, "-m", "tokenstats", *command(arguments, tmp_path / "store")]
+    done = subprocess.run(started, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert f"cannot write {tmp_path / folder}" in last

@@ -3,12 +3,11 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from processes import Started
 from synthetic import random_store
 
 from tokenstats import Rule, Store, build_mask
@@ -136,7 +135,7 @@ def test_a_reader_beside_a_writer_that_is_killed_again_and_again(store, way):
     counts = {build_mask(store, rule, "mine", replace=True).manifest.kept for rule in (NEW, OLD)}
     rng, read = random.Random(way), 0
     for _ in range(6):
-        writer = subprocess.Popen([sys.executable, "-c", REPLACES, str(store.path), way])
+        writer = Started(REPLACES, (store.path, way))
         before = os.stat(store.path / "masks").st_mtime_ns
         while os.stat(store.path / "masks").st_mtime_ns == before:
             assert writer.poll() is None
@@ -146,7 +145,7 @@ def test_a_reader_beside_a_writer_that_is_killed_again_and_again(store, way):
             assert found in {*counts, REPLACED}
             read += found in counts
         writer.send_signal(signal.SIGKILL)
-        writer.wait()
+        writer.communicate()
         assert kept(Store(store.path), "mine") in counts
     assert read > 0
     build_mask(store, NEW, "mine", replace=True)

@@ -1,6 +1,6 @@
 """Hundreds of small tamperings with a store: each reading command says so in one line, or answers exactly as before.
 
-Another number without a word would be the worst of all bugs; a traceback or a hang is one, too.
+They are drawn from thousands. Another number without a word would be the worst of all bugs; a traceback or a hang is one, too.
 """
 
 import json
@@ -185,7 +185,7 @@ def few(all_of_them: Iterator[Any] | list[Any], count: int, seed: object) -> lis
 @pytest.mark.parametrize("family", MANIFESTS)
 def test_an_edited_manifest_is_refused(store, untampered, family):
     path = store / family / "manifest.json"
-    changes = few((c for c in edited_manifests(path.read_text()) if c[0].split(":")[0] != "checksum"), 25, family)
+    changes = few((c for c in edited_manifests(path.read_text()) if c[0].split(":")[0] != "checksum"), 12, family)
     for what, manifest in changes:
         refused = tampered(path, json.dumps(manifest).encode(), store, untampered, f"{family}: {what}")
         assert refused > 0, f"{family}: {what} was believed"
@@ -199,7 +199,7 @@ def test_an_edited_manifest_of_an_earlier_version_breaks_nothing(store, untamper
     manifest = json.loads(before)
     del manifest["checksum"]
     try:
-        for _, changed in few(edited_manifests(json.dumps(manifest)), 40, family):
+        for _, changed in few(edited_manifests(json.dumps(manifest)), 15, family):
             path.write_text(json.dumps(changed))
             assert all(answers(store))
     finally:
@@ -210,7 +210,7 @@ def test_an_edited_manifest_of_an_earlier_version_breaks_nothing(store, untamper
 def test_a_manifest_with_other_bytes_or_none(store, untampered, family):
     path = store / family / "manifest.json"
     content, rng = path.read_bytes(), random.Random(family)
-    for _ in range(8):
+    for _ in range(4):
         flipped = bytearray(content)
         flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         tampered(path, bytes(flipped), store, untampered, f"{family}: a byte")
@@ -224,7 +224,7 @@ def test_a_part_with_other_bytes_or_none(store, untampered, family):
     for index in (0, 1):
         path = part_path(store / family, index)
         content = path.read_bytes()
-        for _ in range(6):
+        for _ in range(2):
             flipped = bytearray(content)
             flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
             assert tampered(path, bytes(flipped), store, untampered, f"{path}: a byte") > 0

@@ -1,6 +1,7 @@
 """Tiny random models, a tokenizer and stores with masks: what the tests of training share. No network, no big model."""
 
 import json
+import socket
 from collections.abc import Callable, Container
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from processes import Started
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
@@ -226,3 +228,25 @@ def nll_of(store: Store, model: str, weighs: PerToken, rows: Container[int] = ra
                 nll = cross_entropy(network(input_ids=tokens[None]).logits[0, :-1].double(), tokens[1:], reduction="none")
             total, weight = total + float((nll * counts).sum()), weight + float(counts.sum())
     return total, weight
+
+
+def train_on_two_processes(
+    store: Store, model: str, masks: tuple[str, ...], out: Path, options: TrainOptions, follow: str = "None"
+) -> None:
+    """``follow``: the expression that makes the rule to follow."""
+    code = (
+        "import torch; torch.set_num_threads(1); from pathlib import Path; "
+        "from tokenstats.training import TrainOptions, train; "
+        f"[train({str(store.path)!r}, model={model!r}, mask=m, out=Path({str(out)!r}) / m, options={options!r}, "
+        f"follow={follow}) for m in {masks!r}]; "
+        # a process that leaves while the other still talks to it is aborted by gloo at its own exit, now and then
+        "torch.distributed.barrier(); torch.distributed.destroy_process_group()"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [Started(code, changes={**shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors

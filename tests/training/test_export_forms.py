@@ -8,17 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from training_fixtures import every_third_dropped, exported_table, masked_store, sequences, uneven
+from training_fixtures import every_third_dropped, exported_table, sequences, uneven
 
 from tokenstats.errors import InputError
 from tokenstats.store import Store
 from tokenstats.training import ExportOptions, export
 from tokenstats.training.guides import FORMS
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return masked_store(tmp_path_factory.mktemp("forms"))
 
 
 def expected_rows(store: Store) -> list[tuple[list[int], list[bool]]]:

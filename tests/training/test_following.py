@@ -7,9 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training_weights import train_on_two_processes
 from torch.nn.functional import cross_entropy
-from training_fixtures import QUICK, byte_tokenizer, largest_difference, losses, save_tiny_model, short_chats
+from training_fixtures import (
+    QUICK,
+    byte_tokenizer,
+    largest_difference,
+    losses,
+    save_tiny_model,
+    short_chats,
+    train_on_two_processes,
+)
 from transformers import AutoModelForCausalLM
 
 from tokenstats.computing import compute

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from loss_fixtures import VOCABULARY, assert_same_gradients, batch, gradients, split_of
 from torch import nn
 from training_fixtures import tiny_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
@@ -11,7 +12,6 @@ from tokenstats.modeling.head import SplitModel
 from tokenstats.training.loss import masked_loss, nll_per_row
 from tokenstats.training.rows import IGNORED
 
-VOCABULARY = 264
 SMALL = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -41,36 +41,6 @@ def granite() -> nn.Module:
 
 
 MODELS = {"qwen": tiny_model, "tied": lambda: tiny_model(tie_word_embeddings=True), "soft-capped": gemma, "scaled": granite}
-
-
-def batch(seed: int = 0, rows: int = 3, length: int = 17, kept: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
-    rng = np.random.default_rng(seed)
-    ids = torch.from_numpy(rng.integers(3, VOCABULARY, (rows, length)))
-    keep = torch.from_numpy(rng.random((rows, length)) < kept)
-    keep[:, 0] = False
-    return ids, torch.where(keep, ids, IGNORED)
-
-
-def split_of(model: nn.Module) -> SplitModel:
-    split = SplitModel(model.eval(), float32_head=False)
-    split.check(batch()[0])
-    assert split.is_split
-    return split
-
-
-def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
-    model.zero_grad()
-    return found
-
-
-def assert_same_gradients(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == two.keys()
-    largest = max(g.abs().max() for g in two.values())
-    for name in one:
-        assert (one[name] - two[name]).abs().max() < 1e-5 * largest, name
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -15,9 +15,7 @@ from training_fixtures import (
     every_third_dropped,
     largest_difference,
     losses,
-    masked_store,
     nll_of,
-    save_tiny_model,
     sequences,
     tiny_model,
     uneven,
@@ -42,16 +40,6 @@ MIXING = ("bloom", "mamba")
 BY_TOKENS = TrainOptions(**{**vars(QUICK), "batch_size": TrainOptions.batch_size, "batch_tokens": 300, "accumulation": 2})
 
 SEQUENCES = [np.random.default_rng(n).integers(3, 260, n).astype(np.int32) for n in (60, 2, 41)]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return masked_store(tmp_path_factory.mktemp("training"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def saved(kind: str, folder: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from test_loss import VOCABULARY, assert_same_gradients, gradients, split_of
+from loss_fixtures import VOCABULARY, assert_same_gradients, gradients, split_of
 from torch import Tensor, nn
 from training_fixtures import tiny_model
 

@@ -15,9 +15,7 @@ from training_fixtures import (
     every_third_dropped,
     largest_difference,
     losses,
-    masked_store,
     nll_of,
-    save_tiny_model,
     saved_parameters,
     sequences,
 )
@@ -28,16 +26,6 @@ from tokenstats.store import Store
 from tokenstats.training import TrainOptions, train
 from tokenstats.training.data import collate, load_training_data
 from tokenstats.training.rows import IGNORED, choose_mask, shuffled
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return masked_store(tmp_path_factory.mktemp("training"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def plain_sft(store: Store, model: str, out: Path, options: TrainOptions, epochs: int) -> list[float]:

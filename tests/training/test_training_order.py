@@ -7,23 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_fixtures import QUICK, ROWS, masked_store, nll_of, save_tiny_model, sequences
+from training_fixtures import QUICK, ROWS, nll_of, sequences
 
 from tokenstats.store import Store
 from tokenstats.training import TrainOptions, train
 from tokenstats.training.batching import BatchPlan, OptimizerBatches
 from tokenstats.training.data import TokenRows, load_training_data
 from tokenstats.training.rows import choose_mask
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return masked_store(tmp_path_factory.mktemp("training"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def epoch(batches: OptimizerBatches, number: int = 0) -> list[int]:

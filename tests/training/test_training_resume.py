@@ -13,8 +13,6 @@ from training_fixtures import (
     every_third_dropped,
     largest_difference,
     losses,
-    masked_store,
-    save_tiny_model,
     sequences,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
@@ -23,16 +21,6 @@ from tokenstats.errors import InputError
 from tokenstats.store import Store
 from tokenstats.training import train
 from tokenstats.training.callbacks import Flow
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return masked_store(tmp_path_factory.mktemp("training"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training_weights import train_on_two_processes
 from training_fixtures import (
     QUICK,
     ROWS,
@@ -21,6 +20,7 @@ from training_fixtures import (
     save_tiny_model,
     saved_parameters,
     sequences,
+    train_on_two_processes,
 )
 from transformers import AutoModelForCausalLM
 

@@ -1,10 +1,6 @@
 """Training on a mask that weighs: one divisor for the whole optimizer batch, whatever cuts it up, and it is said which."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +17,8 @@ from training_fixtures import (
     masked_store,
     nll_of,
     remake_part,
-    save_tiny_model,
     sequences,
+    train_on_two_processes,
     uneven,
 )
 
@@ -33,16 +29,6 @@ from tokenstats.training.data import NO_ROW, collate, load_training_data
 from tokenstats.training.rows import choose_mask
 
 LEFT_OUT = 2  # row 3 keeps nothing, row 7 nothing of weight above 0
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return masked_store(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def kept(row: int, is_target: np.ndarray) -> np.ndarray:
@@ -130,31 +116,6 @@ def test_the_number_of_devices_changes_nothing(store: Store, model: str, tmp_pat
         assert largest_difference(one, two) < 2e-6
         history = json.loads((two / "history.json").read_text())
         assert history["evaluation"][-1]["loss"] == pytest.approx(alone[mask].eval_loss, rel=1e-6)
-
-
-def train_on_two_processes(
-    store: Store, model: str, masks: tuple[str, ...], out: Path, options: TrainOptions, follow: str = "None"
-) -> None:
-    """``follow``: the expression that makes the rule to follow."""
-    code = (
-        "import torch; torch.set_num_threads(1); from pathlib import Path; "
-        "from tokenstats.training import TrainOptions, train; "
-        f"[train({str(store.path)!r}, model={model!r}, mask=m, out=Path({str(out)!r}) / m, options={options!r}, "
-        f"follow={follow}) for m in {masks!r}]; "
-        # a process that leaves while the other still talks to it is aborted by gloo at its own exit, now and then
-        "torch.distributed.barrier(); torch.distributed.destroy_process_group()"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], env={**shared, "RANK": rank, "LOCAL_RANK": rank}, cwd=Path(__file__).parents[2]
-        )
-        for rank in "01"
-    ]
-    assert [p.wait(timeout=120) for p in processes] == [0, 0]
 
 
 def test_a_run_is_resumed_only_with_the_divisor_it_began_with(store: Store, model: str, tmp_path: Path) -> None:

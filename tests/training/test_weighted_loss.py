@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_loss import VOCABULARY, assert_same_gradients, batch, gradients, split_of
+from loss_fixtures import VOCABULARY, assert_same_gradients, batch, gradients, split_of
 from torch.nn.functional import cross_entropy
 from training_fixtures import tiny_model
 

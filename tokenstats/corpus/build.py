@@ -16,6 +16,7 @@ from tokenstats.corpus.tokenize import Corpus, Counts, Sequence, tokenized
 from tokenstats.errors import InputError, StoreError, one_line
 from tokenstats.modeling.tokenizer import describe_tokenizer, save_tokenizer
 from tokenstats.schema import TOKENS_SCHEMA
+from tokenstats.store.families import TOKENS
 from tokenstats.store.lists import flat
 from tokenstats.store.manifests import MANIFEST, Dataset, Part, StoreManifest, Template, now
 from tokenstats.store.parts import (
@@ -28,7 +29,7 @@ from tokenstats.store.parts import (
     read_part,
     write_part,
 )
-from tokenstats.store.store import TOKENS, Store
+from tokenstats.store.store import Store
 
 
 def plan_corpus(

@@ -22,10 +22,10 @@ from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.schema import SCHEMA_VERSION, mask_schema
 from tokenstats.store import Mask, Store, check_name, open_store
 from tokenstats.store.drafts import draft_of, put_in_place
+from tokenstats.store.families import MASKS
 from tokenstats.store.lists import as_lists
 from tokenstats.store.manifests import Clause, MaskManifest, Part, now
 from tokenstats.store.parts import digest_of, part_path, write_part
-from tokenstats.store.store import MASKS
 
 
 def build_mask(

@@ -17,6 +17,7 @@ from tokenstats.scoring.reference_pass import remove_all_states, states_path
 from tokenstats.scoring.scorer import ModelInfo
 from tokenstats.scoring.workers import Progress, Worker
 from tokenstats.store import Store
+from tokenstats.store.families import STATS, TOKENS, Family
 from tokenstats.store.manifests import MANIFEST, Part, ScoringManifest, now
 from tokenstats.store.parts import (
     digest_of,
@@ -27,7 +28,6 @@ from tokenstats.store.parts import (
     part_progress,
     read_part,
 )
-from tokenstats.store.store import STATS, TOKENS, Family
 
 Parts = Iterable[tuple[int, int]]
 """(index, tokens) of the parts of tokens, as they come."""

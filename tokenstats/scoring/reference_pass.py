@@ -22,8 +22,8 @@ from tokenstats.scoring.model_checks import word_digests
 from tokenstats.scoring.options import SEPARATE, ScoringOptions
 from tokenstats.scoring.pair import ModelPair, ReferenceAnswer
 from tokenstats.scoring.score_part import check_fits
+from tokenstats.store.families import TOKENS
 from tokenstats.store.parts import digest_of, part_path, read_part
-from tokenstats.store.store import TOKENS
 
 
 @dataclass(frozen=True)

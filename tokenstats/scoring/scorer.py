@@ -22,9 +22,9 @@ from tokenstats.scoring.pair import ADVICE, ModelPair, check_same_tokenizer, loa
 from tokenstats.scoring.reductions.rows import reduction
 from tokenstats.scoring.reference_pass import ReferenceInfo, ReferencePass
 from tokenstats.scoring.score_part import score_part
+from tokenstats.store.families import TOKENS
 from tokenstats.store.manifests import Model
 from tokenstats.store.parts import part_path, read_part
-from tokenstats.store.store import TOKENS
 
 
 @dataclass(frozen=True)

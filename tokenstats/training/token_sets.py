@@ -13,8 +13,8 @@ import numpy as np
 
 from tokenstats.errors import InputError, argument, nearest, one_line
 from tokenstats.store import Store
+from tokenstats.store.families import MASKS
 from tokenstats.store.lists import flat
-from tokenstats.store.store import MASKS
 from tokenstats.training.rows import ChosenMask, LearnedPart
 
 TARGET, KEPT, ENTROPY, KL = 1, 2, 4, 8

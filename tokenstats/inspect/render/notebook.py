@@ -24,7 +24,7 @@ from tokenstats.masking.compare import Comparison
 from tokenstats.masking.sweep import Sweep
 from tokenstats.shown import Shown
 from tokenstats.store import Store
-from tokenstats.store.store import Family
+from tokenstats.store.families import Family
 
 
 @singledispatch

@@ -6,8 +6,8 @@ from tokenstats.inspect.audit.audit import Share
 from tokenstats.inspect.render.blocks import NAMES, Block, Cell, Facts, Line, Look, Note, Shares, Table, share_of
 from tokenstats.masking.rule import rule_text
 from tokenstats.store import Store
+from tokenstats.store.families import Family, Mask, Scoring
 from tokenstats.store.manifests import MaskManifest, Model, StoreManifest
-from tokenstats.store.store import Family, Mask, Scoring
 
 _MEANS = ("entropy", "kl", "logprob")
 

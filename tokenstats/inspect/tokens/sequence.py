@@ -16,8 +16,8 @@ from tokenstats.inspect.tokens.detokenize import Decoder, visible
 from tokenstats.schema import ROLES
 from tokenstats.shown import Shown
 from tokenstats.store import Store
+from tokenstats.store.families import STATS
 from tokenstats.store.manifests import MANIFEST, MaskManifest
-from tokenstats.store.store import STATS
 
 _TOKENS = ("seq_id", "input_ids", "is_target", "role", "row", "truncated")
 

@@ -17,8 +17,8 @@ from tokenstats.masking.language.builtins import TOKEN_COLUMNS
 from tokenstats.masking.operands import Kind, Operand
 from tokenstats.masking.rule import Rule
 from tokenstats.store import Store
+from tokenstats.store.families import MASKS
 from tokenstats.store.manifests import MaskManifest
-from tokenstats.store.store import MASKS
 
 
 @dataclass(frozen=True)

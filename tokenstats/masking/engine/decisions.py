@@ -16,8 +16,8 @@ from tokenstats.masking.engine.targets import Targets
 from tokenstats.masking.rule import Rule
 from tokenstats.schema import MAX_CLAUSES
 from tokenstats.store import Store
+from tokenstats.store.families import MASKS
 from tokenstats.store.lists import flat
-from tokenstats.store.store import MASKS
 
 
 @dataclass(frozen=True)
