@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_fixtures import QUICK, largest_difference, masked_store, save_tiny_model, saved_parameters, sequences
+from training_fixtures import QUICK, largest_difference, save_tiny_model, saved_parameters, sequences
 from transformers import Qwen3ForCausalLM
 
 from tokenstats.errors import InputError, TokenstatsWarning
@@ -17,16 +17,6 @@ from tokenstats.training import TrainOptions, train
 peft = pytest.importorskip("peft")
 LORA = replace(QUICK, lora_rank=4, learning_rate=1e-2)
 ON = replace(QUICK, continue_adapter=True, learning_rate=1e-2)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return masked_store(tmp_path_factory.mktemp("training"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from training_fixtures import (
     QUICK,
     ROWS,
     largest_difference,
-    masked_store,
     nll_of,
     save_tiny_model,
     saved_parameters,
@@ -32,16 +31,6 @@ from tokenstats.training.rows import choose_mask
 EVALUATED = replace(QUICK, max_steps=12, eval_share=0.25, eval_steps=2, learning_rate=3e-3)
 # the loss of the rows held out falls for ten steps, then it rises
 HARMFUL = replace(EVALUATED, max_steps=20, batch_size=6, learning_rate=5e-2, schedule="constant")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return masked_store(tmp_path_factory.mktemp("training"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
