@@ -1,10 +1,11 @@
 """What a training run and an export can be told: every default, help text and check in one place. No torch."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tokenstats.errors import InputError, argument, one_line
-from tokenstats.options import NOT_NEGATIVE, SEED, above, at_least, between, check, field, given, one_of, refuse_useless
+from tokenstats.options import NOT_NEGATIVE, SEED, Check, above, at_least, between, check, field, given, one_of, refuse_useless
 from tokenstats.training.guides import FORMS, GUIDES, choose
 
 SCHEDULES = {
@@ -66,6 +67,15 @@ def _as_number(text: str) -> float | str:
     return text
 
 
+def _is_argument(value: object) -> bool:
+    if isinstance(value, str):
+        return isinstance(_as_number(value), str)  # what looks like a number is one
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_ARGUMENTS = Check("a table of finite numbers and words", lambda table: all(map(_is_argument, table.values())))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """How to fine-tune. The defaults suit small and medium models; raises InputError for a value that makes no sense.
@@ -92,7 +102,7 @@ class TrainOptions:
     optimizer: str = field("adamw_torch_fused", "as transformers names it: adamw_torch, adafactor, sgd, …")
     schedule: str = field("cosine", f"of the learning rate: {', '.join(SCHEDULES)}", one_of(*SCHEDULES))
     schedule_args: Mapping[str, float | str] | None = field(
-        None, "its own arguments: num_cycles=2,lr_end=1e-6", parse=parse_schedule_args
+        None, "its own arguments: num_cycles=2,lr_end=1e-6", _ARGUMENTS, parse=parse_schedule_args
     )
     warmup_ratio: float = field(0.03, "share of the steps that the rate rises over", between(0, 1))
     weight_decay: float = field(0.0, "decoupled, as in AdamW", NOT_NEGATIVE)
