@@ -123,7 +123,9 @@ def test_what_is_printed_is_resolved_and_prints_itself_again(cli, said, tmp_path
         ("epochs = 3", ["--max-steps", 3], "epochs (run.toml) would do nothing: --max-steps says when to stop"),
         ("kl_term = 'exact'", [], "kl_term (run.toml) would do nothing: --kl-penalty is 0; give it with it"),
         ("kl_penalty = 0.1", [], "kl_penalty = 0.1 (run.toml) got no tokens; expected --kl-on with it"),
-        ("schedule_args = 2", [], "schedule_args (run.toml) got 2; expected a table of names"),
+        ("schedule_args = 2", [], "schedule_args (run.toml) got 2; expected a table of finite numbers and words"),
+        ("shares = [0.7, 0.2]", [], "shares (run.toml) got 0.7, 0.2, which sum to 0.9; expected a sum of 1"),
+        ("shares = '0.7,0.4'", [], "shares (run.toml) got 0.7, 0.4, which sum to 1.1; expected a sum of 1"),
         ("schedule = 'cosin'", [], "schedule (run.toml) got 'cosin' (did you mean 'cosine'?)"),
         ("model = 3", [], "model (run.toml) got 3; expected a text"),
         ("mask = ''", [], "mask (run.toml) got ''; expected a text"),
@@ -143,6 +145,14 @@ def test_a_mistake_is_one_line_that_names_file_and_key(cli, said, tmp_path, monk
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
+
+
+@pytest.mark.parametrize("stores", ["[]", "['a', 3]", "['']", "3", "''"])
+def test_a_store_in_a_file_is_a_text_or_several(cli, tmp_path, stores):
+    (tmp_path / "run.toml").write_text(f"store = {stores}\n")
+    status, _, err = cli("train", "--config", tmp_path / "run.toml")
+    assert status == 2
+    assert "; expected a text, or a list of texts" in err
 
 
 def test_what_is_no_run_file_is_said(cli, tmp_path):

@@ -68,6 +68,11 @@ class TokenRows(Dataset[Example]):
     def learned_tokens(self) -> int:
         return int(self.learned.sum())
 
+    def learned_tokens_of(self, rows: np.ndarray) -> int:
+        """Of some of the rows, by their numbers."""
+        before = np.concatenate([[0], np.cumsum(self.learned)])[self.offsets]
+        return int(np.diff(before)[rows].sum())
+
     @property
     def longest(self) -> int:
         return int(np.diff(self.offsets).max(initial=0))

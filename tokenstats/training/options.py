@@ -1,7 +1,7 @@
 """What a training run and an export can be told: every default, help text and check in one place. No torch."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokenstats.errors import InputError, argument, one_line
@@ -67,6 +67,17 @@ def _as_number(text: str) -> float | str:
     return text
 
 
+def parse_shares(text: str) -> list[float | str]:
+    """``0.7,0.3`` as [0.7, 0.3]."""
+    return [_as_number(item.strip()) for item in text.split(",")]
+
+
+_SHARES = Check(
+    "numbers above 0, one for each store",
+    lambda shares: not isinstance(shares, str) and all(isinstance(share, int | float) and 0 < share <= 1 for share in shares),
+)
+
+
 def _is_argument(value: object) -> bool:
     if isinstance(value, str):
         return isinstance(_as_number(value), str)  # what looks like a number is one
@@ -93,6 +104,9 @@ class TrainOptions:
     """
 
     epochs: float | None = field(None, "passes over the rows, fractions allowed [3]", above(0))
+    shares: Sequence[float] | None = field(
+        None, "of several stores, of the rows of an epoch: 0.7,0.3 [all rows of all]", _SHARES, parse=parse_shares
+    )
     max_steps: int | None = field(None, "optimizer steps, instead of epochs", at_least(1))
     learning_rate: float | None = field(None, "the peak [2e-5, or 2e-4 with LoRA]", above(0))
     batch_size: int | None = field(None, "sequences in one forward pass of one device [8]", at_least(1))
@@ -147,6 +161,9 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.shares is not None and not math.isclose(sum(self.shares), 1.0, abs_tol=1e-9):
+            listed = ", ".join(f"{share:g}" for share in self.shares)
+            raise InputError(f"{argument('shares')} got {listed}, which sum to {sum(self.shares):g}; expected a sum of 1")
         self._check_terms()
         refuse_useless(self)
         self._check_evaluation()

@@ -4,24 +4,44 @@ from typing import Any
 
 from tokenstats.options import to_dict
 from tokenstats.store.manifests import Model
-from tokenstats.training.data import TrainingData
+from tokenstats.training.mixture import MixedRows
 from tokenstats.training.models import TrainableModel
-from tokenstats.training.provenance import provenance, without_folders
+from tokenstats.training.provenance import joined_fingerprint, provenance, without_folders
 from tokenstats.training.request import Request
 
 Record = dict[str, Any]
 
 
-def record_of(request: Request, data: TrainingData, loaded: TrainableModel, reference: Model | None, devices: int) -> Record:
+def record_of(request: Request, rows: MixedRows, loaded: TrainableModel, reference: Model | None, devices: int) -> Record:
     """The record of a run, as JSON: a plain dictionary."""
-    rows, follow = data.train, request.follow
+    follow, evaluation = request.follow, rows.data.evaluation
     return {
-        **provenance(request.store, request.mask, rows=len(rows), left_out=data.left_out, kept=rows.learned_tokens),
+        **_origin(request, rows),
         "base_model": _described(loaded.description),
         "reference": _described(reference) if reference is not None else None,
         "follow": {"rule": dict(follow.rule), "fingerprint": follow.fingerprint} if follow is not None else None,
         "training": _settings(request, loaded, devices),
-        "eval_rows": len(data.evaluation) if data.evaluation else 0,
+        "eval_rows": len(evaluation) if evaluation else 0,
+    }
+
+
+def _origin(request: Request, rows: MixedRows) -> Record:
+    """Where the rows come from; of several stores each, with what all have in common."""
+    each = [
+        provenance(source.store, source.mask, rows=len(part.train), left_out=part.left_out, kept=part.train.learned_tokens)
+        for source, part in zip(request.sources, rows.parts, strict=True)
+    ]
+    if len(each) == 1:
+        return each[0]
+    counted = ("targets", "rows", "rows_with_nothing_kept", "kept_tokens")
+    common = ("tokenstats_version", "tokenizer_fingerprint", "template_fingerprint")
+    return {
+        **{name: each[0][name] for name in common},
+        "store_fingerprint": request.fingerprint,
+        "mask_fingerprint": joined_fingerprint([str(one["mask_fingerprint"]) for one in each]),
+        "weighted": request.weighted,
+        **{name: sum(one[name] for one in each) for name in counted},
+        "mixture": [{"rows_in_epoch": count, **one} for count, one in zip(rows.mixture.counts, each, strict=True)],
     }
 
 
@@ -35,6 +55,7 @@ def _settings(request: Request, loaded: TrainableModel, devices: int) -> Record:
     folders = {name: getattr(options, name) for name in ("reference", "reference_cache")}
     return {
         **to_dict(options),
+        "shares": list(options.shares) if options.shares is not None else None,
         **{name: without_folders(path) if path is not None else None for name, path in folders.items()},
         "dtype": loaded.precision,
         "devices": devices,

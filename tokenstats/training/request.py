@@ -8,9 +8,9 @@ from tokenstats.options import effective
 from tokenstats.run_file import to_toml
 from tokenstats.store import Store
 from tokenstats.store.drafts import whole_file
+from tokenstats.training.mixture import Source, masks_of
 from tokenstats.training.options import TrainOptions
-from tokenstats.training.provenance import write_record
-from tokenstats.training.rows import PLAIN, ChosenMask
+from tokenstats.training.provenance import joined_fingerprint, write_record
 from tokenstats.training.selection import Selector
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ class Request:
     """A run that was asked for.
 
     Attributes:
+        sources: The stores, of one tokenizer, and their masks.
         model: A folder or Hub id, as it was given.
         options: Resolved.
         follow: A rule that decides in each step, or None.
         callbacks: Of transformers' Trainer.
     """
 
-    store: Store
-    mask: ChosenMask
+    sources: tuple[Source, ...]
     model: str
     out: Path
     options: TrainOptions
@@ -40,14 +40,26 @@ class Request:
     callbacks: "tuple[Callback, ...]" = ()
 
     @property
+    def store(self) -> Store:
+        """The first store: its tokenizer and template are those of all."""
+        return self.sources[0].store
+
+    @property
+    def fingerprint(self) -> str:
+        """What the rows are: of one store its fingerprint."""
+        return joined_fingerprint([source.store.fingerprint for source in self.sources])
+
+    @property
     def weighted(self) -> bool:
         """Are kept tokens weighed?"""
-        return self.mask.weighted if self.follow is None else self.follow.weighted
+        return any(source.mask.weighted for source in self.sources) if self.follow is None else self.follow.weighted
 
     @property
     def decided_by(self) -> str:
         """What decides which tokens are kept, for messages."""
-        return f"the mask {self.mask.title!r}" if self.follow is None else "the rule that is followed"
+        if self.follow is not None:
+            return "the rule that is followed"
+        return " and ".join(dict.fromkeys(f"the mask {source.mask.title!r}" for source in self.sources))
 
     def run_file(self) -> str:
         """The run as a TOML file. What no file can say stands in its comments."""
@@ -56,9 +68,10 @@ class Request:
             notes.append("# a rule made in Python was followed: tokenstats.json has it")
         if self.callbacks:
             notes.append("# with callbacks in Python")
+        paths = [str(source.store.path) for source in self.sources]
         own = {
-            "store": self.store.path,
-            "mask": self.mask.name or PLAIN,
+            "store": paths[0] if len(paths) == 1 else paths,
+            "mask": masks_of(self.sources),
             "model": self.model,
             "out": self.out,
             "follow": self.follow.source if self.follow is not None else None,

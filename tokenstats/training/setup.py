@@ -11,9 +11,9 @@ from transformers import TrainingArguments
 from tokenstats.errors import InputError, TokenstatsWarning, argument
 from tokenstats.modeling.load import is_adapter_of
 from tokenstats.options import refuse
-from tokenstats.store import Store
 from tokenstats.store.manifests import Model
 from tokenstats.training.data import TokenRows, TrainingData
+from tokenstats.training.mixture import Source
 from tokenstats.training.models import TrainableModel, check_tokenizer
 from tokenstats.training.objective import Objective
 from tokenstats.training.options import TrainOptions
@@ -33,6 +33,7 @@ class Plan:
 
     Attributes:
         model: What is trained, as it was given.
+        sets: Of each store.
         follow: The rule that is followed, or None.
         has_mask: Is there a stored mask?
     """
@@ -40,7 +41,7 @@ class Plan:
     model: str
     options: TrainOptions
     terms: Terms
-    sets: TokenSets
+    sets: tuple[TokenSets, ...]
     follow: Selector | None
     has_mask: bool
 
@@ -61,6 +62,8 @@ def plan_run(request: Request) -> Plan | None:
             to be divided by that are not there.
     """
     options, follow = request.options, request.follow
+    if follow is not None and len(request.sources) > 1:
+        raise InputError(f"{argument('follow')} was given with {len(request.sources)} stores; a rule follows in one alone")
     if not request.weighted:
         refuse(options, "normalise", because=f"{request.decided_by} does not weigh its tokens; leave it out")
     reads = follow.columns if follow is not None else None
@@ -80,11 +83,12 @@ def plan_run(request: Request) -> Plan | None:
     watched = options.evaluates_kl or options.best_by == "eval_accuracy"
     if not (options.entropy_bonus or options.kl_penalty or options.has_metrics or watched or follow is not None):
         return None
-    return Plan(request.model, options, terms, _token_sets(request), follow, request.mask.name is not None)
+    sets = tuple(_token_sets(options, source, follow) for source in request.sources)
+    return Plan(request.model, options, terms, sets, follow, any(source.mask.name is not None for source in request.sources))
 
 
-def _token_sets(request: Request) -> TokenSets:
-    options, mask, follow = request.options, request.mask, request.follow
+def _token_sets(options: TrainOptions, source: Source, follow: Selector | None) -> TokenSets:
+    mask = source.mask
     clauses: tuple[str, ...] = ()
     of = "the rule that is followed" if follow is not None else f"mask {mask.title!r}"
     if follow is not None:
@@ -93,7 +97,7 @@ def _token_sets(request: Request) -> TokenSets:
         clauses = tuple(clause.text for clause in mask.manifest.clauses)
 
     def choice(option: str, text: str | None) -> TokenChoice | None:
-        return None if text is None else choose_tokens(option, text, clauses, of, request.store)
+        return None if text is None else choose_tokens(option, text, clauses, of, source.store)
 
     learned = KEPT | (ENTROPY if options.entropy_bonus else 0) | (KL if options.kl_penalty else 0)
     return TokenSets(
@@ -105,27 +109,27 @@ def _token_sets(request: Request) -> TokenSets:
 
 
 def build_objective(
-    plan: Plan, loaded: TrainableModel, store: Store, data: TrainingData, arguments: TrainingArguments
+    plan: Plan, loaded: TrainableModel, request: Request, data: TrainingData, arguments: TrainingArguments
 ) -> tuple[Objective, Model | None]:
     """The objective of a run, and what its reference is.
 
     Raises:
         InputError: The reference does not fit, or its cache is of something else.
     """
-    vocabulary = store.manifest.tokenizer.size
+    vocabulary = request.store.manifest.tokenizer.size
     reference, description = None, None
     if plan.terms.reads_reference:
-        reference, description = _reference(plan, loaded, store, data, arguments)
-    followed = FollowedRule(plan.follow, plan.sets, plan.has_mask) if plan.follow is not None else None
+        reference, description = _reference(plan, loaded, request, data, arguments)
+    followed = FollowedRule(plan.follow, plan.sets[0], plan.has_mask) if plan.follow is not None else None
     if description is not None and plan.follow is not None:
         _warn_where_kl_begins_at_0(plan.follow, loaded.description, description)
     return Objective(loaded.split, plan.terms, vocabulary, reference, followed), description
 
 
 def _reference(
-    plan: Plan, loaded: TrainableModel, store: Store, data: TrainingData, arguments: TrainingArguments
+    plan: Plan, loaded: TrainableModel, request: Request, data: TrainingData, arguments: TrainingArguments
 ) -> tuple[Reference, Model]:
-    options = plan.options
+    options, store = plan.options, request.store
     if plan.adapter_off:
         split, description = without_adapter(loaded.model), loaded.below
         split.is_split = loaded.split.is_split
@@ -143,7 +147,7 @@ def _reference(
         split.padding_free = plan.adapter_off and loaded.split.padding_free  # of another model nobody has shown that it may
         return ModelBeside(split), description
     folder = Path(options.reference_cache).expanduser()
-    origin = {"store": store.fingerprint, "reference": description.fingerprint}
+    origin = {"store": request.fingerprint, "reference": description.fingerprint}
     make_cache(
         folder, split, _rows_to_keep(plan.terms, data), origin, arguments.bf16, arguments.process_index, arguments.world_size
     )

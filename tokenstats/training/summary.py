@@ -1,11 +1,12 @@
 """What a run says when it has ended."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 from transformers import TrainerState
 
-from tokenstats.training.data import TrainingData
 from tokenstats.training.history import History, means_in
+from tokenstats.training.mixture import MixedRows
 from tokenstats.training.options import TrainOptions
 from tokenstats.training.request import Request
 
@@ -22,14 +23,15 @@ class TrainSummary:
     loss_formula:     what that loss is, over each optimizer batch
     eval_loss:        loss of the rows held out over all their target tokens, in nats; None where none are
     eval_loss_before: the same before the first step
-    rows:             rows trained on; rows_left_out: rows with nothing kept, or nothing of weight above 0;
+    rows:             rows of an epoch; rows_left_out: rows with nothing kept, or nothing of weight above 0;
                       eval_rows: rows held out
     kept_tokens:      tokens whose cross-entropy the rows trained on contribute in one epoch; None where a rule is followed,
-                      which decides in each step
+                      which decides in each step; with ``shares`` those of the first epoch
     metrics:          what the last entry of the history tells besides the loss (docs/TRAINING.md lists the names)
     eval_metrics:     the same of the rows held out, of the weights that were saved
     best_step:        with ``best_by`` the step whose weights were saved; ``eval_loss`` and ``eval_metrics`` are theirs too
     stopped_by:       why the run ended before its time, or None
+    mixture:          of several stores the rows of each in an epoch, by their paths
     """
 
     out: str
@@ -46,11 +48,14 @@ class TrainSummary:
     eval_metrics: dict[str, float]
     best_step: int | None = None
     stopped_by: str | None = None
+    mixture: dict[str, int] = field(default_factory=dict)
 
 
-def summary_of(request: Request, data: TrainingData, loss_formula: str, state: TrainerState, history: History) -> TrainSummary:
-    """The summary of a run from its last state and its curve."""
-    evaluation, last = history["evaluation"], history["training"][-1]
+def summary_of(
+    request: Request, rows: MixedRows, first_epoch: np.ndarray, loss_formula: str, state: TrainerState, history: History
+) -> TrainSummary:
+    """The summary of a run from its rows, those of its first epoch, its last state and its curve."""
+    evaluation, last, data = history["evaluation"], history["training"][-1], rows.data
     best_step = None
     if request.options.best_by is not None and state.best_model_checkpoint is not None:
         best_step = int(state.best_model_checkpoint.rpartition("-")[2])
@@ -62,15 +67,22 @@ def summary_of(request: Request, data: TrainingData, loss_formula: str, state: T
         loss_formula=loss_formula,
         eval_loss=saved["loss"] if saved else None,
         eval_loss_before=evaluation[0]["loss"] if evaluation else None,
-        rows=len(data.train),
+        rows=rows.mixture.rows,
         rows_left_out=data.left_out,
         eval_rows=len(data.evaluation) if data.evaluation else 0,
-        kept_tokens=data.train.learned_tokens if request.follow is None else None,
+        kept_tokens=data.train.learned_tokens_of(first_epoch) if request.follow is None else None,
         metrics={name: value for name, value in last.items() if name not in _NO_METRICS},
         eval_metrics=means_in(saved) if saved else {},
         best_step=best_step,
         stopped_by=_stopped_by(request.options, state, evaluation),
+        mixture=_mixture(request, rows),
     )
+
+
+def _mixture(request: Request, rows: MixedRows) -> dict[str, int]:
+    if len(request.sources) == 1:
+        return {}
+    return {str(source.store.path): count for source, count in zip(request.sources, rows.mixture.counts, strict=True)}
 
 
 def _stopped_by(options: TrainOptions, state: TrainerState, evaluation: list[dict[str, float]]) -> str | None:

@@ -8,12 +8,12 @@ Under ``torchrun`` each process trains on its own share of every batch (data par
 """
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 
@@ -24,10 +24,11 @@ from tokenstats.store.parts import write_json
 from tokenstats.training.arguments import check_schedule, trainer_arguments
 from tokenstats.training.batching import BatchPlan, OptimizerBatches
 from tokenstats.training.callbacks import Callback, callbacks_of, check_callbacks
-from tokenstats.training.data import TrainingData, load_training_data
+from tokenstats.training.data import load_training_data
 from tokenstats.training.history import HISTORY, History, history_of
 from tokenstats.training.loop import MaskedTrainer
 from tokenstats.training.metrics import Meter
+from tokenstats.training.mixture import MixedRows, check_shares, choose_sources
 from tokenstats.training.models import TrainableModel, check_tokenizer, load_store_tokenizer, load_trainable
 from tokenstats.training.objective import Objective
 from tokenstats.training.options import TrainOptions
@@ -35,7 +36,6 @@ from tokenstats.training.picture import draw_run
 from tokenstats.training.record import Record, record_of
 from tokenstats.training.request import Request
 from tokenstats.training.resume import check_same_run, find_checkpoint, has_ended, state_of
-from tokenstats.training.rows import choose_mask
 from tokenstats.training.selection import Selector
 from tokenstats.training.setup import Plan, build_objective, plan_run
 from tokenstats.training.summary import TrainSummary, summary_of
@@ -45,7 +45,7 @@ from tokenstats.training.summary import TrainSummary, summary_of
 class _Prepared:
     """All that a run is made from, loaded and checked."""
 
-    data: TrainingData
+    rows: MixedRows
     loaded: TrainableModel
     batches: OptimizerBatches
     objective: Objective | None
@@ -54,11 +54,11 @@ class _Prepared:
 
 
 def train(
-    store: Store | str | Path,
+    store: Store | str | Path | Sequence[Store | str | Path],
     *,
     model: str,
     out: str | Path,
-    mask: str | None,
+    mask: str | Sequence[str | None] | None,
     options: TrainOptions = TrainOptions(),
     follow: Selector | None = None,
     resume: bool = False,
@@ -77,10 +77,11 @@ def train(
     checkpoints too, in ``out/checkpoint-N``.
 
     Args:
-        store: A store, or its folder.
+        store: A store, or its folder; or several of one tokenizer, mixed by ``shares``.
         model: A model folder, a Hub id, or an adapter folder: merged into its base model, or trained on (``continue_adapter``).
         out: A folder that is not there yet, or empty.
-        mask: The tokens to learn: a mask of the store; None or "none" is plain fine-tuning on all targets.
+        mask: The tokens to learn: a mask of the store; None or "none" is plain fine-tuning on all targets. Of several stores
+            one that each has, or one for each.
         options: How to train.
         follow: A rule that decides in each step, on the statistics of the policy as it is then, what is kept; the mask is then
             only compared with. Made by :func:`tokenstats.following.follow_rule`.
@@ -91,14 +92,14 @@ def train(
         InputError: What the caller can mend; before training begins nothing is written.
         StoreError: The store or mask is not there, or damaged.
     """
-    opened = open_store(store)
-    request = Request(
-        opened, choose_mask(opened, mask), model, Path(out).expanduser(), options.resolved, follow, tuple(callbacks)
-    )
+    stores = [open_store(each) for each in ([store] if isinstance(store, Store | str | Path) else store)]
+    check_shares(options.shares, len(stores))
+    sources = choose_sources(stores, mask)
+    request = Request(sources, model, Path(out).expanduser(), options.resolved, follow, tuple(callbacks))
     plan = plan_run(request)
     checkpoint = find_checkpoint(request.out, resume)
     check_callbacks(callbacks)
-    check_tokenizer(opened, model, options.trust_remote_code)
+    check_tokenizer(request.store, model, options.trust_remote_code)
     arguments = trainer_arguments(request.options, request.out, resumed=checkpoint is not None)
     prepared = _prepare(request, plan, arguments)
     if checkpoint is not None:
@@ -115,32 +116,38 @@ def train(
     history = history_of(trainer.state.log_history)
     if trainer.is_world_process_zero():
         _save(request, prepared, history)
-    return summary_of(request, prepared.data, prepared.record["training"]["loss"], trainer.state, history)
+    first_epoch = prepared.batches.rows_of(0)
+    return summary_of(request, prepared.rows, first_epoch, prepared.record["training"]["loss"], trainer.state, history)
 
 
 def _prepare(request: Request, plan: Plan | None, arguments: TrainingArguments) -> _Prepared:
     """Read the rows and load the models. Raises InputError where they do not fit each other or the options."""
     options, store = request.options, request.store
-    sets = plan.sets if plan is not None else None
-    data = load_training_data(store, request.mask, options.eval_share, options.eval_seed, sets)
+    sets = plan.sets if plan is not None else [None] * len(request.sources)
+    parts = [
+        load_training_data(source.store, source.mask, options.eval_share, options.eval_seed, of_source)
+        for source, of_source in zip(request.sources, sets, strict=True)
+    ]
+    rows = MixedRows.of(parts, request.sources, options.shares)
+    data = rows.data
     batch_plan = BatchPlan.of(options, arguments.world_size)
     batch_plan.check(data)
-    check_schedule(options, batch_plan.steps(np.diff(data.train.offsets)))
+    batches = OptimizerBatches(data.train, options.seed, batch_plan, mixture=rows.mixture)
+    check_schedule(options, options.max_steps or math.ceil((options.epochs or 1) * batches.steps))
     loaded = load_trainable(request.model, options, arguments.device, arguments.bf16, store, data)
-    classes = width_classes(loaded.model, np.diff(data.train.offsets))
-    batches = OptimizerBatches(data.train, options.seed, batch_plan, classes)
-    objective, reference = (None, None) if plan is None else build_objective(plan, loaded, store, data, arguments)
-    record = record_of(request, data, loaded, reference, arguments.world_size)
+    batches.classes = width_classes(loaded.model, batches.lengths)
+    objective, reference = (None, None) if plan is None else build_objective(plan, loaded, request, data, arguments)
+    record = record_of(request, rows, loaded, reference, arguments.world_size)
     if not options.trains_adapter:
         loaded.model.config.tokenstats = record
-    return _Prepared(data, loaded, batches, objective, record, load_store_tokenizer(store, options.trust_remote_code))
+    return _Prepared(rows, loaded, batches, objective, record, load_store_tokenizer(store, options.trust_remote_code))
 
 
 def _trainer(request: Request, prepared: _Prepared, arguments: TrainingArguments) -> MaskedTrainer:
     options, model, objective = request.options, prepared.loaded.model, prepared.objective
     arguments.use_cache = model.config.use_cache  # the trainer would switch it off in the saved config
-    if prepared.data.evaluation is not None:
-        arguments.per_device_eval_batch_size = prepared.batches.plan.evaluation_rows(prepared.data.evaluation)
+    if prepared.rows.data.evaluation is not None:
+        arguments.per_device_eval_batch_size = prepared.batches.plan.evaluation_rows(prepared.rows.data.evaluation)
     if options.gradient_checkpointing:
         # transformers renamed it, and still warns about the old name
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -150,7 +157,7 @@ def _trainer(request: Request, prepared: _Prepared, arguments: TrainingArguments
         model,
         arguments,
         prepared.batches,
-        prepared.data.evaluation,
+        prepared.rows.data.evaluation,
         prepared.tokenizer,
         prepared.loaded.split,
         divide_by_weights=prepared.batches.rows.weights is not None and options.normalise == "weights",

@@ -103,7 +103,7 @@ def figure_of_run(folder: Path, store: str | None = None) -> Figure:
     try:
         history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
         record = json.loads((folder / "tokenstats.json").read_text(encoding="utf-8"))
-        trained_on, told = record["store_fingerprint"], record["training"]
+        told, stores = record["training"], [one["store_fingerprint"] for one in record.get("mixture", [record])]
         names = {group: one_line(told[group], 40) for group in ("entropy_on", "kl_on") if told.get(group)}
         figure = training_figure(history, names, _best_step(history, told.get("best_by")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -111,7 +111,7 @@ def figure_of_run(folder: Path, store: str | None = None) -> Figure:
             f"{one_line(folder, 200)} holds no run that can be drawn ({one_line(error, 100)}); expected a folder that was "
             "trained into"
         ) from None
-    if store not in (None, trained_on):
+    if store is not None and store not in stores:
         raise InputError(f"{one_line(folder, 200)} was trained on another store; take the store that it was trained on")
     return figure
 
