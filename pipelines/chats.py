@@ -3,11 +3,13 @@
 python -m pipelines.chats 5          # print five of them
 """
 
+import json
 import random
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipelines.flaws import flawed
 from pipelines.problems import REQUESTS, SMALL, Numbers, Problem, make_problem
@@ -47,6 +49,10 @@ def chats(count: int, seed: int | str, mix: Mix = Mix(), taken: Collection[str] 
         request = REQUESTS[style] if mix.requests and rng.random() < mix.requests else ""
         worked = flawed(problem, rng) if mix.flawed and rng.random() < mix.flawed else problem
         yield as_chat(problem, solve(worked, style, rng, mix.noise), request) | {"style": style}
+
+
+def load_chats(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def as_chat(problem: Problem, solution: Solution, request: str = "") -> dict:

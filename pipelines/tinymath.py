@@ -1,6 +1,6 @@
 """Make everything in ``data/``: problems, tokenizer, and the bundled models.
 
-    python -m pipelines.tinymath data                # sft.jsonl, test.jsonl, pretrain-sample.jsonl: seconds
+    python -m pipelines.tinymath data                # sft.jsonl, scarce.jsonl, test.jsonl, …: seconds
     python -m pipelines.tinymath base --seed 1       # a base model: about an hour on two CPU cores; the same command goes on
     python -m pipelines.tinymath warmup              # a short plain fine-tune of the base: seconds
     python -m pipelines.tinymath evaluate            # pass@1, @16 and @64 of all: a minute each
@@ -23,12 +23,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalL
 from pipelines.chats import Mix, chats
 from pipelines.pretrain import STAGES, Pretraining, new_model
 from pipelines.problems import LARGER
+from pipelines.wordings import NEW_STYLE
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 MODELS = DATA / "models"
-SFT_ROWS, TEST_ROWS, SAMPLE_ROWS = 400, 300, 500
-SFT_SEED, TEST_SEED, PRETRAIN_SEED, TOKENIZER_SEED = 11, 12, 13, 14
+SFT_ROWS, SCARCE_ROWS, TEST_ROWS, SAMPLE_ROWS = 400, 50, 300, 500
+SFT_SEED, TEST_SEED, PRETRAIN_SEED, TOKENIZER_SEED, SCARCE_SEED = 11, 12, 13, 14, 15
 LARGER_PROSE = Mix(("prose",), LARGER)
 HELD_OUT = {
     "test-larger": (TEST_ROWS, TEST_SEED, LARGER_PROSE),
@@ -71,7 +72,8 @@ def write_chats(path: Path, rows: Iterable[dict]) -> None:
 
 def make_data() -> None:
     taken = held_out_questions()
-    write_chats(DATA / "test.jsonl", held_out("test-larger"))
+    write_chats(DATA / "test.jsonl", held_out("test"))
+    write_chats(DATA / "scarce.jsonl", chats(SCARCE_ROWS, SCARCE_SEED, Mix((NEW_STYLE,), noise=0.5), taken))
     write_chats(DATA / "sft.jsonl", chats(SFT_ROWS, SFT_SEED, LARGER_PROSE, taken))
     write_chats(DATA / "pretrain-sample.jsonl", chats(SAMPLE_ROWS, PRETRAIN_SEED, STAGES[-1].mix, taken))
 
@@ -137,10 +139,12 @@ def main() -> None:
         make_base(args.seed, args.models / (f"base-{args.seed}" if args.seed else "base"), args.start)
     elif args.what == "warmup":
         from pipelines.demo import warm_up
+        from tokenstats.training import TrainOptions
 
         # float32: bfloat16 would round away part of so small a move
         shutil.rmtree(args.models / "warmup", ignore_errors=True)
-        warm_up(args.models / "warmup", base=args.models / "base")
+        options = TrainOptions(epochs=1, learning_rate=3e-4, batch_size=16, accumulation=1, seed=1)
+        warm_up(args.models / "warmup", args.models / "base", DATA / "sft.jsonl", options)
     elif args.what == "evaluate":
         evaluate_models(sorted(folder for folder in args.models.iterdir() if folder.is_dir()))
 

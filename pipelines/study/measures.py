@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from pipelines.chats import as_chat, stated_answer
-from pipelines.evaluate import pass_at_k
 from pipelines.labels import Label, token_labels
 from pipelines.problems import REQUESTS
 from pipelines.study.design import Cell
@@ -62,6 +62,11 @@ class Policy:
         texts = [self.tokenizer.batch_decode(of_row) for of_row in replies]
         correct = [sum(stated_answer(t) == row["answer"] for t in of_row) for row, of_row in zip(rows, texts, strict=True)]
         return correct, float(np.mean([len(reply) for of_row in replies for reply in of_row]))
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Chance that at least one of k draws without replacement is correct (arXiv:2107.03374, equation 1)."""
+    return 1.0 - comb(samples - correct, k) / comb(samples, k)
 
 
 def mean_pass_at(k: int, correct: Sequence[int], samples: int) -> float:

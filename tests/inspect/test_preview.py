@@ -36,7 +36,7 @@ def own(tmp_path: Path) -> Store:
 def test_a_preview_is_the_mask_that_would_be_built(own, text, protect):
     rule = Rule(drop=text, protect=protect)
     outcome = open_preview(own, "warm", rule.columns).decide(rule)
-    manifest = build_mask(own, rule, "built", scoring="warm").manifest
+    manifest = build_mask(own, rule, "built", scoring="warm" if rule.needs_scoring else None).manifest
     assert (outcome.counts.targets, outcome.counts.targets - outcome.counts.dropped, outcome.counts.rescued) == (
         manifest.targets,
         manifest.kept,
@@ -52,7 +52,7 @@ def test_the_tokens_of_a_preview_are_the_masks_tokens(own, text):
     rule = Rule(drop=text)
     preview = open_preview(own, "warm", rule.columns)
     outcome = preview.decide(rule)
-    build_mask(own, rule, "built", scoring="warm")
+    build_mask(own, rule, "built", scoring="warm" if rule.needs_scoring else None)
     for number in range(own.manifest.sequences):
         here, stored = preview.view(outcome, number), read_sequence(own, number, mask="built", scoring="warm")
         for name in ("ids", "keep", "reason", "protected"):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from synthetic import END_OF_TURN, random_store
 
-from tokenstats import Rule, build_mask, compare
+from tokenstats import Rule, build_mask, compare, sweep
 from tokenstats.errors import InputError, RuleError, StoreError
 from tokenstats.store import Store
 
@@ -271,6 +271,16 @@ def test_a_named_scoring_is_the_same_as_the_only_one(store):
     build_mask(store, Rule(drop="warm.entropy > 1"), "one", replace=True)
     build_mask(store, Rule(drop="entropy > 1"), "two", replace=True)
     assert compare(store, "one", "two").jaccard == 1.0
+
+
+@pytest.mark.parametrize("drop", ["random(0.5, seed=1)", "is_end_of_turn or position > 3", "warm.entropy > 1"])
+def test_a_scoring_chosen_for_a_rule_that_reads_none_is_a_mistake(store, drop):
+    before = sorted(p.name for p in (store.path / "masks").iterdir())
+    with pytest.raises(InputError, match="scoring='warm' would do nothing: the rule reads no statistics"):
+        build_mask(store, Rule(drop=drop), "unread", scoring="warm")
+    with pytest.raises(InputError, match="scoring='warm' would do nothing: the rule reads no statistics"):
+        sweep(store, {"drop": f"{drop} or position > p"}, {"p": [1, 2]}, scoring="warm")
+    assert sorted(p.name for p in (store.path / "masks").iterdir()) == before
 
 
 def test_comparison_counts(store):

@@ -35,6 +35,7 @@ def app_command(
 
     Args:
         store: A store, or a folder with stores below it; None: the app asks.
+        port: None: Streamlit's own choice.
         address: 127.0.0.1 serves this machine alone.
         headless: Do not open a browser.
     """

@@ -207,7 +207,7 @@ def save_mask(store: Store, rule: Rule, name: str, *, scoring: str | None, repla
     Raises:
         InputError: The rule cannot be written. What building the mask would raise.
     """
-    mask = build_mask(store, rule, name, scoring=scoring, replace=replace_old)
+    mask = build_mask(store, rule, name, scoring=scoring if rule.needs_scoring else None, replace=replace_old)
     path = store.path / "rules" / f"{name}.toml"
     try:
         path.parent.mkdir(exist_ok=True)

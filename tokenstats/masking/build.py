@@ -17,7 +17,7 @@ from tokenstats.masking.engine.decisions import Decisions, decide, stored_decisi
 from tokenstats.masking.engine.group_ops import count_in_groups
 from tokenstats.masking.engine.part_reader import OnDisk, worker_count
 from tokenstats.masking.engine.resolve import resolve_rules
-from tokenstats.masking.engine.targets import Targets, resolve_scorings
+from tokenstats.masking.engine.targets import Targets, check_scoring_is_read, resolve_scorings
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.schema import SCHEMA_VERSION, mask_schema
 from tokenstats.store import Mask, Store, check_name, open_store
@@ -53,6 +53,7 @@ def build_mask(
         The mask, its ``manifest`` with what it drops.
 
     Raises:
+        InputError: A name that cannot be used, or a scoring chosen for a rule that reads no statistics.
         RuleError: The rule reads what the store does not have.
         StoreError: The name is taken by another mask, or the disk refuses.
     """
@@ -60,6 +61,7 @@ def build_mask(
     check_name(name, "mask")
     if name == "none":
         raise InputError("a mask cannot be called 'none': that means plain SFT, without a mask; choose another name")
+    check_scoring_is_read(scoring, rule.columns)
     scorings = resolve_scorings(store, rule.columns, scoring)
     settings = _settings(store, rule, scorings)
     folder = store.path / MASKS / name

@@ -19,7 +19,7 @@ from tokenstats.masking.engine.counts import Counts, jaccard
 from tokenstats.masking.engine.decisions import decide
 from tokenstats.masking.engine.part_reader import OnDisk, worker_count
 from tokenstats.masking.engine.resolve import resolve_rules
-from tokenstats.masking.engine.targets import Targets, resolve_scorings
+from tokenstats.masking.engine.targets import Targets, check_scoring_is_read, resolve_scorings
 from tokenstats.masking.language.unparse import Column, selections_in, text_of
 from tokenstats.masking.rule import rule_fields
 from tokenstats.masking.variants import Variant, numbers_of, variants
@@ -98,6 +98,7 @@ def sweep(
     fields = rule if isinstance(rule, Mapping) else rule_fields(rule)
     tried = variants(fields, {name: numbers_of(name, given) for name, given in vary.items()})
     rules = [variant.rule for variant in tried]
+    check_scoring_is_read(scoring, frozenset().union(*(rule.columns for rule in rules)))
     columns = frozenset({_ENDS}).union(*(rule.columns for rule in rules))
     reader = OnDisk(store, resolve_scorings(store, columns, scoring), worker_count(workers), "sweep")
     aggregates = resolve_rules(rules, reader)

@@ -28,6 +28,7 @@ class Budget:
     tokens: int
 
     def halve(self, reason: str, rows: int, longest: int) -> None:
+        """After a batch of ``rows`` by ``longest`` tokens ran out of memory. Raises InputError where it was a single row."""
         if rows == 1:
             raise InputError(
                 f"memory ran out over a single sequence of {longest} tokens ({reason.partition(chr(10))[0][:120]}); cut it "
@@ -46,12 +47,14 @@ class PartTokens:
 
     @classmethod
     def of(cls, table: pa.Table, score_all: bool) -> "PartTokens":
+        """Of a part of the tokens; ``score_all``: score all of them, not the targets alone."""
         ids, offsets = flat(table["input_ids"]), offsets_of(table["input_ids"])
         chosen = np.ones(len(ids), bool) if score_all else flat(table["is_target"])
         return cls(ids, predicted(chosen, offsets), offsets)
 
     @property
     def lengths(self) -> np.ndarray:
+        """[rows] tokens of each row."""
         return np.diff(self.offsets)
 
 
@@ -68,8 +71,12 @@ def run_batches(
     Returns the places of the scored tokens in the order of the results, the results batch by batch, and all tokens padded.
 
     Args:
+        tokens: Of the part.
         run: From [B, T] right-padded ids, which of them are scored, and the places of those in the part, to a result.
+        device: Where the model is.
+        budget: Padded tokens of a batch; it is lowered where memory runs out.
         classes: From the lengths of rows to a number for each; only rows of the same number share a batch.
+        advance: Told of each batch.
     """
     where, results, padded = [], [], 0
     lengths = tokens.lengths
@@ -108,6 +115,8 @@ def plan_batches(lengths: np.ndarray, budget: int, classes: np.ndarray | None = 
     lie far apart, most would be padding.
 
     Args:
+        lengths: [R] tokens of each row.
+        budget: Padded tokens of a batch.
         classes: [R] a number for each row; only rows of the same number share a batch.
     """
     classes = np.zeros(len(lengths), np.int64) if classes is None else classes
@@ -135,6 +144,7 @@ def pad(rows: list[np.ndarray], value: int | bool) -> Tensor:
 
 
 def on_device(batch: Tensor, device: torch.device) -> Tensor:
+    """A batch on the device; to a GPU without waiting for the copy."""
     return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 

@@ -70,6 +70,9 @@ def load_model(
     """Load a model folder, Hub id or adapter folder. Raises InputError where it is none.
 
     Args:
+        source: The folder, or the id.
+        dtype: auto, float32, bfloat16 or float16.
+        device: Where it goes.
         attention: The implementation, by its name in transformers (sdpa, eager, flash_attention_2, …); None: its own choice.
         trust_remote_code: Run code that the model brings. Never asked on the terminal: a pipe would answer.
         four_bit: Keep its matrices but the output matrix in 4 bits (NF4 of bitsandbytes); what is computed has ``dtype``.

@@ -17,6 +17,7 @@ def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTo
     """The tokenizer of a model folder, a Hub id, or an adapter (its own, else its base model's).
 
     Args:
+        source: The folder, or the id.
         trust_remote_code: Run code that comes with it. Never asked on the terminal: a pipe would answer.
     """
     folder = local_folder(source)

@@ -81,6 +81,9 @@ def moved_by_neighbours(ask: Ask, logits: Tensor, probe: Tensor, widest: int) ->
     """By how much a row's logits move when it is filled up beside a longer row, and when the row beside it is another.
 
     Args:
+        ask: The model, from [B, T] ids to [B, T, V] logits.
+        logits: [1, T, V] of the probe alone.
+        probe: [1, T] ids.
         widest: Tokens that the longer row may have; it has twice those of the probe where it may.
     """
     length, other = probe.shape[1], others_than(probe)

@@ -95,6 +95,7 @@ class ModelPair:
         give, and which rows may share a batch.
 
         Args:
+            input_ids: [1, T].
             answered: The reference's answer to these ids, where its pass came before; it is not run then.
         """
         input_ids = self._within_training(input_ids.to(self.device))
@@ -199,6 +200,9 @@ class ModelPair:
         """Statistics of the chosen tokens of [B, T] right-padded ids, on the device, in the order of ``ids[chosen]``.
 
         Args:
+            input_ids: [B, T].
+            chosen: Boolean [B, T], indexed by predicted token.
+            topk: How many of the likeliest ids to tell.
             reference_states: The reference's hidden states of the chosen tokens, where they are known already.
         """
         # no attention mask: padding is on the right, where a causal model's earlier positions cannot see it

@@ -109,14 +109,17 @@ class ReferencePass:
 
 
 def states_path(folder: Path, index: int) -> Path:
+    """Where the reference's hidden states of a part lie, beside the scoring that is being made."""
     return folder / ".reference" / f"part-{index:05d}.safetensors"
 
 
 def remove_states(folder: Path, index: int) -> None:
+    """Remove those of a part that is scored."""
     states_path(folder, index).unlink(missing_ok=True)
 
 
 def remove_all_states(folder: Path) -> None:
+    """Remove whatever is left of them."""
     shutil.rmtree(folder / ".reference", ignore_errors=True)
 
 

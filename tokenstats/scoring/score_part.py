@@ -24,6 +24,12 @@ def score_part(
     """Statistics of one part of tokens, in the same rows, and the sums that the manifest adds up.
 
     Args:
+        tokens: The part, with ``seq_id``, ``input_ids`` and ``is_target``.
+        pair: The models.
+        topk: How many of the likeliest ids to tell.
+        score_all: Score all tokens, not the targets alone.
+        budget: Padded tokens of a batch; it is lowered where memory runs out.
+        advance: Told of each batch.
         reference_states: [n, H] the reference's hidden states of the n scored tokens, where its pass came before.
     """
     rows, seq_ids = PartTokens.of(tokens, score_all), tokens["seq_id"]

@@ -53,6 +53,7 @@ class BatchPlan:
 
     @classmethod
     def of(cls, options: TrainOptions, devices: int) -> "BatchPlan":
+        """What the options ask for on so many devices."""
         known = options.resolved
         return cls(known.batch_size, known.batch_tokens, known.accumulation, devices, known.padding_free)
 

@@ -66,6 +66,7 @@ class TokenRows(Dataset[Example]):
 
     @property
     def learned_tokens(self) -> int:
+        """How many tokens are learned in one epoch."""
         return int(self.learned.sum())
 
     def learned_tokens_of(self, rows: np.ndarray) -> int:
@@ -75,6 +76,7 @@ class TokenRows(Dataset[Example]):
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest row; 0 of none."""
         return int(np.diff(self.offsets).max(initial=0))
 
 

@@ -21,12 +21,15 @@ _DTYPES = {pa.int32(): "int32", pa.int8(): "int8", pa.float32(): "float32"}
 class OpenFile(Protocol):
     """A file that takes tables: a pyarrow writer."""
 
-    def write_table(self, table: pa.Table) -> None: ...
+    def write_table(self, table: pa.Table) -> None:
+        """Add rows."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Finish the file."""
 
 
 def open_parquet(path: Path, schema: pa.Schema) -> OpenFile:
+    """A Parquet file, compressed by zstd."""
     # without Arrow's own schema in the metadata: types are Parquet's, and every reader's
     return pq.ParquetWriter(path, schema, compression="zstd", store_schema=False)
 
@@ -39,9 +42,11 @@ class ArrowStream:
         self._stream = pa.ipc.new_stream(self._file, schema)
 
     def write_table(self, table: pa.Table) -> None:
+        """Add rows."""
         self._stream.write_table(table)
 
     def close(self) -> None:
+        """Finish the file."""
         self._stream.close()
         self._file.close()
 
@@ -49,7 +54,8 @@ class ArrowStream:
 class Files:
     """Files of ``rows_per_file`` rows in a new folder; only the table that is being added is in memory.
 
-    name: what a file is called in the end, such as ``train-{index:05d}-of-{count:05d}.parquet``
+    Attributes:
+        folder: Where they lie.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class Files:
         schema: pa.Schema,
         rows_per_file: int,
     ):
+        """name: what a file is called in the end, such as ``train-{index:05d}-of-{count:05d}.parquet``."""
         folder.mkdir(parents=True)
         self.folder, self._name, self._open, self._schema, self._rows_per_file = folder, name, open_file, schema, rows_per_file
         self._rows = 0
@@ -67,6 +74,7 @@ class Files:
         self._file: OpenFile | None = None
 
     def add(self, table: pa.Table) -> None:
+        """Add rows, in as many files as they need."""
         for piece in self._pieces(table):
             if self._file is None:
                 self._paths.append(self.folder / f"{len(self._paths):05d}")
@@ -101,10 +109,14 @@ class Files:
 def describe_for_datasets(folder: Path, files: tuple[str, ...], schema: pa.Schema, content: dict[str, Any]) -> None:
     """Make a folder with Arrow ``files`` in ``train/`` one that ``datasets.load_from_disk`` opens as a DatasetDict.
 
-    content: what identifies the rows; ``datasets`` keys its caches by its hash
-
     Written here and not by ``datasets``: from version 4 on, that calls the type of a list ``List``, which older versions
     cannot read, and LLaMA-Factory asks for 4.0 or older. ``Sequence``, its former name, is read by all.
+
+    Args:
+        folder: The dataset's.
+        files: Names of the Arrow files, in order.
+        schema: Of their columns.
+        content: What identifies the rows; ``datasets`` keys its caches by its hash.
     """
     state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in files],

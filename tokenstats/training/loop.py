@@ -90,6 +90,7 @@ class MaskedTrainer(Trainer):
         return loss
 
     def floating_point_ops(self, inputs: list[MicroBatch]) -> int:
+        """Of all micro-batches of an optimizer batch."""
         return sum(super(MaskedTrainer, self).floating_point_ops(batch) for batch in inputs)
 
     def _total(self, tensor: Tensor) -> Tensor:
@@ -103,6 +104,7 @@ class MaskedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
+        """The loss of a micro-batch over the divisor of its optimizer batch."""
         assert num_items_in_batch is not None, "the kept tokens of the optimizer batch were not counted"
         self._split.model = model
         with self.accelerator.autocast():
@@ -148,6 +150,7 @@ class MaskedTrainer(Trainer):
         super().log(logs, start_time)
 
     def get_train_dataloader(self) -> DataLoader[list[MicroBatch]]:
+        """Optimizer batches: what ``OptimizerBatches`` arranges is not arranged again."""
         return self.accelerator.prepare(self._batches.loader())
 
     def _get_eval_sampler(self, eval_dataset: TokenRows) -> list[int]:

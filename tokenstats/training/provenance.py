@@ -51,4 +51,5 @@ def without_folders(source: str) -> str:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write where a model came from, beside its weights."""
     write_json(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False))

@@ -36,10 +36,12 @@ class ChosenMask:
 
     @property
     def title(self) -> str:
+        """How it is called in what is printed."""
         return self.name or "none: all target tokens"
 
     @property
     def weighted(self) -> bool:
+        """Does the mask weigh its tokens?"""
         return self.manifest is not None and self.manifest.weighted
 
 
@@ -61,8 +63,13 @@ def check_writable(folder: Path) -> None:
 class LearnedPart:
     """One part of a store: R rows of N tokens in all; row i is tokens ``offsets[i]`` to ``offsets[i + 1]``.
 
-    seq_ids [R]; ids [N] int32; offsets [R + 1] int64; is_target [N] and keep [N] boolean, keep only where is_target;
-    weight [N] float32, finite, at least 0, and 0 where not kept; None where the mask does not weigh
+    Attributes:
+        seq_ids: [R].
+        ids: [N] int32.
+        offsets: [R + 1] int64.
+        is_target: [N] boolean.
+        keep: [N] boolean, only where is_target.
+        weight: [N] float32, finite, at least 0, and 0 where not kept; None where the mask does not weigh.
     """
 
     seq_ids: pa.ChunkedArray
@@ -74,6 +81,7 @@ class LearnedPart:
 
     @property
     def lengths(self) -> np.ndarray:
+        """[R] tokens of each row."""
         return np.diff(self.offsets)
 
     @property

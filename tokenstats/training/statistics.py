@@ -38,18 +38,22 @@ class Predictions:
 
     @cached_property
     def log_p(self) -> Tensor:
+        """[n, V] of the policy, over the ids of the tokenizer."""
         return _within(self.every_column, self.logits.shape[-1])
 
     @cached_property
     def log_q(self) -> Tensor:
+        """[n, V] of the reference."""
         return self.ref_logits.log_softmax(-1)
 
     @cached_property
     def p(self) -> Tensor:
+        """[n, V] of the policy."""
         return self.log_p.exp()
 
     @cached_property
     def q(self) -> Tensor:
+        """[n, V] of the reference."""
         return self.log_q.exp()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokenstats.alignment import predicted
-from tokenstats.errors import RuleError, StoreError, argument, nearest
+from tokenstats.errors import InputError, RuleError, StoreError, argument, nearest
 from tokenstats.masking.language.builtins import DERIVED, STATISTIC_COLUMNS, TOKEN_COLUMNS
 from tokenstats.masking.language.unparse import Column
 from tokenstats.schema import STATISTIC_BY_NAME
@@ -193,6 +193,14 @@ def resolve_scorings(store: Store, columns: Iterable[Column], scoring: str | Non
                 f"compute it again under another name, with {argument('name')}"
             )
     return names
+
+
+def check_scoring_is_read(scoring: str | None, columns: Iterable[Column]) -> None:
+    """Raise InputError where a scoring is chosen for a rule that reads no statistics by their bare names."""
+    if scoring is not None and all(prefix is not None for prefix, _ in physical_columns(columns)):
+        raise InputError(
+            f"{argument('scoring', scoring)} would do nothing: the rule reads no statistics by their bare names; leave it out"
+        )
 
 
 def iter_targets(

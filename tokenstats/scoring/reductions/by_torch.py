@@ -62,6 +62,7 @@ class BlockBuffer:
         self._space = torch.empty(models * logits, device=device)
 
     def __call__(self, rows: int, columns: int) -> Tensor:
+        """Room for [models, rows, columns] logits, which the next call takes again."""
         return self._space[: self.models * rows * columns].view(self.models, rows, columns)
 
 

@@ -46,6 +46,7 @@ def row_statistics(
         hidden: Of each, the hidden states [N, H] that predict the targets (its logits [N, V] where it cannot be split).
         targets: [N] token ids.
         vocabulary: Columns of the logits that count; what lies beyond pads the embedding.
+        topk: How many of the likeliest ids to tell.
         way: The :func:`reduction` to take, where not the device's own.
     """
     way = way or reduction(targets.device)
