@@ -50,6 +50,7 @@ class StopAtKl(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
     ) -> None:
+        """Has the KL reached the limit?"""
         found = metrics[BEST_BY["eval_kl"]]
         if found < self.limit:
             return
@@ -69,14 +70,16 @@ class Flow(TrainerCallback):
         self.saved_at = -1
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The batches take the order of this epoch."""
         self.batches.epoch = int(state.epoch or 0)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any
     ) -> None:
+        """Save where the weights may be the best; close the books where something is saved, or at the end."""
         self.meter.end_step()
         if args.load_best_model_at_end and control.should_evaluate:
-            control.should_save = True  # the weights of each evaluation may be the best
+            control.should_save = True
         if control.should_save or state.global_step >= state.max_steps:
             self._close_books(state, control, model)
 
@@ -93,6 +96,7 @@ class Flow(TrainerCallback):
         self._close_books(state, control, model)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Remember the last checkpoint."""
         self.saved_at = state.global_step
 
     def _close_books(self, state: TrainerState, control: TrainerControl, model: nn.Module) -> None:
@@ -105,6 +109,7 @@ class Flow(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
+        """Raise InputError where a loss is no number."""
         for name in ("loss", "eval_loss"):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise _diverged(f"{name} is {logs[name]}", state.global_step)
@@ -126,21 +131,25 @@ class Progress(TrainerCallback):
     bar: tqdm | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Show the bar."""
         if state.is_world_process_zero:
             self.bar = tqdm(
                 desc="training", total=state.max_steps, initial=state.global_step, unit=" steps", file=sys.stderr, disable=None
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A step is done."""
         if self.bar is not None:
             self.bar.update(1)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
+        """Show the losses beside the bar."""
         if self.bar is not None:
             self.bar.set_postfix({name: f"{logs[name]:.4f}" for name in ("loss", "eval_loss") if name in logs})
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Leave the bar as it is."""
         if self.bar is not None:
             self.bar.close()

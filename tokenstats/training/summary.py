@@ -17,21 +17,23 @@ _NO_METRICS = ("step", "epoch", "loss", "tokens_per_second")
 class TrainSummary:
     """What a run did.
 
-    out:              folder of the weights, tokenizer, ``tokenstats.json`` (origin), ``run.toml`` and ``history.json`` (losses)
-    steps:            optimizer steps in all, those before a resume included
-    loss:             mean training loss of the last logged steps, nats per kept token
-    loss_formula:     what that loss is, over each optimizer batch
-    eval_loss:        loss of the rows held out over all their target tokens, in nats; None where none are
-    eval_loss_before: the same before the first step
-    rows:             rows of an epoch; rows_left_out: rows with nothing kept, or nothing of weight above 0;
-                      eval_rows: rows held out
-    kept_tokens:      tokens whose cross-entropy the rows trained on contribute in one epoch; None where a rule is followed,
-                      which decides in each step; with ``shares`` those of the first epoch
-    metrics:          what the last entry of the history tells besides the loss (docs/TRAINING.md lists the names)
-    eval_metrics:     the same of the rows held out, of the weights that were saved
-    best_step:        with ``best_by`` the step whose weights were saved; ``eval_loss`` and ``eval_metrics`` are theirs too
-    stopped_by:       why the run ended before its time, or None
-    mixture:          of several stores the rows of each in an epoch, by their paths
+    Attributes:
+        out: Folder of the weights, tokenizer, ``tokenstats.json`` (origin), ``run.toml``, ``history.json`` and ``training.png``.
+        steps: Optimizer steps in all, those before a resume included.
+        loss: Mean training loss of the last logged steps, nats per kept token.
+        loss_formula: What that loss is, over each optimizer batch.
+        eval_loss: Loss of the rows held out over all their target tokens, in nats; None where none are.
+        eval_loss_before: The same before the first step.
+        rows: Rows of an epoch.
+        rows_left_out: Rows with nothing kept, or nothing of weight above 0.
+        eval_rows: Rows held out.
+        kept_tokens: Tokens whose cross-entropy an epoch contributes (with ``shares``, the first one); None where a rule is
+            followed, which decides in each step.
+        metrics: What the last entry of the history tells besides the loss (docs/TRAINING.md lists the names).
+        eval_metrics: The same of the rows held out, of the weights that were saved.
+        best_step: With ``best_by`` the step whose weights were saved; ``eval_loss`` and ``eval_metrics`` are theirs too.
+        stopped_by: Why the run ended before its time, or None.
+        mixture: Of several stores the rows of each in an epoch, by their paths.
     """
 
     out: str

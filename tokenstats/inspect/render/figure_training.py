@@ -49,6 +49,7 @@ class Curves:
 
     @property
     def last_step(self) -> float:
+        """Of the training."""
         return max(entry["step"] for entry in self.training)
 
     def has(self, *endings: str) -> bool:
