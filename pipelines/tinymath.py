@@ -31,6 +31,7 @@ MODELS = DATA / "models"
 SFT_ROWS, SCARCE_ROWS, TEST_ROWS, SAMPLE_ROWS = 400, 50, 300, 500
 SFT_SEED, TEST_SEED, PRETRAIN_SEED, TOKENIZER_SEED, SCARCE_SEED = 11, 12, 13, 14, 15
 LARGER_PROSE = Mix(("prose",), LARGER)
+SCARCE = Mix((NEW_STYLE,), noise=0.5)
 HELD_OUT = {
     "test-larger": (TEST_ROWS, TEST_SEED, LARGER_PROSE),
     "validation": (100, 21, Mix()),
@@ -73,7 +74,7 @@ def write_chats(path: Path, rows: Iterable[dict]) -> None:
 def make_data() -> None:
     taken = held_out_questions()
     write_chats(DATA / "test.jsonl", held_out("test"))
-    write_chats(DATA / "scarce.jsonl", chats(SCARCE_ROWS, SCARCE_SEED, Mix((NEW_STYLE,), noise=0.5), taken))
+    write_chats(DATA / "scarce.jsonl", chats(SCARCE_ROWS, SCARCE_SEED, SCARCE, taken))
     write_chats(DATA / "sft.jsonl", chats(SFT_ROWS, SFT_SEED, LARGER_PROSE, taken))
     write_chats(DATA / "pretrain-sample.jsonl", chats(SAMPLE_ROWS, PRETRAIN_SEED, STAGES[-1].mix, taken))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from jsonl import write_jsonl
+from disk import write_jsonl
 from naive_presets import per_sequence
 
 import tokenstats

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from jsonl import write_jsonl
+from disk import write_jsonl
 
 
 @pytest.fixture

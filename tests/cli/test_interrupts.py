@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disk import contents, write_jsonl
 from flat_options import grouped
 from inspect_fixtures import copy_of_store
-from jsonl import write_jsonl
-from processes import Started, start_command
-from test_resume import contents
 
+from pipelines.processes import Started, start_command
 from tokenstats import Rule, Store, build_mask
 from tokenstats.computing import compute
 from tokenstats.store.parts import part_path

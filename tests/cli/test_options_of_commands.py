@@ -131,7 +131,7 @@ def test_warnings_and_notes_are_lines_each_as_often_as_it_comes_and_afterwards_a
 
 
 def test_a_warning_of_a_run_is_one_line_and_the_run_goes_on(cli, tmp_path, chats, base, warmup):
-    from jsonl import write_jsonl
+    from disk import write_jsonl
 
     data, store = write_jsonl(tmp_path / "d.jsonl", chats[:20]), tmp_path / "store"
     words = ["compute", data, "--model", warmup, "--reference", base, "--store", store, "--part-tokens", 900]

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from jsonl import write_jsonl
+from disk import write_jsonl
 from transformers import PreTrainedTokenizerFast
 
 from tokenstats.corpus.build import build_tokens, plan_corpus

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from disk import write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonl import write_jsonl
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 

@@ -8,8 +8,7 @@ import pytest
 from inspect_fixtures import HOSTILE_ROWS, LONG_ROW, MARKS, SMILE, edit_manifest, make_store, store_with_masks
 from rich.console import Console
 from rich.segment import Segment
-from synthetic import random_store
-from test_compare import add_scoring
+from synthetic import add_scoring, random_store
 
 from tokenstats import Rule, Store, build_mask
 from tokenstats.errors import InputError, StoreError

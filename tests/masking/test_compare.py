@@ -13,13 +13,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import END_OF_TURN, random_store
+from synthetic import END_OF_TURN, add_scoring, random_store
 
 from tokenstats import Rule, Store, build_mask, compare
 from tokenstats.errors import InputError, RuleError, StoreError
 from tokenstats.masking.drift import Moments
 from tokenstats.store.manifests import ScoringManifest
-from tokenstats.store.parts import digest_of, part_path, read_part, write_part
 
 ONE = Rule(drop="top(entropy, 0.2) or kl > 1 or position < 2", protect="")
 TWO = Rule(drop="top(kl, 0.3, per=sequence) or entropy > 2")
@@ -32,24 +31,6 @@ def store(tmp_path_factory) -> Store:
     build_mask(store, ONE, "one", scoring="warm")
     build_mask(store, TWO, "two", scoring="warm")
     return store
-
-
-def add_scoring(store: Store, name: str, moved, columns: tuple[str, ...] = ("entropy", "kl")) -> None:
-    """A scoring like ``warm`` whose named columns are ``moved`` (a function of an array)."""
-    folder = store.path / "stats" / name
-    shutil.copytree(store.path / "stats" / "warm", folder)
-    for index in range(store.part_count):
-        table = read_part(part_path(folder, index))
-        for column in columns:
-            lists = table[column].combine_chunks()
-            values = pa.array(moved(lists.values.to_numpy(zero_copy_only=False)), pa.float32(), from_pandas=True)
-            made = pa.ListArray.from_arrays(lists.offsets, values)
-            table = table.set_column(table.column_names.index(column), table.schema.field(column), made)
-        write_part(folder, index, table, {"made": "up"})
-    manifest = ScoringManifest.read(folder)
-    digests = [digest_of(part_path(folder, index)) for index in range(store.part_count)]
-    parts = tuple(part.model_copy(update={"digest": d}) for part, d in zip(manifest.parts, digests, strict=True))
-    manifest.model_copy(update={"fingerprint": "d" * 32, "parts": parts}).write(folder)
 
 
 def rows_of(store: Store, *families: str) -> list[dict]:

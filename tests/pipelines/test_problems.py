@@ -1,18 +1,27 @@
 """Problems, their solutions right and flawed, and the words they are written in."""
 
-import json
 import random
 import re
 from dataclasses import replace
 
 import pytest
 
-from pipelines.chats import Mix, chats, stated_answer
+from pipelines.chats import Mix, chats, load_chats, stated_answer
 from pipelines.flaws import flawed
 from pipelines.pretrain import STAGES
 from pipelines.problems import LARGER, OPERATIONS, SMALL, Problem, make_problem
 from pipelines.solutions import solve
-from pipelines.tinymath import DATA, LARGER_PROSE, SFT_ROWS, SFT_SEED, TEST_ROWS, TEST_SEED, held_out_questions
+from pipelines.tinymath import (
+    DATA,
+    LARGER_PROSE,
+    SCARCE,
+    SCARCE_ROWS,
+    SCARCE_SEED,
+    SFT_ROWS,
+    SFT_SEED,
+    held_out,
+    held_out_questions,
+)
 from pipelines.wordings import NEW_STYLE, PRETRAINING_STYLES, STYLES
 
 PRETRAINING = STAGES[-1].mix
@@ -92,10 +101,11 @@ def test_no_sentence_of_the_new_wording_is_one_of_pre_training():
 
 
 def test_bundled_data_are_what_the_generator_makes_and_hold_no_question_that_is_held_out():
-    rows = {name: [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()] for name in ("sft", "test")}
-    assert rows["test"] == list(chats(TEST_ROWS, TEST_SEED, LARGER_PROSE))
+    rows = {name: load_chats(DATA / f"{name}.jsonl") for name in ("sft", "scarce", "test")}
+    assert rows["test"] == held_out("test")
     assert rows["sft"] == list(chats(SFT_ROWS, SFT_SEED, LARGER_PROSE, held_out_questions()))
-    assert not {row["messages"][0]["content"] for row in rows["sft"]} & held_out_questions()
+    assert rows["scarce"] == list(chats(SCARCE_ROWS, SCARCE_SEED, SCARCE, held_out_questions()))
+    assert not {row["messages"][0]["content"] for name in ("sft", "scarce") for row in rows[name]} & held_out_questions()
 
 
 def test_numbers_stay_within_their_limits():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jsonl import write_jsonl
+from disk import write_jsonl
 from test_scoring import assert_scoring_is_true, save
 from torch import Tensor, nn
 from transformers import (

@@ -5,9 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
+from disk import contents, write_jsonl
 from flat_options import grouped
-from jsonl import write_jsonl
-from test_resume import contents
 
 from tokenstats.computing import compute
 from tokenstats.corpus.options import CorpusOptions

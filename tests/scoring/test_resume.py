@@ -1,6 +1,5 @@
 """Any kill at any moment loses at most the part being written, and the next run ends as if nothing had happened."""
 
-import json
 import os
 import random
 import shutil
@@ -10,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from disk import contents, write_jsonl
 from flat_options import grouped
-from jsonl import write_jsonl
-from processes import start_command
 
+from pipelines.processes import start_command
 from tokenstats.computing import compute
 from tokenstats.errors import StoreError
 from tokenstats.store import Store
@@ -21,19 +20,6 @@ from tokenstats.store import Store
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it, nothing tidies up."""
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    """Every file of a store, manifests without their time of creation, and without the checksum that includes it."""
-    files = {}
-    for path in sorted(p for p in store.rglob("*") if p.is_file()):
-        content = path.read_bytes()
-        if path.name == "manifest.json":
-            manifest = json.loads(content)
-            del manifest["created"], manifest["checksum"]
-            content = json.dumps(manifest).encode()
-        files[str(path.relative_to(store))] = content
-    return files
 
 
 @pytest.fixture(scope="module")

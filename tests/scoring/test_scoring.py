@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from disk import write_jsonl
 from flat_options import grouped
-from jsonl import write_jsonl
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from disk import write_jsonl
 from flat_options import grouped
-from jsonl import write_jsonl
 from test_scoring import assert_tables_close, table
 from transformers import AutoModelForCausalLM
 

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from disk import contents, write_jsonl
 from flat_options import grouped
-from jsonl import write_jsonl
-from processes import Started, start_command
-from test_resume import contents
 from test_scoring import assert_tables_close, table
 
+from pipelines.processes import Started, start_command
 from tokenstats.computing import compute
 from tokenstats.corpus.sources import Source
 from tokenstats.errors import InputError, StoreError, TokenstatsWarning

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from disk import write_jsonl
 from inspect_fixtures import edit_manifest, store_with_masks
-from jsonl import write_jsonl
 
 from tokenstats import Rule, Store, build_mask, compare
 from tokenstats.computing import compute

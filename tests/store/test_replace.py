@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import Started
 from synthetic import random_store
 
+from pipelines.processes import Started
 from tokenstats import Rule, Store, build_mask
 from tokenstats.errors import StoreError
 from tokenstats.store import drafts

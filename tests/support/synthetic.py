@@ -1,16 +1,20 @@
 """Stores with made-up statistics: real Parquet, no model."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipelines.made_up_store import ASSISTANT, END_OF_TURN, USER, FlatPart, write_store
 from tokenstats.schema import ROLES
 from tokenstats.store import Store
+from tokenstats.store.manifests import ScoringManifest
+from tokenstats.store.parts import digest_of, part_path, read_part, write_part
 
 TOOL = ROLES.index("tool")
-__all__ = ["ASSISTANT", "END_OF_TURN", "TOOL", "USER", "make_store", "random_store"]
+__all__ = ["ASSISTANT", "END_OF_TURN", "TOOL", "USER", "add_scoring", "make_store", "random_store"]
 
 
 def make_store(
@@ -70,3 +74,23 @@ def random_store(path: Path, sequences: int, seed: int, rows_per_part: int = 50,
         "top1_logprob": top1_logprob,
     }
     return make_store(path, ids, targets, statistics, rows_per_part, roles=roles)
+
+
+def add_scoring(
+    store: Store, name: str, moved: Callable[[np.ndarray], np.ndarray], columns: tuple[str, ...] = ("entropy", "kl")
+) -> None:
+    """A scoring like ``warm`` whose named columns are ``moved`` (a function of an array)."""
+    folder = store.path / "stats" / name
+    shutil.copytree(store.path / "stats" / "warm", folder)
+    for index in range(store.part_count):
+        table = read_part(part_path(folder, index))
+        for column in columns:
+            lists = table[column].combine_chunks()
+            values = pa.array(moved(lists.values.to_numpy(zero_copy_only=False)), pa.float32(), from_pandas=True)
+            made = pa.ListArray.from_arrays(lists.offsets, values)
+            table = table.set_column(table.column_names.index(column), table.schema.field(column), made)
+        write_part(folder, index, table, {"made": "up"})
+    manifest = ScoringManifest.read(folder)
+    digests = [digest_of(part_path(folder, index)) for index in range(store.part_count)]
+    parts = tuple(part.model_copy(update={"digest": d}) for part, d in zip(manifest.parts, digests, strict=True))
+    manifest.model_copy(update={"fingerprint": "d" * 32, "parts": parts}).write(folder)

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from processes import Started
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from pipelines.processes import Started
 from tokenstats.corpus.build import build_tokens, plan_corpus
 from tokenstats.corpus.options import CorpusOptions
 from tokenstats.corpus.sources import open_source

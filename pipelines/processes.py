@@ -1,30 +1,37 @@
 """Processes of their own that begin with torch and transformers imported.
 
-A new interpreter takes seconds to import them, and tests that kill processes start dozens. All are forked from one server that
-has imported them once and done nothing else. To a test a process is as one of ``subprocess.Popen``.
+A new interpreter takes seconds to import them; the tests that kill processes, and the docs, start dozens. All are forked from
+one server that has imported them once and done nothing else. To the caller a process is as one of ``subprocess.Popen``.
 """
 
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent
 _context = get_context("forkserver")
 _context.set_forkserver_preload(["tokenstats.cli", "tokenstats.computing", "tokenstats.training"])
 
 
 class Started:
-    """A process that runs ``code``, with ``words`` as its ``sys.argv[1:]`` and ``changes`` to the environment."""
+    """A process that runs ``code``.
 
-    def __init__(self, code: str, words: tuple[object, ...] = (), changes: Mapping[str, str] | None = None):
-        folder = tempfile.mkdtemp(prefix="started-")
-        self._out, self._err = Path(folder, "out"), Path(folder, "err")
-        streams = (str(self._out), str(self._err))
-        self._process = _context.Process(target=_execute, args=(code, [str(w) for w in words], dict(changes or {}), *streams))
+    Args:
+        code: Python statements.
+        words: Its ``sys.argv[1:]``.
+        changes: To the environment.
+        folder: Where it works.
+    """
+
+    def __init__(self, code: str, words: Sequence[object] = (), changes: Mapping[str, str] | None = None, folder: Path = ROOT):
+        streams = tempfile.mkdtemp(prefix="started-")
+        self._out, self._err = Path(streams, "out"), Path(streams, "err")
+        arguments = code, [str(word) for word in words], dict(changes or {}), str(folder), (str(self._out), str(self._err))
+        self._process = _context.Process(target=_execute, args=arguments)
         self._process.start()
 
     @property
@@ -50,25 +57,26 @@ class Started:
         self._process.join(timeout)
         if self.poll() is None:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
-        return tuple(path.read_text(encoding="utf-8") if path.exists() else "" for path in (self._out, self._err))
+        out, err = (path.read_text(encoding="utf-8") if path.exists() else "" for path in (self._out, self._err))
+        return out, err
 
 
-def start_command(*words: object, **changes: str) -> Started:
+def start_command(*words: object, folder: Path = ROOT, **changes: str) -> Started:
     """``tokenstats`` with ``words``, in a process of its own, of one thread."""
-    return Started("from tokenstats.cli import main; main()", words, {"OMP_NUM_THREADS": "1"} | changes)
+    return Started("from tokenstats.cli import main; main()", words, {"OMP_NUM_THREADS": "1"} | changes, folder)
 
 
-def _execute(code: str, words: list[str], changes: dict[str, str], out: str, err: str) -> None:
-    for number, path in ((1, out), (2, err)):
+def _execute(code: str, words: list[str], changes: dict[str, str], folder: str, streams: tuple[str, str]) -> None:
+    for number, path in enumerate(streams, 1):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.environ |= changes
-    os.chdir(_ROOT)
+    os.chdir(folder)
     sys.argv = ["tokenstats", *words]
     if "OMP_NUM_THREADS" in changes:  # it was read when torch was imported
         import torch
 
         torch.set_num_threads(int(changes["OMP_NUM_THREADS"]))
-    exec(compile(code, "<test>", "exec"), {"__name__": "__main__"})
+    exec(compile(code, "<started>", "exec"), {"__name__": "__main__"})
