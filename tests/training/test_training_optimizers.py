@@ -21,7 +21,8 @@ from tokenstats.errors import InputError
 from tokenstats.store import Store
 from tokenstats.training import train
 from tokenstats.training.arguments import check_schedule
-from tokenstats.training.options import SCHEDULES, TrainOptions, parse_schedule_args
+from tokenstats.training.option_values import SCHEDULES, parse_schedule_args
+from tokenstats.training.options import TrainOptions
 
 RATE = 1e-3
 ONE_STEP = replace(

@@ -14,7 +14,8 @@ from transformers.training_args import OptimizerNames
 from tokenstats.errors import InputError, argument, nearest, one_line
 from tokenstats.modeling.load import pick_device
 from tokenstats.options import refuse
-from tokenstats.training.options import BEST_BY, SCHEDULES, TrainOptions
+from tokenstats.training.option_values import BEST_BY, SCHEDULES
+from tokenstats.training.options import TrainOptions
 
 _OF_THE_RUN = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
 """Arguments of a schedule that the other options decide."""

@@ -13,7 +13,8 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from tokenstats.errors import InputError, argument, one_line
 from tokenstats.training.batching import OptimizerBatches
 from tokenstats.training.metrics import Meter
-from tokenstats.training.options import BEST_BY, TrainOptions
+from tokenstats.training.option_values import BEST_BY
+from tokenstats.training.options import TrainOptions
 
 Callback: TypeAlias = TrainerCallback | type[TrainerCallback]
 

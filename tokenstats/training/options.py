@@ -4,31 +4,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tokenstats.errors import InputError, argument, one_line
-from tokenstats.options import NOT_NEGATIVE, SEED, Check, above, at_least, between, check, field, given, one_of, refuse_useless
+from tokenstats.errors import InputError, argument
+from tokenstats.options import NOT_NEGATIVE, SEED, above, at_least, between, check, field, given, one_of, refuse_useless
 from tokenstats.training.guides import FORMS, GUIDES, choose
-
-SCHEDULES = {
-    "constant": "constant_with_warmup",
-    **{
-        name: name
-        for name in (
-            "cosine",
-            "linear",
-            "cosine_with_restarts",
-            "polynomial",
-            "inverse_sqrt",
-            "cosine_with_min_lr",
-            "cosine_warmup_with_min_lr",
-            "warmup_stable_decay",
-        )
-    },
-}
-"""Learning-rate schedules, and transformers' names of them. Its own ``constant``, ``reduce_lr_on_plateau`` and ``greedy``
-would ignore the warm-up silently."""
-
-BEST_BY = {"eval_loss": "eval_loss", "eval_kl": "eval_targets/kl", "eval_accuracy": "eval_targets/accuracy"}
-"""What the best checkpoint can be chosen by, and what transformers' log calls it. Of accuracy more is better, else less."""
+from tokenstats.training.option_values import ARGUMENTS, BEST_BY, SCHEDULES, SHARES, parse_schedule_args, parse_shares
 
 METRICS = ("loss", "kept", "targets")
 """What a run tells of its tokens besides the loss: nothing more, of the kept tokens, or of all targets."""
@@ -43,48 +22,6 @@ NORMALISERS = {"weights": "Σ w·nll / Σ w", "targets": "Σ w·nll / kept token
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 2e-5, 2e-4
 ALL_LINEAR = "all-linear"
 TRL_LEGACY = "trl-legacy"
-
-
-def parse_schedule_args(text: str) -> dict[str, float | str]:
-    """``num_cycles=2,decay_type=linear`` as {'num_cycles': 2, 'decay_type': 'linear'}."""
-    found: dict[str, float | str] = {}
-    for item in filter(None, text.split(",")):
-        name, separator, value = (part.strip() for part in item.partition("="))
-        if not (name and separator and value):
-            raise InputError(
-                f"{argument('schedule_args')} got {one_line(item, 60)!r}; expected NAME=VALUE, such as num_cycles=2,lr_end=1e-6"
-            )
-        found[name] = _as_number(value)
-    return found
-
-
-def _as_number(text: str) -> float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def parse_shares(text: str) -> list[float | str]:
-    """``0.7,0.3`` as [0.7, 0.3]."""
-    return [_as_number(item.strip()) for item in text.split(",")]
-
-
-_SHARES = Check(
-    "numbers above 0, one for each store",
-    lambda shares: not isinstance(shares, str) and all(isinstance(share, int | float) and 0 < share <= 1 for share in shares),
-)
-
-
-def _is_argument(value: object) -> bool:
-    if isinstance(value, str):
-        return isinstance(_as_number(value), str)  # what looks like a number is one
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_ARGUMENTS = Check("a table of finite numbers and words", lambda table: all(map(_is_argument, table.values())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +42,7 @@ class TrainOptions:
 
     epochs: float | None = field(None, "passes over the rows, fractions allowed [3]", above(0))
     shares: Sequence[float] | None = field(
-        None, "of several stores, of the rows of an epoch: 0.7,0.3 [all rows of all]", _SHARES, parse=parse_shares
+        None, "of several stores, of the rows of an epoch: 0.7,0.3 [all rows of all]", SHARES, parse=parse_shares
     )
     max_steps: int | None = field(None, "optimizer steps, instead of epochs", at_least(1))
     learning_rate: float | None = field(None, "the peak [2e-5, or 2e-4 with LoRA]", above(0))
@@ -116,7 +53,7 @@ class TrainOptions:
     optimizer: str = field("adamw_torch_fused", "as transformers names it: adamw_torch, adafactor, sgd, …")
     schedule: str = field("cosine", f"of the learning rate: {', '.join(SCHEDULES)}", one_of(*SCHEDULES))
     schedule_args: Mapping[str, float | str] | None = field(
-        None, "its own arguments: num_cycles=2,lr_end=1e-6", _ARGUMENTS, parse=parse_schedule_args
+        None, "its own arguments: num_cycles=2,lr_end=1e-6", ARGUMENTS, parse=parse_schedule_args
     )
     warmup_ratio: float = field(0.03, "share of the steps that the rate rises over", between(0, 1))
     weight_decay: float = field(0.0, "decoupled, as in AdamW", NOT_NEGATIVE)

@@ -18,7 +18,7 @@ class TrainSummary:
     """What a run did.
 
     Attributes:
-        out: Folder of the weights, tokenizer, ``tokenstats.json`` (origin), ``run.toml``, ``history.json`` and ``training.png``.
+        out: Folder of the weights, their tokenizer, ``tokenstats.json``, ``run.toml``, ``history.json`` and ``training.png``.
         steps: Optimizer steps in all, those before a resume included.
         loss: Mean training loss of the last logged steps, nats per kept token.
         loss_formula: What that loss is, over each optimizer batch.
