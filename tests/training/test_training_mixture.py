@@ -247,6 +247,7 @@ def test_mistakes_are_named_and_nothing_is_written(store: Store, second: Store, 
     strange = build_store(tmp_path / "stores" / "strange", rows=10, part_tokens=300, tokenizer=byte_tokenizer(extra=("xyz",)))
     shutil.copytree(second.path, tmp_path / "stores" / "copy")
     cases: list[tuple[list, dict, str]] = [
+        ([], {}, "store got an empty list; expected a store, or several"),
         ([store], {"shares": (1.0,)}, "shares would do nothing: there is one store"),
         ([store, second], {"shares": (0.5, 0.25, 0.25)}, "shares got 3 shares for 2 stores; expected one for each"),
         (

@@ -35,6 +35,8 @@ def choose_sources(stores: Sequence[Store], mask: str | Sequence[str | None] | N
         InputError: There are not as many masks as stores, a store comes twice, or stores differ in tokenizer or template.
         StoreError: A mask is not there.
     """
+    if not stores:
+        raise InputError(f"{argument('store')} got an empty list; expected a store, or several")
     names = mask.split(",") if isinstance(mask, str) else [mask] if mask is None else list(mask)
     if len(names) not in (1, len(stores)):
         raise InputError(f"{argument('mask')} got {len(names)} masks for {len(stores)} stores; expected one, or one for each")
