@@ -12,7 +12,7 @@ PACKAGE = Path(tokenstats.__file__).parent
 STAGES = {"corpus", "scoring", "masking", "training"}
 FLOORS = [
     {"schema", "errors", "alignment", "mixing", "shown", "__init__"},
-    {"options"},
+    {"options", "run_file"},
     {"store"},
     {"modeling"},
     STAGES,

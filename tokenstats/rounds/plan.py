@@ -22,6 +22,8 @@ from tokenstats.training.token_sets import choose_tokens
 _MOVED = (
     f"give {argument('warmup_steps')}, steps of plain SFT before the first mask, or train a {argument('model')} that has moved"
 )
+_OF_ONE_LEG = ("best_by", "patience", "stop_at_kl", "shares", "continue_adapter")
+"""Options of training that a run in legs does not have: what ends it early, several stores, an adapter that goes on."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Plan:
     @property
     def reference(self) -> str | None:
         """The model q of every scoring: as it was given; below an adapter that is trained it is the start."""
-        if self.options.reference is None and self.options.is_lora and self.reads_reference:
+        if self.options.reference is None and self.options.lora_rank is not None and self.reads_reference:
             return self.model
         return self.options.reference
 
@@ -173,6 +175,7 @@ class Plan:
                 f"{argument('reference_cache')} is made of the tokens of one mask, and rounds make several; leave it out: the "
                 "reference runs beside the policy"
             )
+        refuse(options, *_OF_ONE_LEG, because="rounds train a model, or a new adapter, on one store to the last step")
         for name in ("entropy_on", "kl_on"):
             if (text := getattr(options, name)) is not None:
                 choose_tokens(name, text, self.rule.reasons, "the rule", self.store)

@@ -26,11 +26,13 @@ from tokenstats.rounds.record import RECORD, Record, Round
 from tokenstats.rounds.refresh import check_round, make_round
 from tokenstats.store import Store, open_store
 from tokenstats.store.parts import clear_leftovers, describe_difference
-from tokenstats.training.legs import Leg, last_checkpoint, step_of
+from tokenstats.training.legs import Leg
 from tokenstats.training.models import check_tokenizer
 from tokenstats.training.options import TrainOptions
+from tokenstats.training.resume import MAY_CHANGE, last_checkpoint, step_of
 from tokenstats.training.rows import check_writable
-from tokenstats.training.trainer import MAY_CHANGE_ON_RESUME, TrainSummary, train_leg
+from tokenstats.training.summary import TrainSummary
+from tokenstats.training.trainer import train_leg
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +137,7 @@ def _is_untouched(out: Path) -> bool:
 def _same_run(plan: Plan) -> Record:
     record = Record.read(plan.out)
     there, asked = (
-        {name: value for name, value in each.items() if name not in MAY_CHANGE_ON_RESUME} for each in (record.asked, plan.asked)
+        {name: value for name, value in each.items() if name not in MAY_CHANGE} for each in (record.asked, plan.asked)
     )
     if there != asked:
         raise InputError(

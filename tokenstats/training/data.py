@@ -69,6 +69,11 @@ class TokenRows(Dataset[Example]):
         """How many tokens are learned in one epoch."""
         return int(self.learned.sum())
 
+    def learned_tokens_of(self, rows: np.ndarray) -> int:
+        """Of some of the rows, by their numbers."""
+        before = np.concatenate([[0], np.cumsum(self.learned)])[self.offsets]
+        return int(np.diff(before)[rows].sum())
+
     @property
     def without_learned(self) -> int:
         """Rows of which nothing is learned."""

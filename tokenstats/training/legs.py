@@ -6,15 +6,10 @@
 A leg ends with a checkpoint, and the next goes on from it; one that was killed goes on from the last that is whole.
 """
 
-import json
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -44,31 +39,3 @@ class EndOfLeg(TrainerCallback):
         # not before: in the checkpoint the run goes on
         if state.global_step == self.last_step:
             control.should_training_stop = True
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """The checkpoint of most steps that is whole; None where a folder has none.
-
-    Its state is written last: without it, or with a piece of it, the checkpoint was cut short.
-    """
-    whole = {step_of(path.parent): path.parent for path in out.glob(f"checkpoint-*/{_STATE}") if _is_whole(path)}
-    return whole[max(whole)] if whole else None
-
-
-def state_of(checkpoint: Path) -> TrainerState:
-    """How far the run had come, with its history."""
-    return TrainerState.load_from_json(str(checkpoint / _STATE))
-
-
-def step_of(checkpoint: Path | None) -> int:
-    """The optimizer steps that a checkpoint was made after; 0 for none."""
-    return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def _is_whole(state: Path) -> bool:
-    if not re.fullmatch(r"checkpoint-\d+", state.parent.name):
-        return False
-    try:
-        return isinstance(json.loads(state.read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError):
-        return False

@@ -1,6 +1,8 @@
 """Where trained weights and exported rows came from: the store, the mask and its rule, as one JSON object."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,13 @@ def provenance(store: Store, mask: ChosenMask, *, rows: int, empty: int, kept: i
         "rows_with_nothing_kept": empty,
         "kept_tokens": kept,
     }
+
+
+def joined_fingerprint(fingerprints: Sequence[str]) -> str:
+    """One fingerprint as it is, several as one."""
+    if len(fingerprints) == 1:
+        return fingerprints[0]
+    return hashlib.blake2b(json.dumps(list(fingerprints)).encode(), digest_size=16).hexdigest()
 
 
 def without_folders(source: str) -> str:
