@@ -57,8 +57,10 @@ from tokenstats.alignment import outputs_that_predict
 from tokenstats.modeling.head import SplitModel
 from tokenstats.training.arguments import trainer_arguments
 from tokenstats.training.batching import BatchPlan, OptimizerBatches
+from tokenstats.training.callbacks import callbacks_of
 from tokenstats.training.data import collate, load_training_data
 from tokenstats.training.loop import MaskedTrainer
+from tokenstats.training.metrics import Meter
 from tokenstats.training.rows import IGNORED, choose_mask
 
 TARGET_SHARE = 0.55
@@ -126,12 +128,16 @@ def make_rows(setting: Setting) -> int:
 
 
 def ours(setting: Setting, mask: str | None, **changes: Any) -> Trainer:
-    options, store = setting.options(**changes), setting.store
+    options, store = setting.options(**changes).resolved, setting.store
     arguments = trainer_arguments(options, Path(setting.folder) / "ours", resumed=False)
     data, model = load_training_data(store, choose_mask(store, mask)), setting.model().to(arguments.device)
     batches = OptimizerBatches(data.train, 0, BatchPlan.of(options, 1))
     split = SplitModel(model, float32_head=False)
-    return MaskedTrainer(model, arguments, batches, None, None, split, divide_by_weights=False, before_save=lambda: None)  # type: ignore[arg-type]
+    meter = Meter.of(None, arguments.device)
+    callbacks = callbacks_of(options, (), batches, lambda: None, meter)
+    return MaskedTrainer(
+        model, arguments, batches, None, None, split, divide_by_weights=False, meter=meter, callbacks=callbacks
+    )  # type: ignore[arg-type]
 
 
 def by_tokens(setting: Setting, **changes: Any) -> Trainer:

@@ -14,7 +14,7 @@ Messages name the arguments of Python functions through :func:`argument`; the co
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 __all__ = [
     "InputError",
@@ -26,6 +26,7 @@ __all__ = [
     "argument",
     "nearest",
     "one_line",
+    "said_in",
     "with_arguments",
 ]
 
@@ -83,6 +84,22 @@ def argument(name: str, value: object = None) -> str:
 def with_arguments(marked: str, say: Callable[[str, str | None], str]) -> str:
     """A message in which ``say`` writes each argument, from its name and the ``repr`` of its value (None: no value)."""
     return _ARGUMENT.sub(lambda found: say(found[1], found[2]), marked)
+
+
+def said_in(marked: str, places: Mapping[str, str]) -> str:
+    """A marked message in which the arguments that were said in a file are named as such: ``epochs (run.toml)``.
+
+    Args:
+        marked: The message, of which other arguments keep their marks.
+        places: The file by argument.
+    """
+
+    def say(name: str, value: str | None) -> str:
+        if name in places:
+            return f"{name}{'' if value is None else f' = {value}'} ({places[name]})"
+        return f"{_MARK}{name}{'' if value is None else f'={value}'}{_MARK}"
+
+    return with_arguments(marked, say)
 
 
 def one_line(text: object, limit: int = 300) -> str:

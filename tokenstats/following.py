@@ -32,9 +32,10 @@ _WITHIN_A_ROW = ("sequence", "turn")
 class RuleFollower:
     """A :class:`~tokenstats.training.selection.Selector` made of a rule."""
 
-    def __init__(self, store: Store, rule: Rule):
+    def __init__(self, store: Store, rule: Rule, source: str | None = None):
         """Raises RuleError where the rule cannot follow."""
         _check_can_follow(rule)
+        self.source = source
         self._rule, self._tokenizer = rule, store.manifest.tokenizer
         self.rule: Mapping[str, Any] = rule.to_dict()
         self.fingerprint = rule.fingerprint
@@ -91,8 +92,8 @@ def follow_rule(store: Store | str | Path, rule: str | Path | Rule, *, mask: str
     if rule == OWN:
         if mask in (None, "none"):
             raise InputError("the mask's own rule was to be followed, but there is no mask; expected a preset or a .toml file")
-        return RuleFollower(opened, Rule.from_dict(opened.masks[str(mask)].manifest.rule))
-    return RuleFollower(opened, rule if isinstance(rule, Rule) else Rule.load(rule))
+        return RuleFollower(opened, Rule.from_dict(opened.masks[str(mask)].manifest.rule), OWN)
+    return RuleFollower(opened, rule) if isinstance(rule, Rule) else RuleFollower(opened, Rule.load(rule), str(rule))
 
 
 def _check_can_follow(rule: Rule) -> None:

@@ -12,7 +12,7 @@ The command line makes an option of each field, and a table of a file becomes op
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -117,16 +117,32 @@ def given(options: Any, *names: str) -> list[str]:
     ]
 
 
-def refuse(options: Any, *names: str, because: str) -> None:
+def refuse(options: Any, *names: str, because: str, said: Collection[str] = ()) -> None:
     """Raise InputError where one of the named options was given: in this run it would do nothing.
 
     Args:
         options: An options dataclass.
         names: Of its fields.
         because: Why it would do nothing, and what to do about it.
+        said: Fields that are known to be given, whatever their value; those whose value is not their default are anyhow.
     """
-    if found := given(options, *names):
+    other = given(options, *names)
+    if found := [name for name in names if name in said or name in other]:
         raise InputError(f"{', '.join(map(argument, found))} would do nothing: {because}")
+
+
+def refuse_useless(options: Any, said: Collection[str] = ()) -> None:
+    """Raise InputError where an option was given that does nothing beside the others; ``said``: see :func:`refuse`.
+
+    What does nothing is known to the method ``useless`` of an options dataclass, where it has one.
+    """
+    for names, because in useless(options):
+        refuse(options, *names, because=because, said=said)
+
+
+def useless(options: Any) -> Iterable[tuple[tuple[str, ...], str]]:
+    """Names of options that do nothing beside the others, and why."""
+    return options.useless() if hasattr(options, "useless") else ()
 
 
 def from_mapping(kind: type[Options], values: Mapping[str, Any], where: str = "the options") -> Options:
@@ -154,6 +170,16 @@ def from_mapping(kind: type[Options], values: Mapping[str, Any], where: str = "t
 def to_dict(options: Any) -> dict[str, Any]:
     """The options by name, as :func:`from_mapping` takes them."""
     return {name: getattr(options, name) for name in names_of(type(options))}
+
+
+def effective(options: Any) -> dict[str, Any]:
+    """The options that something comes of, by name: those that do nothing beside the others, or are not there, are left out.
+
+    Where nothing was given, the options dataclass may say in ``resolved`` what is taken.
+    """
+    resolved = getattr(options, "resolved", options)
+    idle = {name for names, _ in useless(resolved) for name in names}
+    return {name: value for name, value in to_dict(resolved).items() if value is not None and name not in idle}
 
 
 def names_of(kind: Any) -> list[str]:

@@ -128,7 +128,7 @@ class Run:
 
     def options(self, rate: float) -> TrainOptions:
         common = {"batch_size": BATCH, "accumulation": 1, "beta2": 0.95, "weight_decay": 0.1, "warmup_ratio": 0.0}
-        own = {"max_steps": self.steps(), "learning_rate": rate, "seed": self.seed}
+        own = {"max_steps": self.steps(), "learning_rate": rate, "seed": self.seed, "plot": False}
         return TrainOptions(**{**common, **own, **self.arm.options})
 
 

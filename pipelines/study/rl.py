@@ -30,7 +30,7 @@ class Grpo:
         rate: learning rate, constant.
     """
 
-    steps: int = 100
+    steps: int = 60
     prompts: int = 32
     samples: int = 8
     rate: float = 1e-4

@@ -12,17 +12,23 @@ from tokenstats.cli import all_commands
 from tokenstats.cli.messages import in_options, warnings_as_lines
 from tokenstats.computing import compute
 from tokenstats.errors import InputError, TokenstatsWarning, argument
-from tokenstats.training import export, train
+from tokenstats.rounds.run import train_rounds
+from tokenstats.training import TrainOptions, export, train
 
-FUNCTIONS = {"compute": compute, "train": train, "export": export}
-ON_ONE_SIDE = {"as_json", "help"}
-"""How a command prints."""
+FUNCTIONS = {"compute": compute, "train": train, "rounds": train_rounds, "export": export}
+WITH_RUN_FILE = ("train",)
+ON_ONE_SIDE = {"as_json", "help", "config", "print_config"}
+"""How a command prints, and where its options come from."""
+ONLY_IN_PYTHON = {"callbacks"}
+"""Objects."""
 
 
 def options_of(function) -> dict[str, object]:
     """By name, with their defaults: the function's own arguments, and the fields of its options dataclasses."""
     found: dict[str, object] = {}
     for each in inspect.signature(function).parameters.values():
+        if each.name in ONLY_IN_PYTHON:
+            continue
         if is_dataclass(each.default):
             assert not found.keys() & {one.name for one in fields(each.default)}, "two options of one name"
             found |= {one.name: one.default for one in fields(each.default)}
@@ -59,11 +65,24 @@ def test_an_option_is_called_like_its_field_but_for_five_that_are_shorter_on_the
     }
 
 
-def test_a_flag_has_an_opposite_only_where_it_is_on_by_default():
-    parameters = [each for command in all_commands().commands.values() for each in command.params]
-    flags = {each.name: each for each in parameters if getattr(each, "is_flag", False)}
-    assert flags["chat"].secondary_opts == ["--no-chat"]
-    assert all(not each.secondary_opts for name, each in flags.items() if name != "chat")
+def test_a_flag_has_an_opposite_only_where_it_is_on_by_default_or_a_run_file_may_have_set_it():
+    for name, command in all_commands().commands.items():
+        flags = [each for each in command.params if getattr(each, "is_flag", False)]
+        with_opposite = {each.name for each in flags if each.secondary_opts}
+        expected = {"chat"} if name == "compute" else set()
+        if name in WITH_RUN_FILE:
+            expected |= {each.name for each in fields(TrainOptions) if each.type is bool}
+        assert with_opposite == expected, name
+        assert all(each.secondary_opts == [f"--no-{each.opts[0][2:]}"] for each in flags if each.secondary_opts)
+
+
+def test_every_option_of_a_command_with_a_run_file_is_a_key_of_it_and_no_other(cli, tmp_path):
+    for command in WITH_RUN_FILE:
+        (tmp_path / "run.toml").write_text("nothing_of_the_kind = 1\n")
+        message = cli(command, "--config", tmp_path / "run.toml")[2]
+        keys = message.partition("; expected: ")[2].strip().split(", ")
+        assert set(keys) == options_of(FUNCTIONS[command]).keys() - {"resume"}
+        assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize("command", sorted(all_commands().commands))

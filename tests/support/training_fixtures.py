@@ -29,7 +29,7 @@ torch.set_num_threads(1)  # matrices this small are slower on several
 SFT = Path(__file__).resolve().parents[2] / "data" / "sft.jsonl"
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ROWS = 24
-QUICK = TrainOptions(max_steps=6, batch_size=4, accumulation=1, learning_rate=1e-3, device="cpu", logging_steps=1)
+QUICK = TrainOptions(max_steps=6, batch_size=4, accumulation=1, learning_rate=1e-3, device="cpu", logging_steps=1, plot=False)
 
 PerToken = Callable[[int, np.ndarray], np.ndarray]
 """(row, is_target) → what is said of each of its tokens: kept or not, or what it weighs."""

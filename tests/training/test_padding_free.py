@@ -28,9 +28,9 @@ from tokenstats.modeling.head import SplitModel
 from tokenstats.store import Store
 from tokenstats.training import TrainOptions, train
 from tokenstats.training.batching import BatchPlan
+from tokenstats.training.callbacks import Flow
 from tokenstats.training.data import collate
 from tokenstats.training.isolation import check_isolation
-from tokenstats.training.loop import _Flow
 
 APART = ("qwen3", "mistral", "gemma2", "gpt2", "llama4_text")
 """Full attention; a sliding window of 24 tokens; both, with soft-capping; learned positions; chunks and experts."""
@@ -109,12 +109,12 @@ def test_a_resumed_run_by_tokens_ends_where_an_undisturbed_one_does(
     options = replace(BY_TOKENS, max_steps=9, save_steps=4, padding_free=padding_free, eval_share=0.1)
     train(store, model=model, mask="some", out=tmp_path / "whole", options=options)
 
-    def stop(self: _Flow, args: object, state: TrainerState, control: object, **_: object) -> None:
+    def stop(self: Flow, args: object, state: TrainerState, control: object, **_: object) -> None:
         if state.global_step == 7:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Flow, "on_step_begin", stop)
+        patch.setattr(Flow, "on_step_begin", stop)
         with pytest.raises(KeyboardInterrupt):
             train(store, model=model, mask="some", out=tmp_path / "killed", options=options)
     train(store, model=model, mask="some", out=tmp_path / "killed", options=options, resume=True)

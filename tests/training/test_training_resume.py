@@ -20,17 +20,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 from tokenstats.errors import InputError
 from tokenstats.store import Store
 from tokenstats.training import train
-from tokenstats.training.loop import _Flow
+from tokenstats.training.callbacks import Flow
 
 
 @pytest.fixture
 def killed_at_step_5(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    def stop(self: _Flow, args: object, state: object, control: object, **_: object) -> None:
+    def stop(self: Flow, args: object, state: object, control: object, **_: object) -> None:
         if state.global_step == 5:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Flow, "on_step_begin", stop)
+        patch.setattr(Flow, "on_step_begin", stop)
         yield patch
 
 
@@ -42,7 +42,7 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(
     options = replace(QUICK, max_steps=15, batch_size=4, accumulation=2, save_steps=4, logging_steps=3, eval_share=0.1, **lora)
     with pytest.raises(KeyboardInterrupt):
         train(store, model=model, mask="some", out=tmp_path / "killed", options=options)
-    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == ["checkpoint-4", "tokenstats.json"]
+    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == ["checkpoint-4", "run.toml", "tokenstats.json"]
     killed_at_step_5.undo()
     whole = train(store, model=model, mask="some", out=tmp_path / "whole", options=options)
     (tmp_path / "killed" / "checkpoint-5").mkdir()  # a kill in the middle of a save
@@ -86,6 +86,7 @@ def test_without_save_steps_nothing_but_the_result_is_written(
         "generation_config.json",
         "history.json",
         "model.safetensors",
+        "run.toml",
         "tokenizer.json",
         "tokenizer_config.json",
         "tokenstats.json",

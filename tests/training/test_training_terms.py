@@ -28,7 +28,7 @@ from tokenstats.errors import InputError
 from tokenstats.modeling.hidden_states import write_states
 from tokenstats.store import Store
 from tokenstats.training import TrainOptions, reference_cache, train
-from tokenstats.training.loop import _Flow
+from tokenstats.training.callbacks import Flow
 
 IDS = 259
 
@@ -321,14 +321,14 @@ def other_store(folder: Path) -> Store:
 def test_a_run_with_terms_is_resumed_to_the_last_bit_and_only_with_its_reference(
     store: Store, models: tuple[str, str], terms: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: _Flow, args: object, state: object, control: object, **_: object) -> None:
+    def stop(self: Flow, args: object, state: object, control: object, **_: object) -> None:
         if state.global_step == 5:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
     options = replace(terms, save_steps=2, metrics="kept")
     train(store, model=models[0], mask="some", out=tmp_path / "whole", options=options)
     with monkeypatch.context() as patch:
-        patch.setattr(_Flow, "on_step_begin", stop)
+        patch.setattr(Flow, "on_step_begin", stop)
         with pytest.raises(KeyboardInterrupt):
             train(store, model=models[0], mask="some", out=tmp_path / "killed", options=options)
     other = replace(options, reference=save_tiny_model(tmp_path / "x" / "reference", seed=9))

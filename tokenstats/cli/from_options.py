@@ -1,7 +1,9 @@
 """Options of the command line, made from the fields of options dataclasses: none can exist on one side only.
 
 A command takes a dataclass of :mod:`tokenstats.options` as one argument, and the command line gets an option for each of its
-fields: name, type, default and help are the field's. A boolean is a flag, with a ``--no-`` form where it is on by default.
+fields: name, type, default and help are the field's. A boolean is a flag, with a ``--no-`` form where it is on by default, or
+may be in a run file.
+What was given, on the command line or in a run file, must be of use, even where it is the default.
 """
 
 import dataclasses
@@ -12,7 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenstats.options import from_mapping, type_of
+from tokenstats.cli.parameters import with_parameters
+from tokenstats.cli.run_files import RUN_FILE, RunFile
+from tokenstats.options import from_mapping, names_of, refuse_useless, type_of
 
 
 def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,37 +25,45 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     groups = {each.name: each.annotation for each in arguments if dataclasses.is_dataclass(each.annotation)}
 
     @functools.wraps(command)
-    def run(**values: Any) -> Any:
-        made = {name: _made(kind, values) for name, kind in groups.items()}
-        return command(**values, **made)
+    def run(context: typer.Context, **values: Any) -> Any:
+        file: RunFile = context.meta.get(RUN_FILE, RunFile())
+        typed = {name for name in values if _source(context, name) == "COMMANDLINE"}
+        of_file = {name: value for name, value in file.values.items() if name not in typed}
+        values |= {name: of_file[name] for kind in groups.values() for name in names_of(kind) if name in of_file}
+        with file.naming(of_file):
+            made = {name: _made(kind, values, typed | of_file.keys()) for name, kind in groups.items()}
+            return command(**values, **made)
 
-    flat: list[inspect.Parameter] = []
+    flat = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    has_file = "config" in inspect.signature(command).parameters
     for each in arguments:
-        flat += map(_parameter, dataclasses.fields(groups[each.name])) if each.name in groups else [each]
+        flat += [_parameter(f, has_file) for f in dataclasses.fields(groups[each.name])] if each.name in groups else [each]
     return with_parameters(run, flat)
 
 
-def with_parameters(run: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
-    """Let typer see these parameters of a function that takes whatever it is given by name."""
-    named = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
-    run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in named}
-    return run
+def _source(context: typer.Context, name: str) -> str:
+    """Where click has the value of an argument from."""
+    source = context.get_parameter_source(name)
+    return source.name if source is not None else ""
 
 
-def _made(kind: Any, values: dict[str, Any]) -> Any:
-    """Options from what the command line gave; it is taken out of ``values``."""
+def _made(kind: Any, values: dict[str, Any], said: set[str]) -> Any:
+    """Options from what was given; it is taken out of ``values``. ``said``: names of what was given, whatever its value."""
     found = {}
     for each in dataclasses.fields(kind):
         value, parse = values.pop(each.name), each.metadata["parse"]
-        found[each.name] = value if parse is None or value is None else parse(value)
-    return from_mapping(kind, found)
+        found[each.name] = parse(value) if parse is not None and isinstance(value, str) else value
+    options = from_mapping(kind, found)
+    refuse_useless(options, said)
+    return options
 
 
-def _parameter(option: "dataclasses.Field[Any]") -> inspect.Parameter:
+def _parameter(option: "dataclasses.Field[Any]", has_file: bool) -> inspect.Parameter:
+    """``has_file``: a run file may have set a flag, so the command line can unset it."""
     kind, optional = type_of(option)
     text: Any = str if option.metadata["parse"] is not None else kind
     name = option.metadata["alias"] or option.name.replace("_", "-")
-    names = f"--{name}/--no-{name}" if option.default is True else f"--{name}"
+    opposite = option.default is True or (has_file and kind is bool)
+    names = f"--{name}/--no-{name}" if opposite else f"--{name}"
     annotation: Any = Annotated[text | None if optional else text, typer.Option(names, help=option.metadata["help"])]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation)

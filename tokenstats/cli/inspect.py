@@ -58,12 +58,13 @@ def report(
     store: StorePath,
     to: Annotated[Path, typer.Option(help="folder for the page and its pictures; a former report is replaced")],
     scoring: Scoring = None,
+    run: Annotated[Path | None, typer.Option(help="a folder that was trained into on this store: its curves too")] = None,
 ) -> None:
-    """Write plots and a page about a store, its scoring and its masks."""
+    """Write plots and a page about a store, its scoring, its masks and a training run."""
     from tokenstats import Store
-    from tokenstats.inspect.report import report as run
+    from tokenstats.inspect.report import report as write
 
-    print(f"wrote {run(Store(store), to, scoring=scoring)}")
+    print(f"wrote {write(Store(store), to, scoring=scoring, run=run)}")
 
 
 def app(

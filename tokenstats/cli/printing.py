@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenstats.cli.from_options import with_parameters
+from tokenstats.cli.parameters import with_parameters
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,6 +9,7 @@ import typer
 
 from tokenstats.cli.options import StorePath
 from tokenstats.cli.printing import Answer, many, with_json
+from tokenstats.cli.run_files import with_run_file
 from tokenstats.training.options import ExportOptions, TrainOptions
 
 if TYPE_CHECKING:
@@ -19,10 +20,11 @@ _TOLD = {"loss_nll": "nll", "loss_entropy": "H / ln V", "loss_kl": "KL", "agreem
 """Names of the history in the words of a summary."""
 
 
+@with_run_file
 @with_json
 def train(
-    store: StorePath,
-    mask: Annotated[str, typer.Option(help="the tokens to learn: a mask of the store, or none for plain SFT")],
+    store: Annotated[list[Path], typer.Argument(metavar="STORE…", help="a folder made by 'tokenstats compute', or several")],
+    mask: Annotated[str, typer.Option(help="the tokens to learn: a mask of the store (A,B: one each), or none for plain SFT")],
     model: Annotated[str, typer.Option(help="what to fine-tune: folder, Hub id or adapter folder")],
     out: Annotated[Path, typer.Option(help="folder for the result; new or empty")],
     options: TrainOptions,
@@ -36,16 +38,17 @@ def train(
     from tokenstats.following import follow_rule
     from tokenstats.training import train as run
 
-    opened = Store(store)
-    selector = follow_rule(opened, follow, mask=mask) if follow is not None else None
+    opened = [Store(path) for path in store]
+    selector = follow_rule(opened[0], follow, mask=mask) if follow is not None else None
     try:
         done = run(opened, model=model, out=out, mask=mask, options=options, follow=selector, resume=resume)
     finally:
         _leave_process_group()
-    return Answer(asdict(done), lambda: _trained(done))
+    return Answer(asdict(done), lambda: trained(done))
 
 
-def _trained(done: "TrainSummary") -> str:
+def trained(done: "TrainSummary") -> str:
+    """What a training did, in lines."""
     learned = (
         f"{done.kept_tokens:,} tokens learned in an epoch"
         if done.kept_tokens is not None
@@ -53,13 +56,17 @@ def _trained(done: "TrainSummary") -> str:
     )
     lines = [
         f"{done.out}: {many(done.steps, 'step')} over {many(done.rows, 'row')}, {learned}",
+        *(f"  {many(count, 'row')} of {path}" for path, count in done.mixture.items()),
         *_left_out(done),
         f"  loss {done.loss:.4f} nats: {done.loss_formula} of each optimizer batch",
         *_means(done.metrics),
     ]
+    if done.stopped_by is not None:
+        lines.append(f"  stopped early: {done.stopped_by}")
     if done.eval_loss is not None:
         before = f"{done.eval_loss_before:.4f} before, " if done.eval_loss_before is not None else ""
-        lines.append(f"  {many(done.eval_rows, 'row')} held out, all their targets: {before}{done.eval_loss:.4f} after")
+        after = "after" if done.best_step is None else f"after step {done.best_step}, the best: its weights were saved"
+        lines.append(f"  {many(done.eval_rows, 'row')} held out, all their targets: {before}{done.eval_loss:.4f} {after}")
         lines += _means(done.eval_metrics)
     return "\n".join(lines)
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from tokenstats.errors import InputError
+from tokenstats.errors import InputError, one_line
 from tokenstats.inspect.audit.audit import Audit, audit
 from tokenstats.inspect.histograms import Distributions, measure
 from tokenstats.inspect.render import figures
 from tokenstats.inspect.render.audit_blocks import findings_table, means_table, summary_table, worth_saying
 from tokenstats.inspect.render.blocks import Block, Look, Note, Shares, Table
 from tokenstats.inspect.render.comparison_blocks import jaccard_table
+from tokenstats.inspect.render.figure_training import figure_of_run
 from tokenstats.inspect.render.html_report import Example, Picture, Section, report_page
 from tokenstats.inspect.render.store_blocks import store_facts
 from tokenstats.inspect.threshold_lines import cuts
@@ -37,7 +38,13 @@ MARKER = ".tokenstats-report"
 _EXAMPLES = 3
 
 
-def report(store: Store | str | Path, to: str | Path, scoring: str | None = None, masks: Sequence[str] | None = None) -> Path:
+def report(
+    store: Store | str | Path,
+    to: str | Path,
+    scoring: str | None = None,
+    masks: Sequence[str] | None = None,
+    run: str | Path | None = None,
+) -> Path:
     """Write a report. Its folder appears whole or not at all; a former report there is replaced, in one step where it can be.
 
     Args:
@@ -45,12 +52,13 @@ def report(store: Store | str | Path, to: str | Path, scoring: str | None = None
         to: The folder.
         scoring: Whose statistics; None: those that the masks read, or the store's only scoring.
         masks: Names of masks; None: all of the store's.
+        run: A folder of weights that were trained on this store, whose course is drawn.
 
     Returns:
         The path of its ``index.html``.
 
     Raises:
-        InputError: The folder holds anything else.
+        InputError: The folder holds anything else, or the run's holds none of this store.
         StoreError: A mask or scoring is not there.
     """
     store, page, to = open_store(store), Path(to) / "index.html", Path(to).resolve()
@@ -62,7 +70,7 @@ def report(store: Store | str | Path, to: str | Path, scoring: str | None = None
     try:
         with draft_of(to) as draft:
             (draft / "img").mkdir()
-            _write(store, draft, scoring, names)
+            _write(store, draft, scoring, names, Path(run) if run is not None else None)
             _check_place(to)
             put_in_place(draft, to)
     except OSError as error:
@@ -94,7 +102,7 @@ def _scoring_for(store: Store, masks: Sequence[str], scoring: str | None) -> str
     return read.pop() if len(read) == 1 else store.scorings.choose(None).name  # which says that it needs to be chosen
 
 
-def _write(store: Store, folder: Path, scoring: str | None, masks: list[str]) -> None:
+def _write(store: Store, folder: Path, scoring: str | None, masks: list[str], run: Path | None) -> None:
     with tqdm(desc="report", total=2 * len(masks) + 3, unit=" steps", disable=None) as bar:
         found = measure(store, scoring, masks)
         bar.update()
@@ -117,6 +125,8 @@ def _write(store: Store, folder: Path, scoring: str | None, masks: list[str]) ->
             bar.update()
         if len(masks) > 1:
             sections.append(Section("comparison", "Comparison", list(_comparison(store, masks))))
+        if run is not None:
+            sections.append(Section("training", "Training", [_training(store, run, folder)]))
         sections.append(Section("examples", "Examples", list(_examples(store, scoring, masks))))
         bar.update()
     title, footer = f"tokenstats report: {store.path.resolve().name}", f"made by tokenstats, {now()}, store {store.fingerprint}"
@@ -169,6 +179,12 @@ def _comparison(store: Store, masks: list[str]) -> Iterator[Note | Table]:
     same = "Jaccard index of what two masks drop: 1 where they drop the same tokens."
     yield Note(f"{same} In brackets: two random masks of these sizes.", Look.PLAIN)
     yield jaccard_table(masks, {(a, b): compare(store, a, b) for a, b in combinations(masks, 2)})
+
+
+def _training(store: Store, run: Path, folder: Path) -> Picture:
+    figure = figure_of_run(run, store.fingerprint)
+    caption = f"The run {one_line(run.resolve().name, 80)}, by optimizer step. Dashed: rows held out."
+    return _picture(folder, "training", figure, "The course of the training", caption)
 
 
 def _examples(store: Store, scoring: str | None, masks: list[str]) -> Iterator[Example]:

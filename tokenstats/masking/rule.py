@@ -15,6 +15,7 @@ from tokenstats.errors import InputError, RuleError, nearest, one_line
 from tokenstats.masking.language.builtins import NUMBER, TOKEN_COLUMNS
 from tokenstats.masking.language.parser import Expression, parse
 from tokenstats.masking.language.unparse import Column
+from tokenstats.run_file import to_toml
 from tokenstats.schema import MAX_CLAUSES
 
 PROTECT = "is_end_of_turn"
@@ -137,9 +138,7 @@ class Rule:
 
     def to_toml(self) -> str:
         """The rule as a file that :meth:`load` reads."""
-        fields = {k: v for k, v in self.to_dict().items() if k in _KEYS}
-        # a JSON string is a TOML string, but for characters that JSON writes in two halves, and for DEL
-        return "".join(f"{k} = {json.dumps(v, ensure_ascii=False)}\n" for k, v in fields.items()).replace("\x7f", "\\u007f")
+        return to_toml({k: v for k, v in self.to_dict().items() if k in _KEYS})
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Rule":

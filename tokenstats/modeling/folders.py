@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tokenstats.errors import InputError, argument, one_line
 
@@ -39,11 +40,20 @@ def adapter_base(folder: Path) -> str | None:
     """The base model that an adapter folder names, or None where the folder is no adapter."""
     if not is_adapter(folder):
         return None
+    base = _adapter_config(folder).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise InputError(f"{folder}/adapter_config.json names no base model: expected base_model_name_or_path")
+    return base
+
+
+def adapter_kind(folder: Path) -> str:
+    """What peft calls the kind of an adapter, such as LORA."""
+    return str(_adapter_config(folder).get("peft_type"))
+
+
+def _adapter_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder}/adapter_config.json cannot be read: {one_line(error, 100)}") from None
-    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not isinstance(base, str) or not base:
-        raise InputError(f"{folder}/adapter_config.json names no base model: expected base_model_name_or_path")
-    return base
+    return config if isinstance(config, dict) else {}

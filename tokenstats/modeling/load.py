@@ -60,7 +60,12 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
 
 
 def load_model(
-    source: str, dtype: str, device: torch.device, attention: str | None = None, trust_remote_code: bool = False
+    source: str,
+    dtype: str,
+    device: torch.device,
+    attention: str | None = None,
+    trust_remote_code: bool = False,
+    four_bit: bool = False,
 ) -> LoadedModel:
     """Load a model folder, Hub id or adapter folder. Raises InputError where it is none.
 
@@ -70,13 +75,14 @@ def load_model(
         device: Where it goes.
         attention: The implementation, by its name in transformers (sdpa, eager, flash_attention_2, …); None: its own choice.
         trust_remote_code: Run code that the model brings. Never asked on the terminal: a pipe would answer.
+        four_bit: Keep its matrices but the output matrix in 4 bits (NF4 of bitsandbytes); what is computed has ``dtype``.
     """
     folder = local_folder(source)
     base = adapter_base(folder) if folder is not None else None
-    model = _load_weights(base or source, dtype, device, attention, trust_remote_code)
+    model = _load_weights(base or source, dtype, device, attention, trust_remote_code, four_bit)
     if base is not None:
         model = _load_adapter(model, folder, source)
-    model = model.to(device).eval()
+    model = (model if four_bit else model.to(device)).eval()
     forget_widths(model)
     return _described(model, source)
 
@@ -98,10 +104,13 @@ def load_with_base(
     device: torch.device,
     attention: str | None = None,
     trust_remote_code: bool = False,
+    four_bit: bool = False,
+    trainable: bool = False,
 ) -> tuple[LoadedModel, LoadedModel]:
-    """An adapter and its base model, on one set of weights."""
-    plain = _described(_load_weights(base, dtype, device, attention, trust_remote_code).to(device).eval(), base)
-    model = _load_adapter(plain.model, local_folder(adapter), adapter).to(device).eval()
+    """An adapter and its base model, on one set of weights. ``trainable``: gradients reach the adapter's, and no others."""
+    weights = _load_weights(base, dtype, device, attention, trust_remote_code, four_bit)
+    plain = _described((weights if four_bit else weights.to(device)).eval(), base)
+    model = _load_adapter(plain.model, local_folder(adapter), adapter, trainable).to(device).eval()
     forget_widths(model)
     return _described(model, adapter), LoadedModel(model, plain.description, plain.weights, model.disable_adapter)
 
@@ -123,10 +132,11 @@ def _described(model: PreTrainedModel, source: str) -> LoadedModel:
 
 
 def _load_weights(
-    source: str, dtype: str, device: torch.device, attention: str | None, trust_remote_code: bool
+    source: str, dtype: str, device: torch.device, attention: str | None, trust_remote_code: bool, four_bit: bool = False
 ) -> PreTrainedModel:
     make_first_calls()
     folder, wanted = local_folder(source), pick_dtype(dtype, device)
+    quantised = _in_four_bits(wanted, device) if four_bit else {}
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     try:
@@ -137,6 +147,7 @@ def _load_weights(
             output_loading_info=True,
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
+            **quantised,
         )
     except Exception as error:  # transformers raises many kinds here
         if wants_own_code(error) and not trust_remote_code:
@@ -145,10 +156,32 @@ def _load_weights(
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise InputError(f"{source} lacks weights ({missing}, …): they would be random numbers; use a complete checkpoint")
+    if four_bit:
+        _keep_differentiable(model)
     return model
 
 
-def _load_adapter(model: PreTrainedModel, folder: Path | None, source: str) -> PreTrainedModel:
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """After a pass without gradient on a CPU, bitsandbytes keeps its matrices for a product that no gradient passes."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _in_four_bits(dtype: torch.dtype | str, device: torch.device) -> dict[str, Any]:
+    """What loads a model's matrices as QLoRA keeps them (arXiv:2305.14314): NF4, their scales in 8 bits."""
+    if find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"{argument('load_in_4bit', True)} needs the library bitsandbytes; install it with: pip install bitsandbytes"
+        )
+    computed = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+    quantised = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=computed
+    )
+    return {"quantization_config": quantised, "device_map": {"": device}}
+
+
+def _load_adapter(model: PreTrainedModel, folder: Path | None, source: str, trainable: bool = False) -> PreTrainedModel:
     if find_spec("peft") is None:
         raise InputError(f"{source} is an adapter; install the extra that reads it: pip install 'tokenstats[peft]'")
     from peft import PeftConfig, PeftModel
@@ -168,7 +201,7 @@ def _load_adapter(model: PreTrainedModel, folder: Path | None, source: str) -> P
             "out and run the bare base model; expected task_type CAUSAL_LM in its adapter_config.json"
         )
     try:
-        return PeftModel.from_pretrained(model, str(folder))
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except Exception as error:
         raise InputError(
             f"the {_kind_of(config)} adapter {source} cannot be put on its base model: {one_line(error, 150)}"

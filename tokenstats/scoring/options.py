@@ -1,9 +1,10 @@
 """What decides how models score, and who does the work: every default and check in one place. No torch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tokenstats.errors import InputError, argument
-from tokenstats.options import above, at_least, check, field, given, one_of, refuse
+from tokenstats.options import above, at_least, check, field, given, one_of, refuse_useless
 
 LOCAL, RAY = "local", "ray"
 TOGETHER, SEPARATE = "together", "separate"
@@ -48,10 +49,14 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        refuse_useless(self)
+
+    def useless(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What does nothing with this engine, and why."""
         if self.kind == RAY:
-            refuse(self, "patience", because=f"no worker waits for tokens with {argument('kind', RAY)}; leave it out")
+            yield ("patience",), f"no worker waits for tokens with {argument('kind', RAY)}; leave it out"
         else:
-            refuse(self, "workers", "ray_address", because=f"the engine is {self.kind}; give {argument('kind', RAY)} with it")
+            yield ("workers", "ray_address"), f"the engine is {self.kind}; give {argument('kind', RAY)} with it"
 
 
 @dataclass(frozen=True)

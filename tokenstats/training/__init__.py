@@ -16,7 +16,8 @@ __all__ = ["ExportOptions", "ExportSummary", "TrainOptions", "TrainSummary", "ex
 if TYPE_CHECKING:
     from tokenstats.training.exports import ExportSummary, export
     from tokenstats.training.options import ExportOptions, TrainOptions
-    from tokenstats.training.trainer import TrainSummary, train
+    from tokenstats.training.summary import TrainSummary
+    from tokenstats.training.trainer import train
 
 _HOMES = {
     "export": "exports",
@@ -24,7 +25,7 @@ _HOMES = {
     "ExportSummary": "exports",
     "TrainOptions": "options",
     "train": "trainer",
-    "TrainSummary": "trainer",
+    "TrainSummary": "summary",
 }
 
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tokenstats.errors import InputError, argument
 from tokenstats.training.data import NO_ROW, TokenRows, TrainingData, collate
+from tokenstats.training.mixture import Mixture
 from tokenstats.training.options import TrainOptions
 from tokenstats.training.rows import shuffled
 
@@ -53,10 +54,8 @@ class BatchPlan:
     @classmethod
     def of(cls, options: TrainOptions, devices: int) -> "BatchPlan":
         """What the options ask for on so many devices."""
-        by_rows = options.batch_tokens is None
-        return cls(
-            options.batch_size if by_rows else None, options.batch_tokens, options.accumulation, devices, options.padding_free
-        )
+        known = options.resolved
+        return cls(known.batch_size, known.batch_tokens, known.accumulation, devices, known.padding_free)
 
     def check(self, data: TrainingData) -> None:
         """Raise InputError where a row does not fit into ``batch_tokens``."""
@@ -76,18 +75,18 @@ class BatchPlan:
         in_all, of_a_step = (len(lengths), self.batch_size) if self.batch_size else (int(lengths.sum()), self.batch_tokens)
         return math.ceil(in_all / ((of_a_step or 1) * self.accumulation * self.devices))
 
-    def cut(self, lengths: np.ndarray) -> np.ndarray:
-        """Where the optimizer batches of rows of these lengths begin, [steps + 1]; in that order, and at least a row in each.
+    def cut(self, lengths: np.ndarray, steps: int) -> np.ndarray:
+        """Where so many optimizer batches of rows of these lengths begin, [steps + 1]; in that order, at least a row in each.
 
         By rows, the last may be smaller. By tokens, all are of a size but for the part of a row, so that an epoch has as many
         steps whatever its order.
         """
-        count, steps = len(lengths), np.arange(self.steps(lengths) + 1)
+        count, numbers = len(lengths), np.arange(steps + 1)
         if self.batch_size:
-            return np.minimum(steps * (self.batch_size * self.accumulation * self.devices), count)
+            return np.minimum(numbers * (self.batch_size * self.accumulation * self.devices), count)
         middles = np.cumsum(lengths) - lengths / 2
-        cuts = np.searchsorted(middles, steps * (lengths.sum() / steps[-1]))
-        return np.minimum(np.maximum.accumulate(cuts - steps) + steps, count - steps[-1] + steps)
+        cuts = np.searchsorted(middles, numbers * (lengths.sum() / steps))
+        return np.minimum(np.maximum.accumulate(cuts - numbers) + numbers, count - steps + numbers)
 
     def arrange(self, lengths: np.ndarray, classes: np.ndarray) -> list[np.ndarray]:
         """Cut the rows 0 … n-1 of an optimizer batch into micro-batches, a multiple of the devices where there are rows enough.
@@ -152,20 +151,35 @@ class OptimizerBatches(Sampler[list[list[int]]]):
 
     Args:
         classes: A number for each row, [R]; only rows of the same number share a micro-batch.
+        mixture: Which rows an epoch has; None: all.
     """
 
-    def __init__(self, rows: TokenRows, seed: int, plan: BatchPlan, classes: np.ndarray | None = None):
-        self.rows, self.seed, self.plan, self.epoch = rows, seed, plan, 0
+    def __init__(
+        self,
+        rows: TokenRows,
+        seed: int,
+        plan: BatchPlan,
+        classes: np.ndarray | None = None,
+        mixture: Mixture | None = None,
+    ):
+        self.rows, self.seed, self.plan, self.epoch, self.mixture = rows, seed, plan, 0, mixture
         self.lengths = np.diff(rows.offsets)
+        self.steps = plan.steps(self.lengths[self.rows_of(0)])  # by tokens, epochs of other rows are cut into as many
         self.classes = np.zeros(len(rows), np.int64) if classes is None else classes
 
     def __len__(self) -> int:
-        return self.plan.steps(self.lengths) * self.plan.devices
+        return self.steps * self.plan.devices
+
+    def rows_of(self, epoch: int) -> np.ndarray:
+        """The row numbers of an epoch, in no order."""
+        everything = np.arange(len(self.rows))
+        return everything if self.mixture is None else self.mixture.rows_of(epoch, self.rows.keys, self.seed)
 
     def __iter__(self) -> Iterator[list[list[int]]]:
-        order = shuffled(self.rows.keys, "training", self.seed, self.epoch)
+        chosen = self.rows_of(self.epoch)
+        order = chosen[shuffled(self.rows.keys[chosen], "training", self.seed, self.epoch)]
         devices = self.plan.devices
-        for first, last in pairwise(self.plan.cut(self.lengths[order])):
+        for first, last in pairwise(self.plan.cut(self.lengths[order], self.steps)):
             rows = order[first:last]
             batches = [rows[part].tolist() for part in self.plan.arrange(self.lengths[rows], self.classes[rows])]
             batches += [[NO_ROW]] * (-len(batches) % devices)

@@ -1,8 +1,6 @@
 """transformers' Trainer with three things changed: the loss, the batches, and an evaluation exact to the token."""
 
-import math
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,19 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import (
-    EvalPrediction,
-    PreTrainedTokenizerFast,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EvalPrediction, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from tokenstats.errors import InputError
 from tokenstats.modeling.head import SplitModel
 from tokenstats.training.batching import MicroBatch, OptimizerBatches
 from tokenstats.training.data import TokenRows, collate
@@ -37,6 +24,7 @@ class MaskedTrainer(Trainer):
     batches: what each optimizer step learns from; an item of the data loader is the micro-batches of one step
     divide_by_weights: by the sum of the weights of each optimizer batch, not by its number of kept tokens
     objective:         the loss of three terms, with what is told of the tokens; None: the cross-entropy alone
+    meter:             of what is told
 
     Raises InputError, while training, where the loss is no longer a finite number.
     """
@@ -53,14 +41,13 @@ class MaskedTrainer(Trainer):
         tokenizer: PreTrainedTokenizerFast,
         split: SplitModel,
         divide_by_weights: bool,
-        before_save: Callable[[], None],
+        meter: Meter,
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
         objective: Objective | None = None,
     ):
         self._split, self._divide_by_weights, self._batches = split, divide_by_weights, batches
         self._objective, self._optimizer_batch = objective, OptimizerBatch(objective) if objective is not None else None
-        terms = objective.terms if objective is not None else None
-        compares = objective is not None and objective.followed is not None and objective.followed.compares
-        self._meter = Meter(terms, compares, arguments.device)
+        self._meter = meter
         super().__init__(
             model,
             arguments,
@@ -69,7 +56,7 @@ class MaskedTrainer(Trainer):
             eval_dataset=evaluation,
             processing_class=tokenizer,
             compute_metrics=self._means,
-            callbacks=[_Flow(batches, before_save, self._meter), _Progress()],
+            callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)  # it writes to stdout, where results belong
         self.model_accepts_loss_kwargs = True  # so that the kept tokens of each optimizer batch are counted
@@ -166,67 +153,12 @@ class MaskedTrainer(Trainer):
         """Optimizer batches: what ``OptimizerBatches`` arranges is not arranged again."""
         return self.accelerator.prepare(self._batches.loader())
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A head that shares the embedding's weights is saved once: in a checkpoint it is not missing."""
+        tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
     def _get_eval_sampler(self, eval_dataset: TokenRows) -> list[int]:
         """Longest first: rows that share a batch are of about the same length."""
         return np.argsort(-np.diff(eval_dataset.offsets), kind="stable").tolist()
-
-
-class _Flow(TrainerCallback):
-    """Tells the batches the epoch, closes the books at each save and at the end, and stops where the loss is lost."""
-
-    def __init__(self, batches: OptimizerBatches, before_save: Callable[[], None], meter: Meter):
-        self.batches, self.before_save, self.meter = batches, before_save, meter
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.batches.epoch = int(state.epoch or 0)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any
-    ) -> None:
-        self.meter.end_step()
-        if not control.should_save and state.global_step < state.max_steps:
-            return
-        control.should_log = True  # a run that is resumed here then logs the same losses as one that was not stopped
-        if not all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad):
-            raise _diverged("a weight is not a finite number", state.global_step)
-        if control.should_save and state.is_world_process_zero:
-            self.before_save()
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
-    ) -> None:
-        for name in ("loss", "eval_loss"):
-            if not math.isfinite(logs.get(name, 0.0)):
-                raise _diverged(f"{name} is {logs[name]}", state.global_step)
-
-
-def _diverged(how: str, step: int) -> InputError:
-    return InputError(
-        f"the training diverged: {how} at step {step}; lower the learning rate, lengthen the warm-up, or train in float32"
-    )
-
-
-class _Progress(TrainerCallback):
-    """A bar on stderr, and nothing where that is no terminal."""
-
-    bar: tqdm | None = None
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.bar = tqdm(
-                desc="training", total=state.max_steps, initial=state.global_step, unit=" steps", file=sys.stderr, disable=None
-            )
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.bar is not None:
-            self.bar.update(1)
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
-    ) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix({name: f"{logs[name]:.4f}" for name in ("loss", "eval_loss") if name in logs})
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tokenstats.training.objective import Measured
+from tokenstats.training.objective import Measured, Objective
 from tokenstats.training.rows import IGNORED
 from tokenstats.training.selection import Batch
 from tokenstats.training.terms import Depth, Terms
@@ -71,6 +71,13 @@ class Meter:
         self._parts = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
         self._tokens = torch.zeros(1, dtype=torch.float64, device=device)
         self._steps, self._seconds, self._began = 0, 0.0, 0.0
+
+    @classmethod
+    def of(cls, objective: Objective | None, device: torch.device) -> "Meter":
+        """The meter of a run's objective; None: of the cross-entropy alone."""
+        if objective is None:
+            return cls(None, False, device)
+        return cls(objective.terms, objective.followed is not None and objective.followed.compares, device)
 
     def begin_step(self, batches: Sequence[Batch]) -> None:
         """An optimizer step begins, of these micro-batches."""

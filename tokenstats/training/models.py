@@ -3,15 +3,16 @@
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from tokenstats.errors import InputError, StoreError, TokenstatsWarning, argument, one_line
-from tokenstats.modeling.folders import is_adapter, local_folder
+from tokenstats.modeling.folders import adapter_base, adapter_kind, is_adapter, local_folder
 from tokenstats.modeling.head import SplitModel
-from tokenstats.modeling.load import load_model
+from tokenstats.modeling.load import load_model, load_with_base
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tokenstats.store import Store
 from tokenstats.store.manifests import Model
@@ -24,11 +25,18 @@ _PROBE_TOKENS = 32
 
 @dataclass(frozen=True)
 class TrainableModel:
-    """A model on its device, its halves, and a description of what it was before training."""
+    """A model on its device, and its halves.
+
+    Attributes:
+        description: What it was before training.
+        below: What the model below an adapter is; of a whole model the same as ``description``.
+        precision: What it is computed in.
+    """
 
     model: PreTrainedModel
     split: SplitModel
     description: Model
+    below: Model
     precision: str
 
 
@@ -41,31 +49,43 @@ def load_trainable(
     autocast: compute in bfloat16. Weights that are trained are float32 all the same: their steps are smaller than
               bfloat16 resolves. Frozen ones, below an adapter, are kept in bfloat16.
     """
-    folder = local_folder(source)
-    on_adapter = folder is not None and is_adapter(folder)
-    if options.is_lora:
-        _check_lora(source, on_adapter)
-    dtype = "bfloat16" if autocast and options.is_lora else "float32"
-    loaded = load_model(source, dtype, device, options.attention, options.trust_remote_code)
-    model: PreTrainedModel = loaded.model
-    if on_adapter:
-        model = model.merge_and_unload()
+    model, description, below = _load(source, options, device, autocast)
     _check_fits(model, source, store, data)
-    model.requires_grad_(True)
-    if options.is_lora:
+    if not options.trains_adapter:
+        model.requires_grad_(True)
+    elif not options.continue_adapter:
         model = _with_adapter(model, options)
+    if options.load_in_4bit and device.type == "cpu":
+        costs = "what a base in 4 bits costs on a CPU, in time and in accuracy, was not measured"
+        warnings.warn(costs, TokenstatsWarning, stacklevel=2)
     split = SplitModel(model, float32_head=False)
     probe = torch.from_numpy(data.train.ids[:_PROBE_TOKENS]).long()[None].to(device)
     split.check(probe)
     if not split.is_split:
         warnings.warn(f"{source} is trained through its own full logits: more memory", TokenstatsWarning, stacklevel=2)
     if options.padding_free:
-        most_tokens = options.batch_tokens or options.batch_size * data.train.longest
+        most_tokens = options.batch_tokens or (options.batch_size or 1) * data.train.longest
         check_isolation(split, sequences_to_try(data.train, most_tokens), source, autocast)
         split.padding_free = True
     if options.compiled:
         model.get_decoder().compile(dynamic=True)
-    return TrainableModel(model, split, loaded.description, "bfloat16" if autocast else "float32")
+    return TrainableModel(model, split, description, below, "bfloat16" if autocast else "float32")
+
+
+def _load(source: str, options: TrainOptions, device: torch.device, autocast: bool) -> tuple[PreTrainedModel, Model, Model]:
+    """The model, an adapter that is not trained on merged into it; what it is, and what is below the adapter."""
+    folder = local_folder(source)
+    on_adapter = folder is not None and is_adapter(folder)
+    if options.trains_adapter:
+        _check_adapter(source, options, on_adapter)
+    dtype = "bfloat16" if autocast and options.trains_adapter else "float32"
+    how = (dtype, device, options.attention, options.trust_remote_code, options.load_in_4bit)
+    if options.continue_adapter and folder is not None:
+        loaded, plain = load_with_base(source, adapter_base(folder) or source, *how, trainable=True)
+        return loaded.model, loaded.description, plain.description
+    loaded = load_model(source, *how)
+    model = loaded.model.merge_and_unload() if on_adapter else loaded.model
+    return model, loaded.description, loaded.description
 
 
 def load_store_tokenizer(store: Store, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
@@ -90,14 +110,22 @@ def check_tokenizer(store: Store, model: str, trust_remote_code: bool) -> None:
         )
 
 
-def _check_lora(source: str, on_adapter: bool) -> None:
+def _check_adapter(source: str, options: TrainOptions, on_adapter: bool) -> None:
     if find_spec("peft") is None:
-        raise InputError(f"{argument('lora_rank')} was given, but peft is not installed; pip install 'tokenstats[peft]'")
-    if on_adapter:
+        raise InputError("an adapter was to be trained, but peft is not installed; pip install 'tokenstats[peft]'")
+    if on_adapter and not options.continue_adapter:
         raise InputError(
             f"{source} is an adapter, and an adapter cannot be put on another: its base would be nowhere saved; "
-            f"train the whole model (no {argument('lora_rank')}: the adapter is merged), or an adapter of its base model"
+            f"train it on ({argument('continue_adapter', True)}), train the whole model (no {argument('lora_rank')}: the "
+            "adapter is merged), or an adapter of its base model"
         )
+    if options.continue_adapter and not on_adapter:
+        raise InputError(
+            f"{argument('continue_adapter', True)} got {source}, which is no adapter; expected a folder with an "
+            f"adapter_config.json, or {argument('lora_rank')} for a new adapter"
+        )
+    if options.continue_adapter and (kind := adapter_kind(Path(source).expanduser())) != "LORA":
+        raise InputError(f"{source} is an adapter of kind {one_line(kind, 40)}; only LoRA and DoRA can be trained on")
 
 
 def _check_fits(model: PreTrainedModel, source: str, store: Store, data: TrainingData) -> None:
@@ -122,8 +150,9 @@ def _with_adapter(model: PreTrainedModel, options: TrainOptions) -> PreTrainedMo
     transformers.set_seed(options.seed)  # the adapter's first weights are random
     config = LoraConfig(
         r=options.lora_rank,
-        lora_alpha=options.lora_alpha or 2 * (options.lora_rank or 0),
+        lora_alpha=int(alpha) if float(alpha := options.resolved.lora_alpha or 0.0).is_integer() else alpha,
         lora_dropout=options.lora_dropout,
+        use_dora=options.dora,
         target_modules=targets if targets == ALL_LINEAR else [name.strip() for name in targets.split(",")],
         task_type="CAUSAL_LM",
     )

@@ -1,13 +1,13 @@
 """What a training run and an export can be told: every default, help text and check in one place. No torch."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tokenstats.errors import InputError, argument
-from tokenstats.options import NOT_NEGATIVE, SEED, above, at_least, between, check, field, given, one_of, refuse
+from tokenstats.options import NOT_NEGATIVE, SEED, above, at_least, between, check, field, given, one_of, refuse_useless
 from tokenstats.training.guides import FORMS, GUIDES, choose
-
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-"""Learning-rate schedules, under transformers' names. Its own ``constant`` would ignore the warm-up silently."""
+from tokenstats.training.option_values import ARGUMENTS, BEST_BY, SCHEDULES, SHARES, parse_schedule_args, parse_shares
 
 METRICS = ("loss", "kept", "targets")
 """What a run tells of its tokens besides the loss: nothing more, of the kept tokens, or of all targets."""
@@ -32,20 +32,29 @@ class TrainOptions:
     mask's weights does not matter, with targets small weights make small steps. Rows are held out by ``eval_seed`` and their
     seq_id alone, and evaluated before the first step and after the last. Without ``save_steps`` a stopped run cannot be
     resumed. ``entropy_bonus`` and ``kl_penalty`` add their terms to the loss, each a mean over its own tokens; with ``metrics``
-    other than loss, ``entropy_on`` and ``kl_on`` may stand alone: they then say what is told apart. bfloat16 computes in
+    other than loss, ``entropy_on`` and ``kl_on`` may stand alone: they then say what is told apart. With ``best_by`` each
+    evaluation writes a checkpoint, and the weights of the best are the result. ``stop_at_kl`` ends a run at the first
+    evaluation at which KL(p‖q), a mean over all targets of the rows held out, has reached it. bfloat16 computes in
     bfloat16 and keeps trained weights in float32; auto is float32 on a CPU, bfloat16 on a GPU that has it. How the rows of an
     optimizer step are cut into forward passes changes no update beyond rounding. Code that a model brings is never asked about
     on the terminal.
     """
 
-    epochs: float = field(3.0, "passes over the rows, fractions allowed", above(0))
+    epochs: float | None = field(None, "passes over the rows, fractions allowed [3]", above(0))
+    shares: Sequence[float] | None = field(
+        None, "of several stores, of the rows of an epoch: 0.7,0.3 [all rows of all]", SHARES, parse=parse_shares
+    )
     max_steps: int | None = field(None, "optimizer steps, instead of epochs", at_least(1))
     learning_rate: float | None = field(None, "the peak [2e-5, or 2e-4 with LoRA]", above(0))
-    batch_size: int = field(8, "sequences in one forward pass of one device", at_least(1))
+    batch_size: int | None = field(None, "sequences in one forward pass of one device [8]", at_least(1))
     batch_tokens: int | None = field(None, "tokens in one instead, padding included and below 5 %", at_least(1))
     padding_free: bool = field(False, "lay the sequences of a forward pass in one row, where the model keeps them apart")
     accumulation: int = field(2, "forward passes in one optimizer step; by tokens: about", at_least(1))
-    schedule: str = field("cosine", "cosine, linear or constant", one_of(*SCHEDULES))
+    optimizer: str = field("adamw_torch_fused", "as transformers names it: adamw_torch, adafactor, sgd, …")
+    schedule: str = field("cosine", f"of the learning rate: {', '.join(SCHEDULES)}", one_of(*SCHEDULES))
+    schedule_args: Mapping[str, float | str] | None = field(
+        None, "its own arguments: num_cycles=2,lr_end=1e-6", ARGUMENTS, parse=parse_schedule_args
+    )
     warmup_ratio: float = field(0.03, "share of the steps that the rate rises over", between(0, 1))
     weight_decay: float = field(0.0, "decoupled, as in AdamW", NOT_NEGATIVE)
     beta2: float = field(0.999, "AdamW's average of squared gradients", between(0, 1))
@@ -57,7 +66,7 @@ class TrainOptions:
     kl_penalty: float = field(0.0, "λ_KL: pull the tokens of kl_on towards the reference", NOT_NEGATIVE)
     kl_on: str | None = field(None, "their choice, as for entropy_on")
     kl_term: str = field(EXACT, "exact: KL(p‖q), reverse: KL(q‖p), as-released: Σ p·(p − log q)", one_of(*KL_TERMS))
-    reference: str | None = field(None, "the model q: folder or Hub id [with LoRA: the base, adapter off]")
+    reference: str | None = field(None, "the model q: folder or Hub id [of an adapter: the base, adapter off]")
     reference_cache: str | None = field(None, "folder for q's hidden states, made once [a forward pass in each step]")
     metrics: str = field("loss", "entropy, accuracy and KL too: of kept or of all targets; loss: none", one_of(*METRICS))
     max_grad_norm: float = field(1.0, "gradients are scaled down to it; 0: never", NOT_NEGATIVE)
@@ -65,11 +74,19 @@ class TrainOptions:
     lora_alpha: float | None = field(None, "scale of the adapter [twice the rank]", above(0))
     lora_dropout: float = field(0.0, "share of the adapter's inputs dropped at random", between(0, 1))
     lora_targets: str = field(ALL_LINEAR, "modules, by name, separated by commas; all-linear: all but the output matrix")
+    dora: bool = field(False, "split the adapted weights into magnitude and direction")
+    continue_adapter: bool = field(False, "the model is an adapter: train it on, rather than merge it and train the whole")
+    load_in_4bit: bool = field(False, "keep the base below an adapter in 4 bits (NF4), by bitsandbytes")
     eval_share: float = field(0.0, "share of the rows held out", between(0, 1))
     eval_seed: int = field(0, "which rows are held out", SEED)
     eval_steps: int | None = field(None, "evaluate every so many steps, not only at the ends", at_least(1))
+    best_by: str | None = field(None, "end with the weights of the best eval_loss, eval_kl or eval_accuracy", one_of(*BEST_BY))
+    patience: int | None = field(None, "stop after so many evaluations in a row that are not the best", at_least(1))
+    stop_at_kl: float | None = field(None, "stop where the KL of the rows held out has reached this, in nats", above(0))
     save_steps: int | None = field(None, "write a checkpoint every so many steps", at_least(1))
+    keep_checkpoints: int = field(2, "the last so many, and the best; older ones are deleted", at_least(1))
     logging_steps: int = field(10, "steps averaged in one entry of the history", at_least(1))
+    plot: bool = field(True, "draw the course of the run beside the weights: training.png")
     report_to: str = field("none", "none, or tensorboard, wandb, … as installed")
     seed: int = field(0, "of the order of rows, dropout and a new adapter", SEED)
     dtype: str = field("auto", "auto, float32 or bfloat16", one_of("auto", "float32", "bfloat16"))
@@ -81,51 +98,110 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.max_steps is not None:
-            refuse(self, "epochs", because=f"{argument('max_steps')} says when to stop; give one of the two")
-        if self.batch_tokens is not None:
-            refuse(
-                self, "batch_size", because=f"{argument('batch_tokens')} says how large a forward pass is; give one of the two"
-            )
-        elif self.batch_size == 1:
-            refuse(self, "padding_free", because=f"a forward pass of {argument('batch_size', 1)} has no padding; leave it out")
-        if not self.eval_share:
-            held_out = f"no row is held out; give {argument('eval_share')} above 0 with it"
-            refuse(self, "eval_steps", "eval_seed", because=held_out)
-        if self.lora_rank is None:
-            adapter = f"the whole model is trained; give {argument('lora_rank')} too, to train an adapter"
-            refuse(self, "lora_alpha", "lora_dropout", "lora_targets", because=adapter)
+        if self.shares is not None and not math.isclose(sum(self.shares), 1.0, abs_tol=1e-9):
+            listed = ", ".join(f"{share:g}" for share in self.shares)
+            raise InputError(f"{argument('shares')} got {listed}, which sum to {sum(self.shares):g}; expected a sum of 1")
         self._check_terms()
+        refuse_useless(self)
+        self._check_evaluation()
+        if self.load_in_4bit and not self.trains_adapter:
+            raise InputError(
+                f"{argument('load_in_4bit', True)} got a whole model to train; expected an adapter: "
+                f"{argument('lora_rank')} or {argument('continue_adapter', True)} with it"
+            )
 
     def _check_terms(self) -> None:
-        """Each term has its tokens, and the KL its reference; what would do nothing is refused."""
+        """Each term has its tokens, and the KL its reference."""
         for weight, tokens in (("entropy_bonus", "entropy_on"), ("kl_penalty", "kl_on")):
             if getattr(self, weight) and getattr(self, tokens) is None:
                 raise InputError(
                     f"{argument(weight, getattr(self, weight))} got no tokens; expected {argument(tokens)} with it: "
                     "a clause of the mask such as 'clause 1', another mask, dropped, kept or targets"
                 )
-            if not getattr(self, weight) and not self.has_metrics:
-                zero = f"{argument(weight)} is 0 and {argument('metrics')} only tells the loss; give one of the two with it"
-                refuse(self, tokens, because=zero)
-        if not self.kl_penalty:
-            refuse(self, "kl_term", because=f"{argument('kl_penalty')} is 0; give it with it")
-        elif self.reference is None and not self.is_lora:
+        wanting = next((name for name in ("kl_penalty", "stop_at_kl") if getattr(self, name)), None)
+        if wanting is None and self.best_by == "eval_kl":
+            wanting = "best_by"
+        if wanting is not None and self.reference is None and not self.trains_adapter:
             raise InputError(
-                f"{argument('kl_penalty', self.kl_penalty)} got no reference; expected {argument('reference')} with it, "
+                f"{argument(wanting, getattr(self, wanting))} got no reference; expected {argument('reference')} with it, "
                 f"such as the model that the training starts from (only an adapter, {argument('lora_rank')}, has its own)"
             )
-        if self.reference is None and not self.kl_penalty:
-            refuse(self, "reference_cache", because=f"there is no reference; give {argument('reference')} with it")
+
+    def _check_evaluation(self) -> None:
+        """Whoever waits for an evaluation has them at a fixed cadence; the best weights are those of a checkpoint."""
+        for name in ("best_by", "stop_at_kl"):
+            if getattr(self, name) is not None and self.eval_steps is None:
+                raise InputError(
+                    f"{argument(name, getattr(self, name))} got no cadence; expected {argument('eval_steps')} with it, "
+                    "the steps from one evaluation to the next"
+                )
+        if self.best_by is not None and self.save_steps not in (None, self.eval_steps):
+            raise InputError(
+                f"{argument('save_steps', self.save_steps)} was given with {argument('best_by', self.best_by)}, which writes a "
+                f"checkpoint at each evaluation; leave it out, or give {argument('eval_steps', self.save_steps)}"
+            )
+
+    def useless(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Names of options that do nothing beside the others, and why."""
+        if self.max_steps is not None:
+            yield ("epochs",), f"{argument('max_steps')} says when to stop; give one of the two"
+        if self.batch_tokens is not None:
+            yield ("batch_size",), f"{argument('batch_tokens')} says how large a forward pass is; give one of the two"
+        elif self.batch_size == 1:
+            yield ("padding_free",), f"a forward pass of {argument('batch_size', 1)} has no padding; leave it out"
+        yield from self._useless_terms()
+        yield from self._useless_adapter()
+        if not self.eval_share:
+            evaluated = ("eval_steps", "eval_seed", "best_by", "patience", "stop_at_kl")
+            yield evaluated, f"no row is held out; give {argument('eval_share')} above 0 with it"
+        if self.best_by is None:
+            yield ("patience",), f"no evaluation is better than another; give {argument('best_by')} with it"
+            if self.save_steps is None:
+                yield ("keep_checkpoints",), f"there are none; give {argument('save_steps')} or {argument('best_by')} with it"
+
+    def _useless_terms(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        for weight, tokens in (("entropy_bonus", "entropy_on"), ("kl_penalty", "kl_on")):
+            if not getattr(self, weight) and not self.has_metrics:
+                zero = f"{argument(weight)} is 0 and {argument('metrics')} only tells the loss; give one of the two with it"
+                yield (tokens,), zero
+        if not self.kl_penalty:
+            yield ("kl_term",), f"{argument('kl_penalty')} is 0; give it with it"
+        if self.reference is None and not (self.kl_penalty or self.evaluates_kl):
+            yield ("reference_cache",), f"there is no reference; give {argument('reference')} with it"
+
+    def _useless_adapter(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        shape = ("lora_alpha", "lora_dropout", "lora_targets", "dora")
+        if self.continue_adapter:
+            yield ("lora_rank", *shape), f"{argument('continue_adapter', True)} trains the adapter as it is; leave it out"
+        elif self.lora_rank is None:
+            yield shape, f"the whole model is trained; give {argument('lora_rank')} too, to train an adapter"
 
     @property
-    def is_lora(self) -> bool:
-        return self.lora_rank is not None
+    def trains_adapter(self) -> bool:
+        """Is an adapter trained, a new one or one that is there, and the model below it left as it is?"""
+        return self.lora_rank is not None or self.continue_adapter
 
     @property
     def has_metrics(self) -> bool:
         """Is more than the loss to be told?"""
         return self.metrics != METRICS[0]
+
+    @property
+    def evaluates_kl(self) -> bool:
+        """Does the run's course depend on the KL of the rows held out?"""
+        return self.stop_at_kl is not None or self.best_by == "eval_kl"
+
+    @property
+    def resolved(self) -> "TrainOptions":
+        """The same with what is taken where nothing was given, as far as neither device nor model decide it."""
+        return replace(
+            self,
+            epochs=self.epochs or (3.0 if self.max_steps is None else None),
+            batch_size=self.batch_size or (8 if self.batch_tokens is None else None),
+            learning_rate=self.learning_rate or (LORA_LEARNING_RATE if self.trains_adapter else FULL_LEARNING_RATE),
+            lora_alpha=self.lora_alpha or (2.0 * self.lora_rank if self.lora_rank is not None else None),
+            save_steps=self.save_steps if self.best_by is None else self.eval_steps,
+        )
 
     def loss_formula(self, weighted: bool) -> str:
         """The loss over the whole optimizer batch, in words; nll = −log p of a kept token, w its weight."""
@@ -135,10 +211,6 @@ class TrainOptions:
         if self.kl_penalty:
             formula += f" + {self.kl_penalty:g} · mean {KL_TERMS[self.kl_term]} of {self.kl_on}"
         return formula
-
-    @property
-    def peak_learning_rate(self) -> float:
-        return self.learning_rate or (LORA_LEARNING_RATE if self.is_lora else FULL_LEARNING_RATE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """Where trained weights and exported rows came from: the store, the mask and its rule, as one JSON object."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ RECORD = "tokenstats.json"
 """Name of the file with the record, beside the weights or the exported rows."""
 
 
-def provenance(store: Store, mask: ChosenMask, *, rows: int, left_out: int, kept: int) -> dict[str, Any]:
-    """The record that goes with what was made of a store: ``rows`` of it, ``kept`` tokens in them."""
+def provenance(store: Store, mask: ChosenMask, *, rows: int, empty: int, kept: int) -> dict[str, Any]:
+    """The record that goes with what was made of a store: ``rows`` of it, ``kept`` tokens in them, ``empty`` rows of none."""
     data, manifest = store.manifest.dataset, mask.manifest
     return {
         "tokenstats_version": __version__,
@@ -31,9 +33,16 @@ def provenance(store: Store, mask: ChosenMask, *, rows: int, left_out: int, kept
         "weighted": mask.weighted,
         "targets": store.manifest.targets,
         "rows": rows,
-        "rows_with_nothing_kept": left_out,
+        "rows_with_nothing_kept": empty,
         "kept_tokens": kept,
     }
+
+
+def joined_fingerprint(fingerprints: Sequence[str]) -> str:
+    """One fingerprint as it is, several as one."""
+    if len(fingerprints) == 1:
+        return fingerprints[0]
+    return hashlib.blake2b(json.dumps(list(fingerprints)).encode(), digest_size=16).hexdigest()
 
 
 def without_folders(source: str) -> str:

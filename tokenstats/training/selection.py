@@ -63,6 +63,7 @@ class Selector(Protocol):
 
     Attributes:
         rule: Its fields, for the record.
+        source: What it was asked for by: a preset, a file or "mask"; None: it was made in Python.
         fingerprint: Digest of what it does.
         clauses: What the bits of ``reason`` mean.
         weighted: Does it weigh what it keeps?
@@ -70,6 +71,7 @@ class Selector(Protocol):
     """
 
     rule: Mapping[str, Any]
+    source: str | None
     fingerprint: str
     clauses: tuple[str, ...]
     weighted: bool

@@ -9,16 +9,17 @@ import torch
 from transformers import TrainingArguments
 
 from tokenstats.errors import InputError, TokenstatsWarning, argument
+from tokenstats.modeling.load import is_adapter_of
 from tokenstats.options import refuse
-from tokenstats.store import Store
 from tokenstats.store.manifests import Model
 from tokenstats.training.data import TokenRows, TrainingData
+from tokenstats.training.mixture import Source
 from tokenstats.training.models import TrainableModel, check_tokenizer
 from tokenstats.training.objective import Objective
 from tokenstats.training.options import TrainOptions
 from tokenstats.training.reference import ModelBeside, Reference, load_reference, without_adapter
 from tokenstats.training.reference_cache import CachedStates, RowsToKeep, make_cache
-from tokenstats.training.rows import ChosenMask
+from tokenstats.training.request import Request
 from tokenstats.training.selection import FollowedRule, Selector
 from tokenstats.training.terms import OF_REFERENCE, Depth, Terms, plan_terms
 from tokenstats.training.token_sets import ENTROPY, KEPT, KL, TARGET, TokenChoice, TokenSets, choose_tokens
@@ -32,6 +33,7 @@ class Plan:
 
     Attributes:
         model: What is trained, as it was given.
+        sets: Of each store.
         follow: The rule that is followed, or None.
         has_mask: Is there a stored mask?
     """
@@ -39,43 +41,54 @@ class Plan:
     model: str
     options: TrainOptions
     terms: Terms
-    sets: TokenSets
+    sets: tuple[TokenSets, ...]
     follow: Selector | None
     has_mask: bool
 
     @property
     def adapter_off(self) -> bool:
         """Is the reference the model below the adapter that is trained?"""
-        return self.options.is_lora and self.options.reference in (None, self.model)
+        reference = self.options.reference
+        if not self.options.trains_adapter or reference is None:
+            return self.options.trains_adapter
+        return is_adapter_of(self.model, reference) if self.options.continue_adapter else reference == self.model
 
 
-def plan_run(
-    model: str, options: TrainOptions, store: Store, mask: ChosenMask, follow: Selector | None, weighted: bool
-) -> Plan | None:
+def plan_run(request: Request) -> Plan | None:
     """What a run works out, or None for the cross-entropy alone.
 
     Raises:
-        InputError: A choice of tokens is none, nothing reads the reference, or a rule needs one that is not there.
+        InputError: A choice of tokens is none, nothing reads the reference, a rule needs one that is not there, or weights are
+            to be divided by that are not there.
     """
+    options, follow = request.options, request.follow
+    if follow is not None and len(request.sources) > 1:
+        raise InputError(f"{argument('follow')} was given with {len(request.sources)} stores; a rule follows in one alone")
+    if not request.weighted:
+        refuse(options, "normalise", because=f"{request.decided_by} does not weigh its tokens; leave it out")
     reads = follow.columns if follow is not None else None
     wants_reference = bool(reads and reads & OF_REFERENCE)
-    has_reference = options.reference is not None or options.kl_penalty > 0 or (options.is_lora and wants_reference)
+    needs_kl = options.kl_penalty > 0 or options.evaluates_kl
+    has_reference = options.reference is not None or needs_kl or (options.trains_adapter and wants_reference)
     if wants_reference and not has_reference:
         raise InputError(
             f"the rule that is followed reads {', '.join(sorted(reads & OF_REFERENCE)) if reads else ''}; expected "
             f"{argument('reference')} with it"
         )
-    by_weights = weighted and options.normalise == "weights"
+    by_weights = request.weighted and options.normalise == "weights"
     terms = plan_terms(options, has_reference=has_reference, by_weights=by_weights, reads=reads)
     if not terms.reads_reference:
         nobody = f"nothing reads it: {argument('kl_penalty')} is 0, {argument('metrics')} only tells the loss"
         refuse(options, "reference", "reference_cache", because=f"{nobody}, and no rule is followed that reads a KL")
-    if not (options.entropy_bonus or options.kl_penalty or options.has_metrics or follow is not None):
+    watched = options.evaluates_kl or options.best_by == "eval_accuracy"
+    if not (options.entropy_bonus or options.kl_penalty or options.has_metrics or watched or follow is not None):
         return None
-    return Plan(model, options, terms, _token_sets(options, store, mask, follow), follow, mask.name is not None)
+    sets = tuple(_token_sets(options, source, follow) for source in request.sources)
+    return Plan(request.model, options, terms, sets, follow, any(source.mask.name is not None for source in request.sources))
 
 
-def _token_sets(options: TrainOptions, store: Store, mask: ChosenMask, follow: Selector | None) -> TokenSets:
+def _token_sets(options: TrainOptions, source: Source, follow: Selector | None) -> TokenSets:
+    mask = source.mask
     clauses: tuple[str, ...] = ()
     of = "the rule that is followed" if follow is not None else f"mask {mask.title!r}"
     if follow is not None:
@@ -84,7 +97,7 @@ def _token_sets(options: TrainOptions, store: Store, mask: ChosenMask, follow: S
         clauses = tuple(clause.text for clause in mask.manifest.clauses)
 
     def choice(option: str, text: str | None) -> TokenChoice | None:
-        return None if text is None else choose_tokens(option, text, clauses, of, store)
+        return None if text is None else choose_tokens(option, text, clauses, of, source.store)
 
     learned = KEPT | (ENTROPY if options.entropy_bonus else 0) | (KL if options.kl_penalty else 0)
     return TokenSets(
@@ -96,29 +109,29 @@ def _token_sets(options: TrainOptions, store: Store, mask: ChosenMask, follow: S
 
 
 def build_objective(
-    plan: Plan, loaded: TrainableModel, store: Store, data: TrainingData, arguments: TrainingArguments
+    plan: Plan, loaded: TrainableModel, request: Request, data: TrainingData, arguments: TrainingArguments
 ) -> tuple[Objective, Model | None]:
     """The objective of a run, and what its reference is.
 
     Raises:
         InputError: The reference does not fit, or its cache is of something else.
     """
-    vocabulary = store.manifest.tokenizer.size
+    vocabulary = request.store.manifest.tokenizer.size
     reference, description = None, None
     if plan.terms.reads_reference:
-        reference, description = _reference(plan, loaded, store, data, arguments)
-    followed = FollowedRule(plan.follow, plan.sets, plan.has_mask) if plan.follow is not None else None
+        reference, description = _reference(plan, loaded, request, data, arguments)
+    followed = FollowedRule(plan.follow, plan.sets[0], plan.has_mask) if plan.follow is not None else None
     if description is not None and plan.follow is not None:
         _warn_where_kl_begins_at_0(plan.follow, loaded.description, description)
     return Objective(loaded.split, plan.terms, vocabulary, reference, followed), description
 
 
 def _reference(
-    plan: Plan, loaded: TrainableModel, store: Store, data: TrainingData, arguments: TrainingArguments
+    plan: Plan, loaded: TrainableModel, request: Request, data: TrainingData, arguments: TrainingArguments
 ) -> tuple[Reference, Model]:
-    options = plan.options
+    options, store = plan.options, request.store
     if plan.adapter_off:
-        split, description = without_adapter(loaded.model), loaded.description
+        split, description = without_adapter(loaded.model), loaded.below
         split.is_split = loaded.split.is_split
     else:
         assert options.reference is not None
@@ -134,7 +147,7 @@ def _reference(
         split.padding_free = plan.adapter_off and loaded.split.padding_free  # of another model nobody has shown that it may
         return ModelBeside(split), description
     folder = Path(options.reference_cache).expanduser()
-    origin = {"store": store.fingerprint, "reference": description.fingerprint}
+    origin = {"store": request.fingerprint, "reference": description.fingerprint}
     make_cache(
         folder, split, _rows_to_keep(plan.terms, data), origin, arguments.bf16, arguments.process_index, arguments.world_size
     )

@@ -72,7 +72,8 @@ def plan_terms(options: TrainOptions, *, has_reference: bool, by_weights: bool, 
         ENTROPY: max(Depth.POLICY if options.entropy_bonus else Depth.NOTHING, told),
         KL: max(Depth.BOTH if options.kl_penalty else Depth.NOTHING, told),
     }
-    held_out = max(Depth.NLL, told, of_rule if told else Depth.NOTHING)
+    watched = {"eval_kl": Depth.BOTH, "eval_accuracy": Depth.POLICY}.get(options.best_by or "", Depth.NLL)
+    held_out = max(watched, told, of_rule if told else Depth.NOTHING, Depth.BOTH if options.evaluates_kl else Depth.NLL)
     return Terms(
         entropy_bonus=options.entropy_bonus,
         kl_penalty=options.kl_penalty,

@@ -8,79 +8,62 @@ Under ``torchrun`` each process trains on its own share of every batch (data par
 """
 
 import json
-import re
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
+from transformers import PreTrainedTokenizerFast, TrainingArguments
 
 from tokenstats.errors import InputError, argument, one_line
 from tokenstats.modeling.positions import width_classes
-from tokenstats.options import refuse, to_dict
 from tokenstats.store import Store, open_store
-from tokenstats.store.manifests import Model
-from tokenstats.store.parts import describe_difference, write_json
-from tokenstats.training.arguments import check_report_to, trainer_arguments
+from tokenstats.store.parts import write_json
+from tokenstats.training.arguments import check_schedule, trainer_arguments
 from tokenstats.training.batching import BatchPlan, OptimizerBatches
-from tokenstats.training.data import TokenRows, TrainingData, load_training_data
-from tokenstats.training.history import HISTORY, History, history_of, means_in
+from tokenstats.training.callbacks import Callback, callbacks_of, check_callbacks
+from tokenstats.training.data import load_training_data
+from tokenstats.training.history import HISTORY, History, history_of
+from tokenstats.training.legs import Leg
 from tokenstats.training.loop import MaskedTrainer
+from tokenstats.training.metrics import Meter
+from tokenstats.training.mixture import MixedRows, check_shares, choose_sources
 from tokenstats.training.models import TrainableModel, check_tokenizer, load_store_tokenizer, load_trainable
 from tokenstats.training.objective import Objective
 from tokenstats.training.options import TrainOptions
-from tokenstats.training.provenance import RECORD, provenance, without_folders, write_record
-from tokenstats.training.rows import ChosenMask, check_writable, choose_mask
+from tokenstats.training.picture import draw_run
+from tokenstats.training.record import Record, record_of
+from tokenstats.training.request import Request
+from tokenstats.training.resume import OF_ALL_LEGS, check_same_run, find_checkpoint, has_ended, last_checkpoint, state_of
 from tokenstats.training.selection import Selector
-from tokenstats.training.setup import build_objective, plan_run
-
-_MAY_CHANGE_ON_RESUME = ("device", "report_to")
+from tokenstats.training.setup import Plan, build_objective, plan_run
+from tokenstats.training.summary import TrainSummary, summary_of
 
 
 @dataclass(frozen=True)
-class TrainSummary:
-    """What a run did.
+class _Prepared:
+    """All that a run is made from, loaded and checked."""
 
-    out:              folder of the weights, tokenizer, ``tokenstats.json`` (origin) and ``history.json`` (losses)
-    steps:            optimizer steps in all, those before a resume included
-    loss:             mean training loss of the last logged steps, nats per kept token
-    loss_formula:     what that loss is, over each optimizer batch
-    eval_loss:        loss of the rows held out over all their target tokens, in nats; None where none are
-    eval_loss_before: the same before the first step
-    rows:             rows trained on; rows_left_out: rows with nothing kept, or nothing of weight above 0;
-                      eval_rows: rows held out
-    kept_tokens:      tokens whose cross-entropy the rows trained on contribute in one epoch; None where a rule is followed,
-                      which decides in each step
-    metrics:          what the last entry of the history tells besides the loss (docs/TRAINING.md lists the names)
-    eval_metrics:     the same of the rows held out, after the last step
-    """
-
-    out: str
-    steps: int
-    loss: float
-    loss_formula: str
-    eval_loss: float | None
-    eval_loss_before: float | None
-    rows: int
-    rows_left_out: int
-    eval_rows: int
-    kept_tokens: int | None
-    metrics: dict[str, float]
-    eval_metrics: dict[str, float]
+    rows: MixedRows
+    loaded: TrainableModel
+    batches: OptimizerBatches
+    objective: Objective | None
+    record: Record
+    tokenizer: PreTrainedTokenizerFast
 
 
 def train(
-    store: Store | str | Path,
+    store: Store | str | Path | Sequence[Store | str | Path],
     *,
     model: str,
     out: str | Path,
-    mask: str | None,
+    mask: str | Sequence[str | None] | None,
     options: TrainOptions = TrainOptions(),
     follow: Selector | None = None,
     resume: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainSummary:
     """Fine-tune ``model`` on a store's rows and save it in ``out``.
 
@@ -89,158 +72,127 @@ def train(
     ``kl_penalty`` two terms are added, each a mean over its own tokens in the whole optimizer batch. Rows with nothing to learn
     are left out: nothing kept, or nothing of weight above 0, and no token of a term.
 
-    ``out`` gets the weights (an adapter's, with ``lora_rank``), the store's tokenizer with its chat template,
-    ``tokenstats.json`` with where they came from (in ``config.json`` too, for a whole model), and ``history.json``.
-    Checkpoints are written only with ``save_steps``, to ``out/checkpoint-N``.
+    ``out`` gets the weights (an adapter's, where one is trained), the store's tokenizer with its chat template,
+    ``tokenstats.json`` with where they came from (in ``config.json`` too, for a whole model), ``run.toml`` with all that the
+    run was told, ``history.json``, and ``training.png``, which draws it. With ``save_steps`` or ``best_by`` there are
+    checkpoints too, in ``out/checkpoint-N``.
 
     Args:
-        store: A store, or its folder.
-        model: A model folder, a Hub id, or an adapter folder (which is merged into its base model).
+        store: A store, or its folder; or several of one tokenizer, mixed by ``shares``.
+        model: A model folder, a Hub id, or an adapter folder: merged into its base model, or trained on (``continue_adapter``).
         out: A folder that is not there yet, or empty.
-        mask: The tokens to learn: a mask of the store; None or "none" is plain fine-tuning on all targets.
+        mask: The tokens to learn: a mask of the store; None or "none" is plain fine-tuning on all targets. Of several stores
+            one that each has, or one for each.
         options: How to train.
         follow: A rule that decides in each step, on the statistics of the policy as it is then, what is kept; the mask is then
             only compared with. Made by :func:`tokenstats.following.follow_rule`.
         resume: Go on from the last checkpoint in ``out``; everything else must be as it was.
+        callbacks: transformers' TrainerCallbacks, run before the run's own.
 
     Raises:
         InputError: What the caller can mend; before training begins nothing is written.
         StoreError: The store or mask is not there, or damaged.
     """
-    out, opened = Path(out).expanduser(), open_store(store)
-    chosen = choose_mask(opened, mask)
-    weighted = chosen.weighted if follow is None else follow.weighted
-    if not weighted:
-        refuse(options, "normalise", because=f"{_what_keeps(chosen, follow)} does not weigh its tokens; leave it out")
-    plan = plan_run(model, options, opened, chosen, follow, weighted)
-    checkpoint = _check_out(out, resume)
-    check_report_to(options.report_to)
-    check_tokenizer(opened, model, options.trust_remote_code)
-    arguments = trainer_arguments(options, out, resumed=checkpoint is not None)
-    data = load_training_data(opened, chosen, options.eval_share, options.eval_seed, plan.sets if plan is not None else None)
+    stores = [open_store(each) for each in ([store] if isinstance(store, Store | str | Path) else store)]
+    check_shares(options.shares, len(stores))
+    sources = choose_sources(stores, mask)
+    return _train(Request(sources, model, Path(out).expanduser(), options.resolved, follow, tuple(callbacks)), resume)
+
+
+def train_leg(
+    store: Store | str | Path, *, model: str, out: str | Path, mask: str | None, options: TrainOptions, leg: Leg
+) -> TrainSummary:
+    """Train one leg of a run, from the last checkpoint in ``out``, or from ``model`` where there is none.
+
+    As :func:`train` does it, but: rows that the mask leaves empty stay in their batches, so that the order of the rows and the
+    length of an epoch are those of every other mask; the leg ends with a checkpoint; and only the one that ends with the run
+    saves the result.
+
+    Args:
+        store: A store, or its folder.
+        model: What the whole run starts from.
+        out: The run's folder.
+        mask: What this leg learns; None: all targets.
+        options: Of the whole run; ``max_steps`` is its end.
+        leg: Where it ends.
+
+    Raises:
+        InputError, StoreError: As :func:`train`; the run in ``out`` is of another store or model.
+    """
+    sources = choose_sources([open_store(store)], mask)
+    return _train(Request(sources, model, Path(out).expanduser(), options.resolved, leg=leg), resume=False)
+
+
+def _train(request: Request, resume: bool) -> TrainSummary:
+    plan = plan_run(request)
+    checkpoint = find_checkpoint(request.out, resume) if request.leg is None else last_checkpoint(request.out)
+    check_callbacks(request.callbacks)
+    check_tokenizer(request.store, request.model, request.options.trust_remote_code)
+    arguments = trainer_arguments(request.options, request.out, resumed=checkpoint is not None)
+    prepared = _prepare(request, plan, arguments)
+    if checkpoint is not None:
+        check_same_run(request.out, prepared.record, OF_ALL_LEGS if request.leg is not None else None)
+    was_there = request.out.exists()
+    trainer = _trainer(request, prepared, arguments)
+    try:
+        _run(trainer, checkpoint, request.options)
+    except InputError:
+        if not was_there:
+            with suppress(OSError):
+                request.out.rmdir()  # made by the trainer, and empty where no step was made
+        raise
+    history = history_of(trainer.state.log_history)
+    if trainer.is_world_process_zero() and request.ends_the_run:
+        _save(request, prepared, history)
+    first_epoch = prepared.batches.rows_of(0)
+    return summary_of(request, prepared.rows, first_epoch, prepared.record["training"]["loss"], trainer.state, history)
+
+
+def _prepare(request: Request, plan: Plan | None, arguments: TrainingArguments) -> _Prepared:
+    """Read the rows and load the models. Raises InputError where they do not fit each other or the options."""
+    options, store = request.options, request.store
+    sets = plan.sets if plan is not None else [None] * len(request.sources)
+    parts = [
+        load_training_data(
+            source.store, source.mask, options.eval_share, options.eval_seed, of_source, keep_empty=request.leg is not None
+        )
+        for source, of_source in zip(request.sources, sets, strict=True)
+    ]
+    rows = MixedRows.of(parts, request.sources, options.shares)
+    data = rows.data
     batch_plan = BatchPlan.of(options, arguments.world_size)
     batch_plan.check(data)
-    loaded = load_trainable(model, options, arguments.device, arguments.bf16, opened, data)
-    classes = width_classes(loaded.model, np.diff(data.train.offsets))
-    batches = OptimizerBatches(data.train, options.seed, batch_plan, classes)
-    objective, reference = (None, None) if plan is None else build_objective(plan, loaded, opened, data, arguments)
-    record = {
-        **provenance(opened, chosen, rows=len(data.train), left_out=data.left_out, kept=data.train.learned_tokens),
-        "base_model": _described(loaded.description),
-        "reference": _described(reference) if reference is not None else None,
-        "follow": {"rule": dict(follow.rule), "fingerprint": follow.fingerprint} if follow is not None else None,
-        "training": _settings(options, loaded, arguments.world_size, weighted),
-        "eval_rows": len(data.evaluation) if data.evaluation else 0,
-    }
-    if checkpoint is not None:
-        _check_same_run(out, record)
-    if not options.is_lora:
+    batches = OptimizerBatches(data.train, options.seed, batch_plan, mixture=rows.mixture)
+    check_schedule(options, options.max_steps or math.ceil((options.epochs or 1) * batches.steps))
+    loaded = load_trainable(request.model, options, arguments.device, arguments.bf16, store, data)
+    batches.classes = width_classes(loaded.model, batches.lengths)
+    objective, reference = (None, None) if plan is None else build_objective(plan, loaded, request, data, arguments)
+    record = record_of(request, rows, loaded, reference, arguments.world_size)
+    if not options.trains_adapter:
         loaded.model.config.tokenstats = record
-    tokenizer = load_store_tokenizer(opened, options.trust_remote_code)
-    trainer = _trainer(
-        loaded, arguments, options, batches, data.evaluation, tokenizer, lambda: write_record(out, record), objective
-    )
-    _run(trainer, checkpoint, options)
-    history = history_of(trainer.state.log_history)
-    if trainer.is_world_process_zero():
-        _save(loaded.model, tokenizer, out, record, history)
-    return _summary(out, trainer.state.global_step, data, history, record["training"]["loss"], follow)
+    return _Prepared(rows, loaded, batches, objective, record, load_store_tokenizer(store, options.trust_remote_code))
 
 
-def _what_keeps(mask: ChosenMask, follow: Selector | None) -> str:
-    return f"the mask {mask.title!r}" if follow is None else "the rule that is followed"
-
-
-def _described(model: Model) -> dict[str, Any]:
-    return {**model.model_dump(mode="json"), "source": without_folders(model.source)}
-
-
-def _settings(options: TrainOptions, loaded: TrainableModel, devices: int, weighted: bool) -> dict[str, Any]:
-    """The options as they took effect; what is given away tells no folder."""
-    folders = {name: getattr(options, name) for name in ("reference", "reference_cache")}
-    return {
-        **to_dict(options),
-        **{name: without_folders(path) if path is not None else None for name, path in folders.items()},
-        "learning_rate": options.peak_learning_rate,
-        "dtype": loaded.precision,
-        "devices": devices,
-        "loss": options.loss_formula(weighted),
-    }
-
-
-def _check_out(out: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from, or None. Raises InputError where ``out`` is taken, or holds nothing to resume."""
-    if not resume:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(
-                f"{out} exists and is not empty; choose another folder, or go on with the run that made it "
-                f"({argument('resume', True)})"
-            )
-        check_writable(out)
-        return None
-    # a checkpoint's trainer_state.json is written last: without it the checkpoint was cut short
-    found = (p.parent for p in out.glob("checkpoint-*/trainer_state.json"))
-    whole = {int(p.name.removeprefix("checkpoint-")): p for p in found if re.fullmatch(r"checkpoint-\d+", p.name)}
-    if not whole:
-        raise InputError(
-            f"{out} holds no checkpoint to resume from; expected the folder of a stopped run that had {argument('save_steps')}"
-        )
-    return whole[max(whole)]
-
-
-def _check_same_run(out: Path, record: dict[str, Any]) -> None:
-    """Refuse to go on with another store, mask, model or setting than the checkpoint was made with."""
-    try:
-        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        there, asked = _identity(found), _identity(record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{out / RECORD} cannot be read ({one_line(error, 80)}): what the checkpoint is of is not known; begin anew"
-        ) from None
-    if there != asked:
-        raise InputError(
-            f"{out} holds another run: {describe_difference(there, asked)}; resume with what it had, or choose another folder"
-        )
-
-
-def _identity(record: dict[str, Any]) -> dict[str, Any]:
-    settings = {name: value for name, value in record["training"].items() if name not in _MAY_CHANGE_ON_RESUME}
-    return {
-        "store": record["store_fingerprint"],
-        "mask": record["mask_fingerprint"],
-        "model": record["base_model"]["fingerprint"],
-        "reference model": (record.get("reference") or {}).get("fingerprint"),
-        "followed rule": (record.get("follow") or {}).get("fingerprint"),
-        **settings,
-    }
-
-
-def _trainer(
-    loaded: TrainableModel,
-    arguments: TrainingArguments,
-    options: TrainOptions,
-    batches: OptimizerBatches,
-    evaluation: TokenRows | None,
-    tokenizer: PreTrainedTokenizerFast,
-    before_save: Callable[[], None],
-    objective: Objective | None,
-) -> MaskedTrainer:
-    arguments.use_cache = loaded.model.config.use_cache  # the trainer would switch it off in the saved config
-    if evaluation is not None:
-        arguments.per_device_eval_batch_size = batches.plan.evaluation_rows(evaluation)
+def _trainer(request: Request, prepared: _Prepared, arguments: TrainingArguments) -> MaskedTrainer:
+    options, model, objective = request.options, prepared.loaded.model, prepared.objective
+    arguments.use_cache = model.config.use_cache  # the trainer would switch it off in the saved config
+    if prepared.rows.data.evaluation is not None:
+        arguments.per_device_eval_batch_size = prepared.batches.plan.evaluation_rows(prepared.rows.data.evaluation)
     if options.gradient_checkpointing:
         # transformers renamed it, and still warns about the old name
-        enable = getattr(loaded.model, "activation_checkpointing_enable", None) or loaded.model.gradient_checkpointing_enable
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+    meter = Meter.of(objective, arguments.device)
     trainer = MaskedTrainer(
-        loaded.model,
+        model,
         arguments,
-        batches,
-        evaluation,
-        tokenizer,
-        loaded.split,
-        divide_by_weights=batches.rows.weights is not None and options.normalise == "weights",
-        before_save=before_save,
+        prepared.batches,
+        prepared.rows.data.evaluation,
+        prepared.tokenizer,
+        prepared.loaded.split,
+        divide_by_weights=prepared.batches.rows.weights is not None and options.normalise == "weights",
+        meter=meter,
+        callbacks=callbacks_of(request, prepared.batches, lambda: request.write_beside(prepared.record), meter),
         objective=objective,
     )
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -251,6 +203,10 @@ def _trainer(
 
 
 def _run(trainer: MaskedTrainer, checkpoint: Path | None, options: TrainOptions) -> None:
+    if checkpoint is not None and has_ended(state := state_of(checkpoint)):
+        trainer.state = state
+        trainer._load_from_checkpoint(state.best_model_checkpoint or str(checkpoint))
+        return
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
@@ -262,35 +218,10 @@ def _run(trainer: MaskedTrainer, checkpoint: Path | None, options: TrainOptions)
         ) from None
 
 
-def _save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path, record: dict[str, Any], history: dict[str, Any]
-) -> None:
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    write_record(out, record)
-    write_json(out / HISTORY, json.dumps(history, indent=1))
-
-
-def _summary(
-    out: Path,
-    steps: int,
-    data: TrainingData,
-    history: History,
-    loss_formula: str,
-    follow: Selector | None,
-) -> TrainSummary:
-    evaluation, last = history["evaluation"], history["training"][-1]
-    return TrainSummary(
-        out=str(out),
-        steps=steps,
-        loss=last["loss"],
-        loss_formula=loss_formula,
-        eval_loss=evaluation[-1]["loss"] if evaluation else None,
-        eval_loss_before=evaluation[0]["loss"] if evaluation else None,
-        rows=len(data.train),
-        rows_left_out=data.left_out,
-        eval_rows=len(data.evaluation) if data.evaluation else 0,
-        kept_tokens=data.train.learned_tokens if follow is None else None,
-        metrics={n: v for n, v in last.items() if n not in ("step", "epoch", "loss", "tokens_per_second")},
-        eval_metrics=means_in(evaluation[-1]) if evaluation else {},
-    )
+def _save(request: Request, prepared: _Prepared, history: History) -> None:
+    prepared.loaded.model.save_pretrained(request.out)
+    prepared.tokenizer.save_pretrained(request.out)
+    request.write_beside(prepared.record)
+    write_json(request.out / HISTORY, json.dumps(history, indent=1))
+    if request.options.plot:
+        draw_run(request.out)

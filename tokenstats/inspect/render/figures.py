@@ -35,12 +35,12 @@ _DOTS_PER_INCH = 160
 _FINE_FROM = 200_000  # targets that fill the finest bins
 
 
-def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """An empty figure (inches) with plain axes side by side."""
+def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """An empty figure (inches) with plain axes side by side, row by row."""
     figure = Figure(figsize=(width, height), dpi=_DOTS_PER_INCH, facecolor=PAPER)
     figure.set_layout_engine("constrained", wspace=0.06, w_pad=0.06, h_pad=0.06)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in axes:
         ax.set_facecolor(PAPER)
         ax.grid(True, axis="y", color=GRID, linewidth=0.8)
@@ -51,7 +51,7 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, l
             spine.set_visible(side in ("left", "bottom"))
             spine.set_color("#b9b7b0")
             spine.set_linewidth(0.8)
-    return figure, list(axes)
+    return figure, axes
 
 
 def data_uri(figure: Figure) -> str:
@@ -93,9 +93,9 @@ def distribution_figure(found: Distributions, mask: str | None, cuts: Mapping[st
 
 
 def legend_below(figure: Figure, *axes: Axes) -> None:
-    """One legend for what is drawn on the axes, below them. No mathtext."""
-    drawn = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
-    handles, labels = [handle for handle, _ in drawn], [label for _, label in drawn]
+    """One legend for what is drawn on the axes, below them: each label once. No mathtext."""
+    drawn = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles, labels = list(drawn.values()), list(drawn)
     columns = max(1, min(4, 100 // (6 + max(map(len, labels), default=0))))
     legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False, labelcolor=INK
