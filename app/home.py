@@ -14,12 +14,11 @@ FOLDER = Path(__file__).parent
 if str(FOLDER) not in sys.path:  # Streamlit does this too; its tests do not
     sys.path.insert(0, str(FOLDER))
 
-from pages import audit, compare, overview, rows, tokens  # noqa: E402
-from widgets import choice, still_there  # noqa: E402
+from components.keys import keyboard  # noqa: E402
+from pages import audit, compare, overview, rows, runs, tokens  # noqa: E402
+from widgets import choice, friendly, still_there  # noqa: E402
 
-from tokenstats.errors import TokenstatsError  # noqa: E402
 from tokenstats.inspect.render.html import style  # noqa: E402
-from tokenstats.inspect.render.html_tokens import as_markdown  # noqa: E402
 from tokenstats.store import Store  # noqa: E402
 from tokenstats.store.find_stores import find_stores  # noqa: E402
 
@@ -29,21 +28,21 @@ PAGES = {
     "Compare": compare.page,
     "Audit": audit.page,
     "Overview": overview.page,
+    "Runs": runs.page,
 }
 
 
 def main() -> None:
     st.set_page_config(page_title="tokenstats", layout="wide", initial_sidebar_state="auto")
     st.html(f"<style>{(FOLDER / 'style.css').read_text(encoding='utf-8')}{style()}</style>")
-    try:
+    with friendly():
         store = choose_store()
-        if "go_to" in st.session_state:
-            st.session_state["page"], st.session_state["row"] = st.session_state.pop("go_to")
+        st.session_state.update(st.session_state.pop("go_to", {}))
         with st.sidebar:
             chosen = choice("Page", list(PAGES), "page", hidden=True)
         PAGES[chosen](store, scoring_box(store))
-    except TokenstatsError as error:
-        st.error(as_markdown(str(error)))
+    with st.sidebar:
+        keyboard()
 
 
 def choose_store() -> Store:

@@ -1,6 +1,8 @@
 """What the pages read, each thing once: kept under the fingerprints of all that it depends on, and shared by all readers."""
 
 import streamlit as st
+from long_work import once
+from sides import Side
 
 from tokenstats.inspect.audit.audit import Audit, audit
 from tokenstats.inspect.preview import Outcome, Preview, open_preview
@@ -54,7 +56,7 @@ def load_outcome(preview: Preview, rule: Rule) -> Outcome:
     return _outcome(preview_key(preview.store, preview.scoring, rule), rule.fingerprint, preview, rule)
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
+@st.cache_resource(max_entries=6, show_spinner=False)
 def _outcome(key: Key, fingerprint: str, _preview: Preview, _rule: Rule) -> Outcome:
     return _preview.decide(_rule)
 
@@ -84,22 +86,13 @@ def load_row(key: Key, number: int, scoring: str | None, _store: Store) -> dict:
 
 def load_table(store: Store, scoring: str | None) -> RowTable:
     """Every row in numbers."""
-    return _table(store_key(store, scoring), scoring, store)
-
-
-@st.cache_resource(max_entries=4, show_spinner="reading every row, once")
-def _table(key: Key, scoring: str | None, _store: Store) -> RowTable:
-    return row_table(_store, scoring)
+    key = ("table", scoring, store_key(store, scoring))
+    return once(key, "reading every row", store, lambda watched: row_table(watched, scoring))
 
 
 def load_index(store: Store) -> TokenIndex:
     """The ids of all targets, ready to be searched."""
-    return _index(store_key(store), store)
-
-
-@st.cache_resource(max_entries=2, show_spinner="reading every token, once")
-def _index(key: Key, _store: Store) -> TokenIndex:
-    return token_index(_store)
+    return once(("index", store_key(store)), "reading every token", store, token_index)
 
 
 def side_key(store: Store, what: str | Rule) -> str:
@@ -108,40 +101,41 @@ def side_key(store: Store, what: str | Rule) -> str:
 
 
 def load_operand(store: Store, what: str | Rule, scoring: str | None) -> Operand:
-    """A mask of the store, or a rule with its thresholds over the whole store."""
+    """A mask of the store, or a rule with its thresholds over the whole store.
+
+    Args:
+        store: The store.
+        what: A mask's name, or a rule.
+        scoring: The statistics to decide by, for the rule of a mask too; None: masks as they are stored.
+    """
     return _operand((*store_key(store, *store.scorings), side_key(store, what)), what, scoring, store)
 
 
 @st.cache_resource(max_entries=8, show_spinner="working out thresholds over the whole store")
 def _operand(key: Key, _what: str | Rule, scoring: str | None, _store: Store) -> Operand:
-    return open_operand(_store, _what, scoring if isinstance(_what, Rule) and _what.needs_scoring else None)
+    return open_operand(_store, _what, scoring)
 
 
 def load_decided(store: Store, what: str | Rule | None, scoring: str | None) -> DecidedStore:
     """What a rule or mask decides about the whole store; None is plain SFT."""
     named = side_key(store, what) if what is not None else "plain SFT"
-    return _decided((*store_key(store, *store.scorings), named), what, scoring, store)
+    key = ("decided", scoring, named, store_key(store, *store.scorings))
+    operand = None if what is None else load_operand(store, what, scoring)
+    return once(key, "deciding about every row", store, lambda watched: read_decided(watched, operand))
 
 
-@st.cache_resource(max_entries=8, show_spinner="deciding about every row")
-def _decided(key: Key, _what: str | Rule | None, scoring: str | None, _store: Store) -> DecidedStore:
-    return read_decided(_store, None if _what is None else load_operand(_store, _what, scoring))
-
-
-@st.cache_resource(max_entries=16, show_spinner="comparing")
-def load_comparison(key: Key, _store: Store, _a: str | Rule, _b: str | Rule, scoring: str | None) -> Comparison:
+def load_comparison(store: Store, a: Side, b: Side) -> Comparison:
     """Two sides held against each other over the whole store."""
-    return compare(_store, _a, _b, scoring=scoring)
+    sides = tuple((side_key(store, side.what), side.scoring) for side in (a, b))
+    one, two = (load_operand(store, side.what, side.scoring) for side in (a, b))
+    key = ("comparison", sides, store_key(store, *store.scorings))
+    return once(key, "comparing", store, lambda watched: compare(watched, one, two))
 
 
 def load_audit(store: Store, mask: str | None, scoring: str | None) -> Audit:
     """The audit of a mask; it reads the whole store."""
-    return _audit((*store_key(store, *store.scorings), mask_key(store, mask)), mask, scoring, store)
-
-
-@st.cache_resource(max_entries=16, show_spinner="counting every token of the store")
-def _audit(key: Key, mask: str | None, scoring: str | None, _store: Store) -> Audit:
-    return audit(_store, mask, scoring)
+    key = ("audit", scoring, mask_key(store, mask), store_key(store, *store.scorings))
+    return once(key, "counting every token", store, lambda watched: audit(watched, mask, scoring))
 
 
 def load_picture(preview: Preview, outcome: Outcome, chosen: str) -> str:

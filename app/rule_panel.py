@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import streamlit as st
+from components.completion import complete
 from loading import load_limits, load_outcome, load_preview, preview_key
+from undo import note_rule, undo_buttons
 from widgets import choice
 
 from tokenstats.errors import RuleError, TokenstatsError
+from tokenstats.inspect.completions import completions
 from tokenstats.inspect.preview import Preview, save_mask, threshold_rule
 from tokenstats.inspect.render.html_tokens import as_markdown
 from tokenstats.masking.rule import PROTECT, Rule, preset_names
@@ -30,6 +33,8 @@ def choose_rule(store: Store, scoring: str | None, has_kl: bool) -> tuple[Rule |
     try:
         with st.sidebar:
             rule = _written(store, scoring, has_kl)
+            note_rule()
+            undo_buttons()
             if rule is not None:
                 load_outcome(load_preview(store, scoring, rule), rule)  # raises where the rule reads what is not there
     except RuleError as error:
@@ -46,7 +51,7 @@ def _written(store: Store, scoring: str | None, has_kl: bool) -> Rule | None:
     fill = st.session_state.pop("fill", None)
     if fill is not None:
         st.session_state["expression"], st.session_state["protect"] = fill
-    rule = _expression_field() if way == "Expression" else _knobs(store, scoring, has_kl)
+    rule = _expression_field(store, scoring) if way == "Expression" else _knobs(store, scoring, has_kl)
     protect = st.text_input(
         "Never drop", PROTECT, key="protect", help="tokens that no rule may drop; empty for none", bind="query-params"
     )
@@ -77,12 +82,12 @@ def _threshold(column: str, label: str, as_share: bool, preview: Preview) -> flo
     limits, start = load_limits(preview_key(preview.store, preview.scoring, None), column, preview)
     names = {limit: f"{limit:g} nats" for limit in limits} | {OFF: "off"}
     chosen = st.select_slider(
-        f"{label}: drop above", [*limits, OFF], start, names.__getitem__, key=f"{column}_nats", persist_state="session"
+        f"{label}: drop above", [*limits, OFF], start, names.__getitem__, key=f"{column}_nats", bind="query-params"
     )
     return 0.0 if chosen == OFF else float(chosen)
 
 
-def _expression_field() -> Rule:
+def _expression_field(store: Store, scoring: str | None) -> Rule:
     def fill() -> None:
         if name := st.session_state["preset"]:
             chosen = Rule.from_preset(name)
@@ -94,6 +99,7 @@ def _expression_field() -> Rule:
     written = st.text_area(
         "Drop", first, key="expression", height=110, help="such as entropy > 2 and not is_special", bind="query-params"
     )
+    complete("Drop", completions(store, scoring))
     return Rule(drop=written)
 
 

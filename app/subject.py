@@ -6,6 +6,7 @@ import streamlit as st
 from components.download import deliver
 from loading import load_outcome, load_preview, mask_key
 from rule_panel import choose_rule, offer_to_save
+from sides import PLAIN
 from widgets import still_there
 
 from tokenstats.inspect.preview import Outcome, Preview
@@ -13,7 +14,6 @@ from tokenstats.masking.rule import Rule
 from tokenstats.store import Store
 
 NEW = "a new rule"
-PLAIN = "plain SFT"
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,6 @@ class Subject:
 def choose_subject(store: Store, scoring: str | None) -> Subject:
     """The choice in the sidebar, with the rule's own widgets where a rule is tried."""
     options = [NEW, *store.masks, PLAIN]
-    if "go_to_decisions" in st.session_state:
-        st.session_state["decisions"] = st.session_state.pop("go_to_decisions")
     still_there("decisions", options, "mask")
     shown = st.sidebar.selectbox("Decisions of", options, key="decisions", bind="query-params")
     if shown == PLAIN:

@@ -1,16 +1,34 @@
 """Small things that several pages show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import streamlit as st
 
+from tokenstats.errors import TokenstatsError
 from tokenstats.inspect.render.html_tokens import as_markdown
+
+
+@contextmanager
+def friendly() -> Iterator[None]:
+    """Say what is wrong in words: what was got, what was expected, what to do."""
+    try:
+        yield
+    except TokenstatsError as error:
+        st.error(as_markdown(str(error)))
 
 
 def show_numbers(numbers: list[tuple[str, str]]) -> None:
     """Numbers side by side, each with its name."""
     for column, (label, value) in zip(st.columns(len(numbers)), numbers, strict=True):
         column.metric(label, value)
+
+
+def go(**states: Any) -> NoReturn:
+    """Draw the whole page anew, with these widgets so: of ``page``, ``row`` and the others that the address has."""
+    st.session_state["go_to"] = states
+    st.rerun(scope="app")
 
 
 def choice(label: str, options: Sequence[str], key: str, hidden: bool = False) -> str:

@@ -19,6 +19,7 @@ FLOORS = [
     {"inspect"},
     {"api"},
     {"computing", "following"},
+    {"rounds"},
     {"cli"},
     {"__main__"},
 ]
@@ -60,7 +61,7 @@ def test_nobody_loads_what_they_do_not_need(code: str, unwanted: str):
 def test_help_of_every_command_says_something(cli):
     status, out, _ = cli("--help")
     assert status == 0
-    commands = ["compute", "mask", "show", "audit", "compare", "sweep", "train", "export", "report", "app"]
+    commands = ["compute", "mask", "show", "audit", "compare", "sweep", "train", "rounds", "export", "report", "app"]
     for command in commands:
         assert command in out
         status, text, _ = cli(command, "--help")

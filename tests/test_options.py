@@ -14,10 +14,11 @@ import tokenstats
 from tokenstats.corpus.options import CorpusOptions
 from tokenstats.errors import InputError, RuleError, StoreError, TokenstatsWarning, argument, one_line, with_arguments
 from tokenstats.options import above, at_least, between, check, field, from_mapping, one_of, to_dict
+from tokenstats.rounds.options import RoundOptions
 from tokenstats.scoring.options import EngineOptions, Request, ScoringOptions
 from tokenstats.training.options import ExportOptions, TrainOptions
 
-ALL = [CorpusOptions, EngineOptions, ExportOptions, ScoringOptions, TrainOptions]
+ALL = [CorpusOptions, EngineOptions, ExportOptions, RoundOptions, ScoringOptions, TrainOptions]
 every = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 
 
@@ -112,7 +113,7 @@ def test_what_would_do_nothing_is_refused_and_says_what_it_needs(make, message):
 
 
 def test_options_load_neither_torch_nor_transformers():
-    modules = ("tokenstats.corpus.options", "tokenstats.scoring.options", "tokenstats.training.options")
+    modules = (f"tokenstats.{group}.options" for group in ("corpus", "rounds", "scoring", "training"))
     assert loaded_after(f"import {', '.join(modules)}", "torch transformers pyarrow polars") == []
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "ExportOptions",
     "InputError",
     "NotThere",
+    "RoundOptions",
     "Rule",
     "RuleError",
     "ScoringOptions",
@@ -37,6 +38,7 @@ __all__ = [
     "report",
     "sweep",
     "train",
+    "train_rounds",
 ]
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from tokenstats.masking.compare import compare
     from tokenstats.masking.rule import Rule
     from tokenstats.masking.sweep import sweep
+    from tokenstats.rounds.options import RoundOptions
+    from tokenstats.rounds.run import train_rounds
     from tokenstats.scoring.options import EngineOptions, ScoringOptions
     from tokenstats.training.exports import export
     from tokenstats.training.options import ExportOptions, TrainOptions
@@ -73,6 +77,8 @@ _HOMES = {
     "compare": "masking.compare",
     "Rule": "masking.rule",
     "sweep": "masking.sweep",
+    "RoundOptions": "rounds.options",
+    "train_rounds": "rounds.run",
     "EngineOptions": "scoring.options",
     "ScoringOptions": "scoring.options",
     "export": "training.exports",

@@ -17,16 +17,16 @@ from tokenstats.corpus.options import CorpusOptions
 from tokenstats.corpus.sources import open_source
 from tokenstats.corpus.tokenize import Corpus
 from tokenstats.errors import InputError, argument
-from tokenstats.modeling.tokenizer import load_tokenizer
+from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tokenstats.schema import STATISTIC_BY_NAME, TOKENS_SCHEMA
 from tokenstats.scoring.engines import start_engine
 from tokenstats.scoring.options import LOCAL, EngineOptions, Request, ScoringOptions
 from tokenstats.scoring.passes import Parts, Passes
 from tokenstats.scoring.workers import BackgroundIterator, Worker, parts_of_another
-from tokenstats.store import check_name
+from tokenstats.store import Store, check_name, open_store
 from tokenstats.store.families import TOKENS, Family
 from tokenstats.store.manifests import ScoringManifest
-from tokenstats.store.parts import finished_parts
+from tokenstats.store.parts import finished_parts, part_settings
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +84,52 @@ def compute(
         info = crew.load()
         with _tokens(plan, info.max_positions, passes, engine.patience) as parts:
             return passes.score(parts, info, plan.settings)
+
+
+def score_store(
+    store: Store | str | Path,
+    *,
+    model: str,
+    reference: str | None = None,
+    name: str | None = None,
+    scoring: ScoringOptions = ScoringOptions(),
+) -> Family[ScoringManifest]:
+    """Score the tokens of a finished store in this process, without its dataset. A killed run goes on as in :func:`compute`.
+
+    Args:
+        store: A store, or its folder.
+        model: The scored model p: a folder, a Hub id or an adapter folder.
+        reference: The model q that KL is measured from, or None.
+        name: Of the scoring; by default the model folder's own name.
+        scoring: How tokens are scored.
+
+    Returns:
+        The finished scoring: to the byte what ``compute`` makes.
+
+    Raises:
+        InputError: The model has another tokenizer than the store, or cannot be scored.
+        StoreError: The store holds something else of this name, or the disk refuses.
+    """
+    opened, name, worker = open_store(store), scoring_name(model, name), Worker()
+    request = Request(model, reference, scoring)
+    found, expected = (
+        tokenizer_fingerprint(load_tokenizer(model, scoring.trust_remote_code)),
+        opened.manifest.tokenizer.fingerprint,
+    )
+    if found != expected:
+        raise InputError(
+            f"{model} has another tokenizer ({found[:8]}) than {opened.path} was written with ({expected[:8]}): its ids mean "
+            "other words; score a model with the same tokenizer"
+        )
+    parts = [(index, part.tokens) for index, part in enumerate(opened.manifest.parts)]
+    with closing(start_engine(request, worker, EngineOptions())) as engine:
+        passes = Passes(opened.path, name, engine, worker)
+        if request.separate:
+            engine.load_reference()
+            passes.keep_states(parts)
+        made = passes.score(parts, engine.load(), part_settings(opened.part_file(TOKENS, 0)))
+    assert made is not None, "the only worker leaves no part to others"
+    return made
 
 
 def scoring_name(model: str, name: str | None = None) -> str:

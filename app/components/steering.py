@@ -2,19 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
 import streamlit as st
 from components.token_view import view_component
+from hits import choose_hit
 from loading import Key, load_limits, preview_key
 from rule_panel import OFF, SCOPES
+from widgets import friendly, go
 
 from tokenstats.inspect.preview import Outcome, Preview
-from tokenstats.inspect.steering import SHARES, Steering, levels_of_row, steering, steering_payload
+from tokenstats.inspect.rows.bins import tokens_of_bin
+from tokenstats.inspect.steering import SHARES, Steering, steering, steering_payload
+from tokenstats.inspect.tokens.detokenize import Decoder
 
 _KEY = "tokens-steer"
 
 
-def steering_view(preview: Preview, outcome: Outcome, number: int, has_kl: bool) -> None:
-    """Draw the histograms of the rule in the sidebar, where it is one of thresholds."""
+def steering_view(preview: Preview, outcome: Outcome, has_kl: bool) -> Steering:
+    """Draw the histograms of the rule in the sidebar, which is one of thresholds; what they steer with."""
     scope = SCOPES[st.session_state["cut_by"]]
     columns = ["entropy", "kl"] if has_kl else ["entropy"]
     key = preview_key(preview.store, preview.scoring, None)
@@ -24,12 +29,36 @@ def steering_view(preview: Preview, outcome: Outcome, number: int, has_kl: bool)
     data = {
         "slot": "tokens",
         "steering": steering_payload(found, settings, "nats" if scope == "nats" else "share"),
-        "levels": levels_of_row(preview, found, number),
-        "number": number,
         "chosen": [_chosen(column, scope, settings[column]) for column in columns],
         "both": has_kl and st.session_state.get("combine") == "both",
     }
-    view_component()(key=_KEY, data=data, on_released_change=lambda: _released(columns, scope, settings))
+    said = view_component()(
+        key=_KEY, data=data, on_released_change=lambda: _released(columns, scope, settings), on_bin_change=lambda: None
+    )
+    if said.get("bin"):
+        _list_bin(preview, outcome, *said["bin"])
+    return found
+
+
+def _list_bin(preview: Preview, outcome: Outcome, column: str, number: int) -> None:
+    """What is in the bin that was pressed last; a click on a place opens its row."""
+    if (None, column) not in preview.columns:
+        return
+    found = tokens_of_bin(preview, outcome, column, number)
+    title = f"{column} {found.low:.3g} to {found.high:.3g} nats: {found.count:,} targets, {found.dropped:,} dropped"
+    with st.expander(title, expanded=True), friendly():
+        decoder = Decoder(preview.store)
+        left, right = st.columns([1, 2])
+        words = [(decoder.visible(token), count, dropped / count) for token, count, dropped in found.tokens]
+        table = pd.DataFrame(words, columns=["token", "count", "dropped"])
+        shares = {"dropped": st.column_config.NumberColumn("dropped", format="percent")}
+        left.dataframe(table, hide_index=True, height=220, column_config=shares)
+        with right:
+            hit = choose_hit(preview.store, decoder, found.hits, "bin_hits", height=220)
+        if hit is not None and hit != st.session_state.get("bin_hit"):  # the list keeps it chosen: it is gone to once
+            st.session_state["bin_hit"] = hit
+            st.query_params["token"] = f"{hit.row}.{hit.token}"
+            go(row=hit.row)
 
 
 @st.cache_resource(max_entries=4, show_spinner="working out every threshold")

@@ -1,8 +1,11 @@
 """Audit: what will be learned under a mask, and what looks wrong; warnings come first."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 from loading import load_audit
-from widgets import show_numbers, still_there
+from sides import PLAIN
+from widgets import go, show_numbers, still_there
 
 from tokenstats.inspect.audit.checks import OK, Finding
 from tokenstats.inspect.render import audit_blocks
@@ -11,8 +14,6 @@ from tokenstats.inspect.render.html import blocks_html
 from tokenstats.masking.rule import Rule
 from tokenstats.store import Store
 
-PLAIN = "plain SFT"
-
 
 def page(store: Store, scoring: str | None) -> None:
     """The audit of one mask."""
@@ -20,8 +21,10 @@ def page(store: Store, scoring: str | None) -> None:
     mask = st.sidebar.selectbox("Mask", [PLAIN, *store.masks], key="audited", bind="query-params")
     found = load_audit(store, None if mask == PLAIN else mask, scoring if mask == PLAIN else None)
     show_numbers(audit_blocks.audit_numbers(found))
-    for finding in sorted(found.findings, key=lambda finding: finding.verdict == OK):
-        _finding(finding)
+    for finding in found.findings:
+        if finding.verdict != OK:
+            _finding(finding)
+    _say([finding for finding in found.findings if finding.verdict == OK])
     if found.mask is None:
         return
     left, right = st.columns(2)
@@ -35,13 +38,16 @@ def page(store: Store, scoring: str | None) -> None:
         st.code(Rule.from_dict(store.masks[found.mask].manifest.rule).to_toml(), language="toml")
 
 
+def _say(findings: Sequence[Finding]) -> None:
+    if findings:
+        named = [(finding.name.replace("_", " "), finding) for finding in findings]
+        st.html(blocks_html(audit_blocks.findings_table(named, title=" ")))
+
+
 def _finding(finding: Finding) -> None:
-    st.html(blocks_html(audit_blocks.findings_table([(finding.name.replace("_", " "), finding)], title=" ")))
+    _say([finding])
     if finding.rows:
         with st.container(horizontal=True):
             for row in finding.rows:
-                st.button(f"row {row:,}", key=f"{finding.name}-{row}", type="tertiary", on_click=_open, args=(row,))
-
-
-def _open(row: int) -> None:
-    st.session_state["row"], st.session_state["page"] = row, "Tokens"
+                if st.button(f"row {row:,}", key=f"{finding.name}-{row}", type="tertiary"):
+                    go(page="Tokens", row=row)

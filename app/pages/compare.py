@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 from components.token_view import token_view
-from loading import Key, load_comparison, load_decided, load_operand, load_row, load_table, side_key, store_key
+from loading import load_comparison, load_decided, load_operand, load_row, load_table, store_key
+from sides import AS_STORED, PLAIN, Side, side_names, side_of
 from widgets import still_there
 
 from tokenstats.errors import InputError
@@ -13,66 +14,54 @@ from tokenstats.inspect.render.html import blocks_html
 from tokenstats.inspect.rows.decided import disagreement
 from tokenstats.inspect.tokens.payload import decisions_payload
 from tokenstats.inspect.tokens.shown_row import row_of_operand
-from tokenstats.masking.rule import Rule, preset_names
 from tokenstats.store import Store
 
-PLAIN, TRIED = "plain SFT", "the new rule"
-_DROPS_NOTHING = Rule(drop="position < 0", protect="")
 _MOST_ROWS = 200
 
 
 def page(store: Store, scoring: str | None) -> None:
     """Two sides, what they share, and the rows where they differ most."""
-    options = _options(store)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        for key, default in (("side_a", 0), ("side_b", min(1, len(options) - 1))):
-            still_there(key, options, "side")
-            st.selectbox(key[-1].upper(), options, default, key=key, bind="query-params", width=260)
+        a, b = (_choose_side(store, letter, scoring) for letter in "ab")
         st.button("swap", key="swap", shortcut="X", on_click=_swap)
-    a, b = st.session_state["side_a"], st.session_state["side_b"]
     if a == b:
-        raise InputError(f"both sides are {a}; choose two that differ")
-    rows = _rows(store, scoring, a, b)
-    number = _choose_row(rows)
-    one, two = (row_of_operand(load_operand(store, _side(side), scoring), number) for side in (a, b))
+        raise InputError(f"both sides are {a.title}; choose two that differ")
+    number = _choose_row(_rows(store, scoring, a, b))
+    one, two = (row_of_operand(load_operand(store, side.what, side.scoring), number) for side in (a, b))
     if one.view.scoring != two.view.scoring:
-        st.caption(f"Statistics of {one.view.scoring}, which {a} reads; {b} reads {two.view.scoring}.")
+        st.caption(f"Statistics of {one.view.scoring}, which {a.title} reads; {b.title} reads {two.view.scoring}.")
     sent = load_row(store_key(store, one.view.scoring), number, one.view.scoring, store)
-    decisions = decisions_payload(one.view, a, reasons=one.reasons, weight=one.weight, other=two.view, other_name=b)
+    decisions = decisions_payload(one.view, a.title, reasons=one.reasons, weight=one.weight, other=two.view, other_name=b.title)
     token_view(sent, decisions, {"colour": "ab", "pinned": -1}, slot="compared")
-    key: Key = (*store_key(store, *store.scorings), side_key(store, _side(a)), side_key(store, _side(b)))
-    found = load_comparison(key, store, _side(a), _side(b), scoring if _reads(a) or _reads(b) else None)
-    st.html(blocks_html(*comparison_blocks(found)))
+    st.html(blocks_html(*comparison_blocks(load_comparison(store, a, b))))
 
 
-def _options(store: Store) -> list[str]:
-    tried = [TRIED] if st.session_state.get("last_good_rule") is not None else []
-    presets = [f"preset {name}" for name in preset_names() if Rule.from_preset(name).expression is not None]
-    return [*tried, *store.masks, PLAIN, *presets]
+def _choose_side(store: Store, letter: str, scoring: str | None) -> Side:
+    """A name and, where the store has several scorings, whose statistics decide: two scorings can be held together."""
+    key, names = f"side_{letter}", side_names(store)
+    still_there(key, names, "side")
+    default = 0 if letter == "a" else min(1, len(names) - 1)
+    name = st.selectbox(letter.upper(), names, default, key=key, bind="query-params", width=260)
+    if len(store.scorings) > 1 and name != PLAIN:
+        as_is = [AS_STORED] if name in store.masks else []
+        options = [*as_is, *sorted(store.scorings, key=lambda other: other != scoring)]
+        still_there(f"by_{letter}", options, "scoring")
+        chosen = st.selectbox(f"{letter.upper()} decided by", options, key=f"by_{letter}", bind="query-params", width=160)
+        return side_of(name, None if chosen == AS_STORED else chosen)
+    return side_of(name, None if name in store.masks else scoring)
 
 
 def _swap() -> None:
-    st.session_state["side_a"], st.session_state["side_b"] = st.session_state["side_b"], st.session_state["side_a"]
+    for kind in ("side", "by"):
+        one, two = (st.session_state.pop(f"{kind}_{letter}", None) for letter in "ab")
+        swapped = {f"{kind}_a": two, f"{kind}_b": one}
+        st.session_state.update({key: value for key, value in swapped.items() if value is not None})
 
 
-def _side(name: str) -> str | Rule:
-    """What an option means to :func:`tokenstats.masking.compare.compare`."""
-    if name == PLAIN:
-        return _DROPS_NOTHING
-    if name == TRIED:
-        return st.session_state["last_good_rule"]
-    return Rule.from_preset(name.removeprefix("preset ")) if name.startswith("preset ") else name
-
-
-def _reads(name: str) -> bool:
-    side = _side(name)
-    return isinstance(side, Rule) and side.needs_scoring
-
-
-def _rows(store: Store, scoring: str | None, a: str, b: str) -> pd.DataFrame:
+def _rows(store: Store, scoring: str | None, a: Side, b: Side) -> pd.DataFrame:
     """The rows where the sides differ most."""
     table = load_table(store, scoring)
-    one, two = (load_decided(store, _side(side), scoring) for side in (a, b))
+    one, two = (load_decided(store, side.what, side.scoring) for side in (a, b))
     found = disagreement(store, table, one, two)
     order = np.argsort(-found.differing, kind="stable")[:_MOST_ROWS]
     return pd.DataFrame(

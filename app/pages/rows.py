@@ -3,25 +3,25 @@
 import numpy as np
 import pandas as pd
 import streamlit as st
+from hits import choose_hit
 from loading import load_decided, load_index, load_table
 from subject import Subject, choose_subject
+from widgets import go
 
 from tokenstats.inspect.rows.decided import DecidedStore
 from tokenstats.inspect.rows.search import SearchBy, search, sequences_for
 from tokenstats.inspect.rows.table import Filter, RowTable, column_of_rows, columns_of, find_rows
-from tokenstats.inspect.tokens.detokenize import Decoder, visible
-from tokenstats.inspect.tokens.sequence import read_sequence
+from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.store import Store
 
 MOST_ROWS = 1000
-_AROUND = 6
 _LISTED = 50
 
 
 def page(store: Store, scoring: str | None) -> None:
     """Search first, as it is quicker to see past; then the table."""
     subject = choose_subject(store, scoring)
-    decided = load_decided(store, subject.rule or subject.mask, subject.scoring)
+    decided = load_decided(store, subject.rule or subject.mask, subject.scoring if subject.rule is not None else None)
     _search(store, subject, decided)
     _table(load_table(store, subject.scoring), decided)
 
@@ -41,33 +41,9 @@ def _search(store: Store, subject: Subject, decided: DecidedStore) -> None:
     sought = sequences_for(decoder, store.manifest.tokenizer.size, text, SearchBy(by))
     found = search(load_index(store), sought, decided.bits)
     st.markdown(f"**{found.count:,}** among the targets, **{found.dropped:,}** dropped ({found.share_dropped:.1%})")
-    if not found.hits:
-        return
-    listed = found.hits[:_LISTED]
-    lines = [
-        (hit.row, hit.token, "dropped" if hit.dropped else "learned", _context(store, decoder, hit.row, hit.token))
-        for hit in listed
-    ]
-    table = pd.DataFrame(lines, columns=["row", "token", "decision", "in context"])
-    chosen = st.dataframe(table, hide_index=True, on_select="rerun", selection_mode="single-row", key="hits", height=280)
-    if chosen.selection.rows:
-        hit = listed[chosen.selection.rows[0]]
+    if hit := choose_hit(store, decoder, found.hits[:_LISTED], "hits", height=280):
         st.query_params["token"] = f"{hit.row}.{hit.token}"
         _open(hit.row, list(dict.fromkeys(hit.row for hit in found.hits)))
-
-
-@st.cache_data(max_entries=2000, show_spinner=False)
-def _context_of(fingerprint: str, row: int, token: int, _store: Store, _decoder: Decoder) -> str:
-    ids = read_sequence(_store, row).ids
-    before, own, after = ids[max(0, token - _AROUND) : token], ids[token : token + 1], ids[token + 1 : token + 1 + _AROUND]
-    return "".join(
-        visible(_decoder.text(part.tolist())) if i != 1 else f"⟦{_decoder.visible(int(part[0]))}⟧"
-        for i, part in enumerate((before, own, after))
-    )
-
-
-def _context(store: Store, decoder: Decoder, row: int, token: int) -> str:
-    return _context_of(store.fingerprint, row, token, store, decoder)
 
 
 def _table(table: RowTable, decided: DecidedStore) -> None:
@@ -105,5 +81,5 @@ def _as_list(rows: np.ndarray) -> list[int]:
 
 def _open(row: int, result: list[int]) -> None:
     """Show a row, and remember what it was found among."""
-    st.session_state["result"], st.session_state["go_to"] = result, ("Tokens", row)
-    st.rerun()
+    st.session_state["result"] = result
+    go(page="Tokens", row=row)

@@ -1,5 +1,6 @@
 """The app says what the mask will do: its widgets, and the command that starts it."""
 
+import json
 import os
 import shutil
 import sys
@@ -7,13 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inspect_fixtures import BREAKOUT, HOSTILE_ROWS, SCRIPT, copy_of_store, make_store, share_of, store_with_masks
+from inspect_fixtures import (
+    BREAKOUT,
+    HOSTILE_ROWS,
+    SCRIPT,
+    copy_of_store,
+    copy_with_second_scoring,
+    make_store,
+    share_of,
+    store_with_masks,
+)
 from streamlit.testing.v1 import AppTest
 
 from tokenstats import Rule, Store, build_mask
 from tokenstats.cli.app import app_command, app_file
 from tokenstats.errors import InputError
-from tokenstats.inspect.preview import open_preview
+from tokenstats.inspect.preview import Preview, open_preview
+from tokenstats.inspect.rows.table import RowTable, row_table
 from tokenstats.inspect.tokens.sequence import read_sequence
 from tokenstats.store.find_stores import find_stores
 
@@ -105,8 +116,11 @@ def test_a_wrong_rule_in_between_forgets_nothing(start, own):
     app = choose(quiet(start(own.path)), "way", "Expression")
     app = app.number_input(key="row").set_value(17).run()
     app = app.text_input(key="protect").set_value("is_special").run()
+    shown = value(app, "Dropped")
     app = app.text_area(key="expression").set_value("entropy > ").run()
     assert len(app.error) == 1
+    assert value(app, "Dropped") == shown  # the last good rule stays in view, and the page says so
+    assert "last one that had none" in app.warning[0].value
     app = quiet(app.text_area(key="expression").set_value("entropy > 3").run())
     assert (app.number_input(key="row").value, app.text_input(key="protect").value) == (17, "is_special")
 
@@ -133,6 +147,7 @@ def test_a_name_that_is_taken_or_wrong_is_a_friendly_error(start, own):
         app = app.button(key="save").click().run()
         assert not app.exception
         assert words in app.error[0].value
+        assert "--" not in app.error[0].value  # no flag of the command line
         assert value(app, "Dropped")  # the page is still there
     app.text_input(key="mask_name").set_value("random")
     app.checkbox(key="replace_mask").set_value(True)
@@ -256,6 +271,106 @@ def test_it_works_with_fewer_statistics(start, tmp_path, kind):
         quiet(choose(app, "page", page))
 
 
+def test_a_row_beyond_the_end_is_the_last_one_and_the_box_says_so(start, own):
+    app = quiet(start(own.path))
+    app = quiet(app.number_input(key="row").set_value(999).run())
+    assert app.number_input(key="row").value == own.manifest.sequences - 1
+
+
+def test_a_missing_tokenizer_takes_neither_numbers_nor_pictures(start, own):
+    shutil.rmtree(own.tokenizer_folder)
+    app = quiet(start(own.path))
+    assert value(app, "Dropped") == f"{share_of(own, Rule.from_preset('eksft'), 'same'):.2%}"
+    assert app.segmented_control(key="picture").value == "histograms"
+    quiet(choose(app, "picture", "entropy against KL"))
+
+
+def test_a_stored_mask_opens_without_an_audit(start, own, monkeypatch):
+    app = quiet(start(own.path))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the whole store was audited")
+
+    monkeypatch.setattr(sys.modules["loading"], "audit", refuse)
+    app = quiet(app.selectbox(key="decisions").set_value("eksft").run())
+    manifest = own.masks["eksft"].manifest
+    assert value(app, "Dropped") == f"{1 - manifest.kept / manifest.targets:.2%}"
+
+
+def test_thresholds_in_nats_look_at_each_column_a_few_times_not_once_a_threshold(start, own, monkeypatch):
+    looked = []
+    values = Preview._values
+    monkeypatch.setattr(Preview, "_values", lambda preview, column: looked.append(column) or values(preview, column))
+    monkeypatch.setitem(sys.modules, "loading", None)  # what an earlier test has kept is not taken from its cache
+    del sys.modules["loading"]
+    app = quiet(start(own.path))
+    app = quiet(app.selectbox(key="cut_by").set_value("nats").run())
+    assert len(app.select_slider(key="entropy_nats").options) > 20
+    assert 2 <= len(looked) <= 10
+
+
+@pytest.fixture(scope="module")
+def two_scorings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a second scoring, first by alphabet, without a reference."""
+    return copy_with_second_scoring(tmp_path_factory.mktemp("two"), "alone").path
+
+
+def test_the_scoring_with_a_reference_opens_and_a_mask_is_explained_with_its_own(start, two_scorings, monkeypatch):
+    app = quiet(start(two_scorings))
+    assert app.selectbox(key="scoring").value == "warm"
+    drawn = []
+    read = sys.modules["row_panel"].row_of_mask
+    monkeypatch.setattr(sys.modules["row_panel"], "row_of_mask", lambda *given: drawn.append(read(*given)) or drawn[-1])
+    app = quiet(app.selectbox(key="scoring").set_value("alone").run())
+    app = quiet(app.selectbox(key="decisions").set_value("eksft").run())
+    assert [row.view.scoring for row in drawn] == ["warm"]
+    quiet(app.selectbox(key="decisions").set_value("plain SFT").run())
+    assert drawn[-1].view.scoring == "alone"
+
+
+def test_two_scorings_are_compared_by_what_one_rule_drops(start, two_scorings):
+    app = choose(quiet(start(two_scorings)), "page", "Compare")
+    entropy = "preset entropy-only"
+    app = app.selectbox(key="side_a").set_value(entropy).run()
+    app = app.selectbox(key="side_b").set_value(entropy).run()
+    assert "choose two that differ" in app.error[0].value
+    app = quiet(app.selectbox(key="by_b").set_value("alone").run())
+    store, rule = Store(two_scorings), Rule.from_preset("entropy-only")
+    masks = [build_mask(store, rule, f"by-{name}", scoring=name, replace=True).name for name in ("warm", "alone")]
+    for _, line in app.dataframe[0].value.iterrows():
+        a, b = (read_sequence(store, int(line["row"]), mask=mask) for mask in masks)
+        assert line["A only"] == (b.keep & ~a.keep & a.is_target).sum()
+        assert line["B only"] == (a.keep & ~b.keep & a.is_target).sum()
+    app = quiet(app.button(key="swap").click().run())
+    assert (app.selectbox(key="by_a").value, app.selectbox(key="by_b").value) == ("alone", "warm")
+
+
+def test_undo_and_redo_walk_through_what_the_rule_was(start, own):
+    app = quiet(start(own.path))
+    said = [app.code[0].value]
+    for share in (45, 30):
+        app = quiet(app.slider(key="entropy_share").set_value(share).run())
+        said.append(app.code[0].value)
+    assert len(set(said)) == 3
+    for back in (1, 0):
+        app = quiet(app.button(key="undo").click().run())
+        assert app.code[0].value == said[back]
+    assert app.button(key="undo").disabled
+    app = quiet(app.button(key="redo").click().run())
+    assert app.code[0].value == said[1]
+    app = quiet(app.slider(key="kl_share").set_value(5).run())  # a new change: what was undone is gone
+    assert app.button(key="redo").disabled
+    app = quiet(app.button(key="undo").click().run())
+    assert app.code[0].value == said[1]
+
+
+def test_a_row_is_held_against_a_preset(start, own):
+    app = quiet(start(own.path))
+    for beside in ("preset kl-only", "random", "plain SFT"):
+        app = quiet(app.selectbox(key="beside").set_value(beside).run())
+    assert app.query_params["colour"] == "ab"
+
+
 # --- the command --------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +379,7 @@ def test_the_command_serves_this_machine_only_and_sends_no_statistics(seen):
     assert command[:4] == [sys.executable, "-m", "streamlit", "run"]
     assert Path(command[4]).name == "home.py"
     assert {"--browser.gatherUsageStats=false", "--server.address=127.0.0.1", "--server.port=9999"} <= set(command)
+    assert "--logger.hideWelcomeMessage=true" in command  # Streamlit's greeting would cover the page
     assert command[-2:] == ["--", str(seen.path.resolve())]
     with pytest.raises(InputError, match="no folder"):
         app_command(seen.path / "gone")
@@ -276,6 +392,24 @@ def test_the_command_becomes_the_app(monkeypatch, cli):
     store = store_with_masks().path
     assert cli("app", store, "--port", "8777")[0] == 0
     assert became == [(sys.executable, app_command(store, 8777))]
+
+
+def test_training_runs_beside_the_store_are_drawn_by_step(start, own):
+    folder = own.path.parent / "first" / "weights"
+    folder.mkdir(parents=True)
+    training = [{"step": step, "epoch": 0.1, "loss": 2.0 / step, "entropy/kept": 0.5} for step in (10, 20)]
+    history = {"training": training, "evaluation": [{"step": 20, "epoch": 0.2, "loss": 0.4}]}
+    (folder / "history.json").write_text(json.dumps(history))
+    app = choose(quiet(start(own.path)), "page", "Runs")
+    table = quiet(app).dataframe[0].value
+    assert table["first/weights training"].tolist() == [0.2, 0.1]
+    assert table["first/weights evaluation"].dropna().to_dict() == {20: 0.4}
+    app = quiet(app.selectbox(key="measure").set_value("entropy/kept").run())
+    assert app.dataframe[0].value["first/weights training"].tolist() == [0.5, 0.5]
+    (folder / "history.json").write_text("[]")
+    assert "is no history of a run" in app.run().error[0].value
+    app = app.text_input(key="runs_folder").set_value(str(own.path / "tokens")).run()
+    assert "No run there" in quiet(app).info[0].value
 
 
 # --- rows, and comparisons -----------------------------------------------------------------------------------------------
@@ -293,6 +427,35 @@ def test_the_rows_page_counts_where_a_token_is_dropped_and_lists_the_rows_that_l
     assert any(f"**{len(places):,}** among the targets, **{dropped:,}** dropped" in m.value for m in app.markdown)
     app = app.text_input(key="sought").set_value("no such token").run()
     assert "no token of the vocabulary" in app.error[0].value
+
+
+def test_work_on_the_whole_store_is_done_once_and_nothing_is_kept_of_what_was_given_up(start, own, monkeypatch):
+    app = quiet(start(own.path))
+    told = []
+
+    def given_up(store: Store, scoring: str | None) -> None:
+        raise InputError("given up")
+
+    def counted(store: Store, scoring: str | None) -> RowTable:
+        told.append(scoring)
+        return row_table(store, scoring)
+
+    monkeypatch.setattr(sys.modules["loading"], "row_table", given_up)
+    assert "given up" in choose(app, "page", "Rows").error[0].value
+    monkeypatch.setattr(sys.modules["loading"], "row_table", counted)
+    for rising in (True, False):
+        quiet(app.toggle(key="rows_rising").set_value(rising).run()) if told else quiet(app.run())
+    assert told == ["warm"]
+
+
+def test_every_long_work_of_a_page_has_its_own_bar(start, own, monkeypatch):
+    app = quiet(start(own.path))
+    monkeypatch.setattr(sys.modules["long_work"], "QUIET", 0.0)
+    quiet(choose(app, "page", "Rows"))  # decides about every row, and counts them
+    app = quiet(app.text_input(key="sought").set_value(" so").run())
+    assert any("among the targets" in m.value for m in app.markdown)
+    for page in ("Compare", "Audit"):
+        quiet(choose(app, "page", page))
 
 
 def test_two_sides_are_compared_row_by_row(start, own):

@@ -12,9 +12,10 @@ from tokenstats.cli import all_commands
 from tokenstats.cli.messages import in_options, warnings_as_lines
 from tokenstats.computing import compute
 from tokenstats.errors import InputError, TokenstatsWarning, argument
+from tokenstats.rounds.run import train_rounds
 from tokenstats.training import TrainOptions, export, train
 
-FUNCTIONS = {"compute": compute, "train": train, "export": export}
+FUNCTIONS = {"compute": compute, "train": train, "rounds": train_rounds, "export": export}
 WITH_RUN_FILE = ("train",)
 ON_ONE_SIDE = {"as_json", "help", "config", "print_config"}
 """How a command prints, and where its options come from."""

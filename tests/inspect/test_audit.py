@@ -407,7 +407,7 @@ def test_the_class_of_a_text(text, expected):
 
 def test_a_vocabulary_decoded_in_one_go_is_that_decoded_token_by_token(seen):
     decoder, size = Decoder(seen), seen.manifest.tokenizer.size
-    assert decoder.tokens(size) == [decoder.token(i) for i in range(size)]
+    assert list(decoder.tokens(size)) == [decoder.token(i) for i in range(size)]
 
 
 def test_a_mask_that_is_not_there(seen):

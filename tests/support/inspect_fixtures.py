@@ -165,6 +165,17 @@ def copy_of_store(folder: Path) -> Store:
     return Store(folder / "store")
 
 
+def copy_with_second_scoring(folder: Path, name: str) -> Store:
+    """A copy with a scoring by the other model alone: it has no KL."""
+    from tokenstats.computing import compute
+    from tokenstats.corpus.options import CorpusOptions
+
+    store = copy_of_store(folder)
+    corpus = CorpusOptions(part_tokens=700, max_length=MAX_LENGTH)
+    model = str(_workplace() / "reference")
+    return compute(_workplace() / "chats.jsonl", model=model, store=store.path, name=name, corpus=corpus).store
+
+
 def edit_manifest(folder: Path, **changes: object) -> None:
     """Overwrite fields of a manifest, as an earlier version might have written them: without a checksum.
 

@@ -17,6 +17,7 @@ from tokenstats.cli.inspect import app, audit, report, show
 from tokenstats.cli.interrupts import Interrupted, interruptible, told
 from tokenstats.cli.mask import compare, mask, sweep
 from tokenstats.cli.messages import in_options, warnings_as_lines
+from tokenstats.cli.rounds import rounds
 from tokenstats.cli.train_export import export, train
 from tokenstats.errors import TokenstatsError, one_line
 
@@ -27,7 +28,7 @@ cli = typer.Typer(
     rich_markup_mode=None,
     help="Score a fine-tuning dataset once, see its tokens, and decide which of them to learn from.",
 )
-for command in (compute, mask, sweep, compare, show, audit, report, app, train, export):
+for command in (compute, mask, sweep, compare, show, audit, report, app, train, rounds, export):
     cli.command()(told(with_options(command)))
 
 

@@ -116,4 +116,11 @@ def _train(options: dict[str, Any]) -> str:
     return f"the last checkpoint is {last}; {_AGAIN} with --resume to go on from there"
 
 
-_WHAT_IS_THERE = {"compute": _compute, "train": _train}
+def _rounds(options: dict[str, Any]) -> str:
+    out = Path(options["out"])
+    if not (out / "rounds.json").exists():
+        return f"nothing was written; {_AGAIN}"
+    return f"{out} and the store hold the run up to here; {_AGAIN} with --resume to go on in the same round"
+
+
+_WHAT_IS_THERE = {"compute": _compute, "train": _train, "rounds": _rounds}

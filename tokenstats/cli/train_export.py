@@ -44,10 +44,11 @@ def train(
         done = run(opened, model=model, out=out, mask=mask, options=options, follow=selector, resume=resume)
     finally:
         _leave_process_group()
-    return Answer(asdict(done), lambda: _trained(done))
+    return Answer(asdict(done), lambda: trained(done))
 
 
-def _trained(done: "TrainSummary") -> str:
+def trained(done: "TrainSummary") -> str:
+    """What a training did, in lines."""
     learned = (
         f"{done.kept_tokens:,} tokens learned in an epoch"
         if done.kept_tokens is not None

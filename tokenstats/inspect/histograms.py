@@ -73,6 +73,10 @@ class Distributions:
             return log(max(self.vocabulary, 2)) * np.linspace(0.0, 1.0, BINS + 1) ** 2
         return np.concatenate([[10**_SMALLEST / 2], np.logspace(_SMALLEST, _LARGEST, BINS - 1), [10**_LARGEST * 2]])
 
+    def bins_of(self, column: str, values: np.ndarray) -> np.ndarray:
+        """int64 [n], the bin that each value (nats) lies in."""
+        return np.clip(np.searchsorted(self.edges(column), values, side="right") - 1, 0, BINS - 1)
+
     def counts(self, column: str, mask: str | None = None) -> np.ndarray:
         """[BINS] targets by entropy or by KL, all of them or those that a mask drops."""
         joint = self.joint if mask is None else self.masks[mask].dropped

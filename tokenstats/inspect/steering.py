@@ -130,7 +130,7 @@ def _level_of_rank(size: int) -> np.ndarray:
 def _bins(found: Distributions, preview: Preview, column: str) -> np.ndarray:
     """int64 [n] the bin of each target."""
     values = np.concatenate([targets.column((None, column)) for targets in preview.parts]) if preview.parts else np.zeros(0)
-    return np.clip(np.searchsorted(found.edges(column), values, side="right") - 1, 0, BINS - 1)
+    return found.bins_of(column, values)
 
 
 def _by_bin(level: np.ndarray, bins: np.ndarray, settings: int) -> np.ndarray:

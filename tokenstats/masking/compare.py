@@ -103,8 +103,8 @@ class Comparison(Shown):
 
 def compare(
     store: Store | str | Path,
-    a: str | Rule,
-    b: str | Rule,
+    a: str | Rule | Operand,
+    b: str | Rule | Operand,
     *,
     scoring: str | None = None,
     scoring_b: str | None = None,
@@ -114,7 +114,7 @@ def compare(
 
     Args:
         store: A store, or its path.
-        a: A mask of the store, else a preset, else a ``.toml`` file; or a :class:`Rule`.
+        a: A mask of the store, else a preset, else a ``.toml`` file; or a :class:`Rule`; or what is open already.
         b: The same.
         scoring: Decide by these statistics, for the rules of masks too, anew.
         scoring_b: Decide by these for ``b``.
@@ -124,7 +124,8 @@ def compare(
         InputError: A name is neither mask nor preset. What building a rule's mask would raise.
     """
     store = open_store(store)
-    one, two = open_operand(store, a, scoring), open_operand(store, b, scoring_b or scoring)
+    asked = ((a, scoring), (b, scoring_b or scoring))
+    one, two = (side if isinstance(side, Operand) else open_operand(store, side, by) for side, by in asked)
     name, other, moved = _moved(store, one, two)
     statistics = {(scoring, column) for scoring in (name, other) for column in moved}
     counts, moments = _PairCounts(store.manifest.tokenizer.size), {column: Moments() for column in moved}

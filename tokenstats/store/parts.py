@@ -149,6 +149,11 @@ def _index_of(path: Path) -> int:
     return int(path.stem.rpartition("part-")[2])
 
 
+def part_settings(path: Path) -> dict[str, Any]:
+    """What the run that wrote a part was asked for."""
+    return _metadata(path, _SETTINGS)
+
+
 def part_progress(path: Path) -> dict[str, Any]:
     """What the run that wrote a part had counted by then."""
     return _metadata(path, _PROGRESS)

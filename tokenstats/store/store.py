@@ -7,7 +7,7 @@ for tables in store.aligned({"tokens": ["input_ids"], "stats/warm": ["entropy"]}
     ...                                                    # one part of each, rows proven to match
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,7 @@ class Store(Shown):
         self.manifest = StoreManifest.read(self.path)
         self._seen: dict[str, ScoringManifest | MaskManifest] = {}
         self._proofs: Proofs | None = Proofs()
+        self._tell: Callable[[int, int], object] | None = None
         # of the tokens part read last: its index, seq_ids and, where a list was read, the rows' lengths
         self._rows: tuple[int, pa.ChunkedArray, pa.ChunkedArray | None] | None = None
 
@@ -94,11 +95,22 @@ class Store(Shown):
         twin._proofs = None
         return twin
 
+    def watched(self, tell: Callable[[int, int], object]) -> "Store":
+        """The same store, which tells of each part that is about to be read: its index, and how many there are.
+
+        What ``tell`` raises ends the reading. Where several threads read, each calls it.
+        """
+        twin = copy(self)
+        twin._tell = tell
+        return twin
+
     def part(self, family: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """One part of a family (``tokens``, ``stats/NAME``, ``masks/NAME``), its rows proven to be the tokens' rows.
 
         Raises StoreError, naming the part, where it is missing, damaged, or not what the manifest says.
         """
+        if self._tell is not None:
+            self._tell(index, self.part_count)
         expected = self._parts_of(family)[index]
         path, table = self._read(family, index, _with_seq_id(columns), expected)
         check_columns(table, path, family, _with_seq_id(columns))

@@ -12,9 +12,10 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from tokenstats.errors import InputError, argument, one_line
 from tokenstats.training.batching import OptimizerBatches
+from tokenstats.training.legs import EndOfLeg
 from tokenstats.training.metrics import Meter
 from tokenstats.training.option_values import BEST_BY
-from tokenstats.training.options import TrainOptions
+from tokenstats.training.request import Request
 
 Callback: TypeAlias = TrainerCallback | type[TrainerCallback]
 
@@ -27,16 +28,17 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
             raise InputError(f"{argument('callbacks')} got {one_line(each, 60)}; expected transformers' TrainerCallbacks")
 
 
-def callbacks_of(
-    options: TrainOptions, others: Sequence[Callback], batches: OptimizerBatches, before_save: Callable[[], None], meter: Meter
-) -> list[Callback]:
+def callbacks_of(request: Request, batches: OptimizerBatches, before_save: Callable[[], None], meter: Meter) -> list[Callback]:
     """All callbacks of a run. Flow comes after whatever may end it."""
+    options = request.options
     ending: list[Callback] = []
+    if request.leg is not None:
+        ending.append(EndOfLeg(request.leg.last_step))
     if options.patience is not None:
         ending.append(EarlyStoppingCallback(options.patience))
     if options.stop_at_kl is not None:
         ending.append(StopAtKl(options.stop_at_kl))
-    return [*others, *ending, Flow(batches, before_save, meter), Progress()]
+    return [*request.callbacks, *ending, Flow(batches, before_save, meter), Progress()]
 
 
 class StopAtKl(TrainerCallback):

@@ -75,6 +75,12 @@ class TokenRows(Dataset[Example]):
         return int(np.diff(before)[rows].sum())
 
     @property
+    def without_learned(self) -> int:
+        """Rows of which nothing is learned."""
+        learned = self.learned if self.weights is None else self.weights > 0
+        return int(np.count_nonzero(np.diff(np.concatenate([[0], np.cumsum(learned)])[self.offsets]) == 0))
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest row; 0 of none."""
         return int(np.diff(self.offsets).max(initial=0))
@@ -88,18 +94,38 @@ class TrainingData:
     evaluation: TokenRows | None
     left_out: int
 
+    @property
+    def empty(self) -> int:
+        """Rows with nothing to learn: those left out, and those that stay all the same."""
+        return self.left_out + self.train.without_learned
+
 
 def load_training_data(
-    store: Store, mask: ChosenMask, eval_share: float = 0.0, eval_seed: int = 0, sets: TokenSets | None = None
+    store: Store,
+    mask: ChosenMask,
+    eval_share: float = 0.0,
+    eval_seed: int = 0,
+    sets: TokenSets | None = None,
+    keep_empty: bool = False,
 ) -> TrainingData:
     """Read a store, and where ``sets`` are given what each token belongs to.
 
-    Raises InputError where nothing is left to learn, no row can be held out, or a set has no token at all.
+    Args:
+        store: The store.
+        mask: What is learned.
+        eval_share: Of the rows, how many are held out.
+        eval_seed: Which ones.
+        sets: What the terms of the loss are over; None where there are none.
+        keep_empty: Rows with targets stay where the mask leaves nothing of them to learn, and a set may have no token: masks
+            that follow each other in one run meet the same rows in the same order.
+
+    Raises:
+        InputError: Nothing is left to learn, no row can be held out, or a set has no token at all.
     """
     keys = row_keys(store)
     held_out = np.zeros(len(keys), bool)
     held_out[_choose_held_out(keys, eval_share, eval_seed)] = True
-    train, evaluation, left_out, first = _Collector(), _Collector(), 0, 0
+    train, evaluation, left_out, first, any_learned = _Collector(), _Collector(), 0, 0, False
     if sets is not None:
         sets.verify(store)
     for index, part in enumerate(read_parts(store, mask)):
@@ -107,18 +133,20 @@ def load_training_data(
         first = rows.stop
         bits = None if sets is None else sets.bits_of(store, mask, index, part)
         has_learned = part.has_learned if sets is None or bits is None else part.rows_with(bits & sets.learned > 0)
-        chosen = has_learned & ~held_out[rows]
-        left_out += int(np.count_nonzero(~has_learned & ~held_out[rows]))
+        any_learned |= bool((has_learned & ~held_out[rows]).any())
+        stays = part.rows_with(part.is_target) if keep_empty else has_learned
+        chosen = stays & ~held_out[rows]
+        left_out += int(np.count_nonzero(~stays & ~held_out[rows]))
         train.add(part, chosen, keys[rows], learned=part.keep, weights=part.weight, sets=bits)
         evaluation.add(part, held_out[rows], keys[rows], learned=part.is_target, sets=bits)
-    if not train.keys:
+    if not any_learned:
         raise InputError(
             f"mask {mask.name!r} keeps no token{' of weight above 0' if mask.weighted else ''} of the "
             f"{int((~held_out).sum())} rows to train on: "
             "there is nothing to learn; choose another mask, or loosen its rule"
         )
     data = TrainingData(train.rows(), evaluation.rows() if evaluation.keys else None, left_out)
-    if sets is not None:
+    if sets is not None and not keep_empty:
         _check_not_empty(data.train, "entropy_on", sets.entropy_on, ENTROPY, sets.follows)
         _check_not_empty(data.train, "kl_on", sets.kl_on, KL, sets.follows)
     return data

@@ -89,7 +89,7 @@ def export(
             writer.add(part)
         if not writer.rows:
             raise InputError(f"mask {chosen.name!r} leaves nothing to learn in any row: nothing to export; choose another mask")
-        made_of = provenance(opened, chosen, rows=writer.rows, left_out=writer.left_out, kept=writer.kept)
+        made_of = provenance(opened, chosen, rows=writer.rows, empty=writer.left_out, kept=writer.kept)
         record = {**made_of, "form": form, "columns": schema.names, "weights_ignored": options.ignore_weights}
         files = writer.close(record)
         write_record(draft, record)

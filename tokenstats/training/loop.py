@@ -153,6 +153,12 @@ class MaskedTrainer(Trainer):
         """Optimizer batches: what ``OptimizerBatches`` arranges is not arranged again."""
         return self.accelerator.prepare(self._batches.loader())
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A head that shares the embedding's weights is saved once: in a checkpoint it is not missing."""
+        tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
     def _get_eval_sampler(self, eval_dataset: TokenRows) -> list[int]:
         """Longest first: rows that share a batch are of about the same length."""
         return np.argsort(-np.diff(eval_dataset.offsets), kind="stable").tolist()

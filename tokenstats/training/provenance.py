@@ -15,8 +15,8 @@ RECORD = "tokenstats.json"
 """Name of the file with the record, beside the weights or the exported rows."""
 
 
-def provenance(store: Store, mask: ChosenMask, *, rows: int, left_out: int, kept: int) -> dict[str, Any]:
-    """The record that goes with what was made of a store: ``rows`` of it, ``kept`` tokens in them."""
+def provenance(store: Store, mask: ChosenMask, *, rows: int, empty: int, kept: int) -> dict[str, Any]:
+    """The record that goes with what was made of a store: ``rows`` of it, ``kept`` tokens in them, ``empty`` rows of none."""
     data, manifest = store.manifest.dataset, mask.manifest
     return {
         "tokenstats_version": __version__,
@@ -33,7 +33,7 @@ def provenance(store: Store, mask: ChosenMask, *, rows: int, left_out: int, kept
         "weighted": mask.weighted,
         "targets": store.manifest.targets,
         "rows": rows,
-        "rows_with_nothing_kept": left_out,
+        "rows_with_nothing_kept": empty,
         "kept_tokens": kept,
     }
 

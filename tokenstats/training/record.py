@@ -22,13 +22,14 @@ def record_of(request: Request, rows: MixedRows, loaded: TrainableModel, referen
         "follow": {"rule": dict(follow.rule), "fingerprint": follow.fingerprint} if follow is not None else None,
         "training": _settings(request, loaded, devices),
         "eval_rows": len(evaluation) if evaluation else 0,
+        **({"legs": list(request.leg.masks)} if request.leg is not None else {}),
     }
 
 
 def _origin(request: Request, rows: MixedRows) -> Record:
     """Where the rows come from; of several stores each, with what all have in common."""
     each = [
-        provenance(source.store, source.mask, rows=len(part.train), left_out=part.left_out, kept=part.train.learned_tokens)
+        provenance(source.store, source.mask, rows=len(part.train), empty=part.empty, kept=part.train.learned_tokens)
         for source, part in zip(request.sources, rows.parts, strict=True)
     ]
     if len(each) == 1:

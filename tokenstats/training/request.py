@@ -8,6 +8,7 @@ from tokenstats.options import effective
 from tokenstats.run_file import to_toml
 from tokenstats.store import Store
 from tokenstats.store.drafts import whole_file
+from tokenstats.training.legs import Leg
 from tokenstats.training.mixture import Source, masks_of
 from tokenstats.training.options import TrainOptions
 from tokenstats.training.provenance import joined_fingerprint, write_record
@@ -30,6 +31,7 @@ class Request:
         options: Resolved.
         follow: A rule that decides in each step, or None.
         callbacks: Of transformers' Trainer.
+        leg: The stretch of the run that is trained; None: the run is not cut into legs.
     """
 
     sources: tuple[Source, ...]
@@ -38,11 +40,17 @@ class Request:
     options: TrainOptions
     follow: Selector | None = None
     callbacks: "tuple[Callback, ...]" = ()
+    leg: Leg | None = None
 
     @property
     def store(self) -> Store:
         """The first store: its tokenizer and template are those of all."""
         return self.sources[0].store
+
+    @property
+    def ends_the_run(self) -> bool:
+        """Is nothing of the run left to train after this?"""
+        return self.leg is None or self.leg.last_step == self.options.max_steps
 
     @property
     def fingerprint(self) -> str:
@@ -68,6 +76,8 @@ class Request:
             notes.append("# a rule made in Python was followed: tokenstats.json has it")
         if self.callbacks:
             notes.append("# with callbacks in Python")
+        if self.leg is not None:
+            notes.append("# trained in rounds, which rounds.json tells: 'train' with this file learns from the last mask alone")
         paths = [str(source.store.path) for source in self.sources]
         own = {
             "store": paths[0] if len(paths) == 1 else paths,

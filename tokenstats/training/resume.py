@@ -14,7 +14,10 @@ from tokenstats.training.provenance import RECORD
 from tokenstats.training.rows import check_writable
 
 _STATE = "trainer_state.json"
-_MAY_CHANGE = ("device", "report_to", "keep_checkpoints")
+MAY_CHANGE = ("device", "report_to", "keep_checkpoints")
+"""Options that may be others when a run goes on."""
+OF_ALL_LEGS = ("store", "model")
+"""What legs of one run have in common beyond what their caller holds together."""
 
 
 def find_checkpoint(out: Path, resume: bool) -> Path | None:
@@ -27,15 +30,36 @@ def find_checkpoint(out: Path, resume: bool) -> Path | None:
             )
         check_writable(out)
         return None
-    # its state is written last: without it a checkpoint was cut short
-    found = (p.parent for p in out.glob(f"checkpoint-*/{_STATE}"))
-    whole = {int(p.name.removeprefix("checkpoint-")): p for p in found if re.fullmatch(r"checkpoint-\d+", p.name)}
-    if not whole:
+    checkpoint = last_checkpoint(out)
+    if checkpoint is None:
         raise InputError(
             f"{out} holds no checkpoint to resume from; expected the folder of a stopped run that had {argument('save_steps')}"
         )
-    _check_best_is_there(state_of(whole[max(whole)]))
-    return whole[max(whole)]
+    _check_best_is_there(state_of(checkpoint))
+    return checkpoint
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The checkpoint of most steps that is whole; None where a folder has none.
+
+    Its state is written last: without it, or with a piece of it, the checkpoint was cut short.
+    """
+    whole = {step_of(path.parent): path.parent for path in out.glob(f"checkpoint-*/{_STATE}") if _is_whole(path)}
+    return whole[max(whole)] if whole else None
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The optimizer steps that a checkpoint was made after; 0 for none."""
+    return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _is_whole(state: Path) -> bool:
+    if not re.fullmatch(r"checkpoint-\d+", state.parent.name):
+        return False
+    try:
+        return isinstance(json.loads(state.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def state_of(checkpoint: Path) -> TrainerState:
@@ -54,11 +78,20 @@ def _check_best_is_there(state: TrainerState) -> None:
         raise InputError(f"the best checkpoint of the run, {one_line(best, 200)}, is not there any more; put the folder back")
 
 
-def check_same_run(out: Path, record: dict[str, Any]) -> None:
-    """Refuse to go on with another store, mask, model or setting than the checkpoint was made with."""
+def check_same_run(out: Path, record: dict[str, Any], names: tuple[str, ...] | None = None) -> None:
+    """Refuse to go on with another store, mask, model or setting than the checkpoint was made with.
+
+    Args:
+        out: The run's folder.
+        record: Of the run that is asked for.
+        names: Of what must be the same; None: all.
+
+    Raises:
+        InputError: It is another run, or its record cannot be read.
+    """
     try:
         found = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        there, asked = _identity(found), _identity(record)
+        there, asked = ({n: v for n, v in _identity(r).items() if names is None or n in names} for r in (found, record))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{out / RECORD} cannot be read ({one_line(error, 80)}): what the checkpoint is of is not known; begin anew"
@@ -70,7 +103,7 @@ def check_same_run(out: Path, record: dict[str, Any]) -> None:
 
 
 def _identity(record: dict[str, Any]) -> dict[str, Any]:
-    settings = {name: value for name, value in record["training"].items() if name not in _MAY_CHANGE}
+    settings = {name: value for name, value in record["training"].items() if name not in MAY_CHANGE}
     return {
         "store": record["store_fingerprint"],
         "mask": record["mask_fingerprint"],

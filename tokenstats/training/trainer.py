@@ -26,6 +26,7 @@ from tokenstats.training.batching import BatchPlan, OptimizerBatches
 from tokenstats.training.callbacks import Callback, callbacks_of, check_callbacks
 from tokenstats.training.data import load_training_data
 from tokenstats.training.history import HISTORY, History, history_of
+from tokenstats.training.legs import Leg
 from tokenstats.training.loop import MaskedTrainer
 from tokenstats.training.metrics import Meter
 from tokenstats.training.mixture import MixedRows, check_shares, choose_sources
@@ -35,7 +36,7 @@ from tokenstats.training.options import TrainOptions
 from tokenstats.training.picture import draw_run
 from tokenstats.training.record import Record, record_of
 from tokenstats.training.request import Request
-from tokenstats.training.resume import check_same_run, find_checkpoint, has_ended, state_of
+from tokenstats.training.resume import OF_ALL_LEGS, check_same_run, find_checkpoint, has_ended, last_checkpoint, state_of
 from tokenstats.training.selection import Selector
 from tokenstats.training.setup import Plan, build_objective, plan_run
 from tokenstats.training.summary import TrainSummary, summary_of
@@ -95,15 +96,42 @@ def train(
     stores = [open_store(each) for each in ([store] if isinstance(store, Store | str | Path) else store)]
     check_shares(options.shares, len(stores))
     sources = choose_sources(stores, mask)
-    request = Request(sources, model, Path(out).expanduser(), options.resolved, follow, tuple(callbacks))
+    return _train(Request(sources, model, Path(out).expanduser(), options.resolved, follow, tuple(callbacks)), resume)
+
+
+def train_leg(
+    store: Store | str | Path, *, model: str, out: str | Path, mask: str | None, options: TrainOptions, leg: Leg
+) -> TrainSummary:
+    """Train one leg of a run, from the last checkpoint in ``out``, or from ``model`` where there is none.
+
+    As :func:`train` does it, but: rows that the mask leaves empty stay in their batches, so that the order of the rows and the
+    length of an epoch are those of every other mask; the leg ends with a checkpoint; and only the one that ends with the run
+    saves the result.
+
+    Args:
+        store: A store, or its folder.
+        model: What the whole run starts from.
+        out: The run's folder.
+        mask: What this leg learns; None: all targets.
+        options: Of the whole run; ``max_steps`` is its end.
+        leg: Where it ends.
+
+    Raises:
+        InputError, StoreError: As :func:`train`; the run in ``out`` is of another store or model.
+    """
+    sources = choose_sources([open_store(store)], mask)
+    return _train(Request(sources, model, Path(out).expanduser(), options.resolved, leg=leg), resume=False)
+
+
+def _train(request: Request, resume: bool) -> TrainSummary:
     plan = plan_run(request)
-    checkpoint = find_checkpoint(request.out, resume)
-    check_callbacks(callbacks)
-    check_tokenizer(request.store, model, options.trust_remote_code)
+    checkpoint = find_checkpoint(request.out, resume) if request.leg is None else last_checkpoint(request.out)
+    check_callbacks(request.callbacks)
+    check_tokenizer(request.store, request.model, request.options.trust_remote_code)
     arguments = trainer_arguments(request.options, request.out, resumed=checkpoint is not None)
     prepared = _prepare(request, plan, arguments)
     if checkpoint is not None:
-        check_same_run(request.out, prepared.record)
+        check_same_run(request.out, prepared.record, OF_ALL_LEGS if request.leg is not None else None)
     was_there = request.out.exists()
     trainer = _trainer(request, prepared, arguments)
     try:
@@ -114,7 +142,7 @@ def train(
                 request.out.rmdir()  # made by the trainer, and empty where no step was made
         raise
     history = history_of(trainer.state.log_history)
-    if trainer.is_world_process_zero():
+    if trainer.is_world_process_zero() and request.ends_the_run:
         _save(request, prepared, history)
     first_epoch = prepared.batches.rows_of(0)
     return summary_of(request, prepared.rows, first_epoch, prepared.record["training"]["loss"], trainer.state, history)
@@ -125,7 +153,9 @@ def _prepare(request: Request, plan: Plan | None, arguments: TrainingArguments) 
     options, store = request.options, request.store
     sets = plan.sets if plan is not None else [None] * len(request.sources)
     parts = [
-        load_training_data(source.store, source.mask, options.eval_share, options.eval_seed, of_source)
+        load_training_data(
+            source.store, source.mask, options.eval_share, options.eval_seed, of_source, keep_empty=request.leg is not None
+        )
         for source, of_source in zip(request.sources, sets, strict=True)
     ]
     rows = MixedRows.of(parts, request.sources, options.shares)
@@ -162,9 +192,7 @@ def _trainer(request: Request, prepared: _Prepared, arguments: TrainingArguments
         prepared.loaded.split,
         divide_by_weights=prepared.batches.rows.weights is not None and options.normalise == "weights",
         meter=meter,
-        callbacks=callbacks_of(
-            options, request.callbacks, prepared.batches, lambda: request.write_beside(prepared.record), meter
-        ),
+        callbacks=callbacks_of(request, prepared.batches, lambda: request.write_beside(prepared.record), meter),
         objective=objective,
     )
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:

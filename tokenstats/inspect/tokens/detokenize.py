@@ -72,12 +72,9 @@ class Decoder:
         # decoded twice in a row, the second time counts: a decoder may strip the space that a text begins with
         return self.text([token_id, token_id])[len(self.text([token_id])) :]
 
-    def tokens(self, size: int) -> list[str]:
+    def tokens(self, size: int) -> tuple[str, ...]:
         """The text of each token of a vocabulary, as :meth:`token` gives it, in one go."""
-        once, twice = (
-            self.tokenizer.decode_batch([[i] * times for i in range(size)], skip_special_tokens=False) for times in (1, 2)
-        )
-        return [text[len(start) :] for start, text in zip(once, twice, strict=True)]
+        return _texts_of(self.tokenizer, size)
 
     def visible(self, token_id: int) -> str:
         """One token as a label for lists: harmless, on one line, spaces as dots, half a character as ``⟨F0 9F⟩``."""
@@ -126,6 +123,12 @@ def _tokenizer_of(path: Path, _changed: int) -> "Tokenizer":
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise StoreError(f"{path} cannot be read: {one_line(error, 120)}") from None
+
+
+@lru_cache(maxsize=2)  # a vocabulary of 50,000 takes an eighth of a second to decode
+def _texts_of(tokenizer: "Tokenizer", size: int) -> tuple[str, ...]:
+    once, twice = (tokenizer.decode_batch([[i] * times for i in range(size)], skip_special_tokens=False) for times in (1, 2))
+    return tuple(text[len(start) :] for start, text in zip(once, twice, strict=True))
 
 
 def visible(text: str, newline: str = "↵") -> str:

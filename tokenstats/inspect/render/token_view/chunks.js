@@ -16,6 +16,8 @@ export class Chunk {
     this.end = end;
     this.isDrawn = false;
     this.nodes = 0;
+    this.top = 0;
+    this.height = 0;
     this.box = element("div", { class: "chunk" });
   }
 
@@ -46,9 +48,20 @@ export class Chunk {
     this.isDrawn = true;
   }
 
+  /** Read where it stands; the layout must not be asked for again until something is drawn. */
+  measure() {
+    this.top = this.box.offsetTop;
+    this.height = this.box.offsetHeight;
+  }
+
+  /** How far it is from a place, pixels. */
+  distance(/** @type {number} */ place) {
+    return Math.max(0, this.top - place, place - this.top - this.height);
+  }
+
   clear() {
     if (!this.isDrawn) return;
-    this.box.style.height = `${this.box.offsetHeight}px`;
+    this.box.style.height = `${this.height}px`;
     this.box.replaceChildren();
     this.nodes = 0;
     this.isDrawn = false;

@@ -2,12 +2,14 @@
 import { heldDecisions, Settings, Steering } from "./steering.js";
 import { TokenView } from "./view.js";
 
-/** @typedef {{row?: any, rowKey?: string, data?: any, draw?: () => void, view?: TokenView}} Slot */
+/** @typedef {{row?: any, rowKey?: string, data?: any, draw?: () => void, view?: TokenView, bin?: string}} Slot */
 
 /** @type {Record<string, Slot>} what has arrived for each token view on the page */
 const slots = ((/** @type {any} */ (globalThis)).tokenstatsSlots ??= {});
-/** @type {WeakMap<object, {view: TokenView, shown: string}>} */
+/** @type {WeakMap<object, {view: TokenView, shown: string, said: Record<string, any>}>} what each place shows, and what it told the server */
 const views = new WeakMap();
+/** @type {WeakMap<object, Steering>} */
+const steerings = new WeakMap();
 
 /** @param {{data: any, parentElement: any, setStateValue: (name: string, value: any) => void}} component */
 export default function ({ data, parentElement, setStateValue }) {
@@ -28,12 +30,18 @@ function draw(slot, parent, say) {
   let held = views.get(parent);
   if (!held) {
     const place = parent.querySelector(".token-view-place");
-    held = { view: new TokenView(place, { pin: (token) => say("pinned", [slot.row.number, token]), colour: (key) => say("colour", key) }), shown: "" };
+    /** @type {Record<string, any>} */
+    const said = {};
+    const tell = (/** @type {string} */ name, /** @type {any} */ value) => say(name, (said[name] = value));
+    const view = new TokenView(place, { pin: (token) => tell("pinned", [slot.row.number, token]), colour: (key) => tell("colour", key) });
+    held = { view, shown: "", said };
     views.set(parent, held);
   }
   held.view.root.classList.toggle("dark", isDark(held.view.root));
+  held.view.root.classList.toggle("dimmed", Boolean(slot.data.settings.dimmed));
   if (held.shown === slot.rowKey) {
-    held.view.settings.scales = slot.data.settings.scales;
+    // settings that were sent before the reader's last click had arrived are not the newest
+    if (Object.entries(held.said).every(([name, value]) => String(value) === String(slot.data.heard[name]))) held.view.follow(slot.data.settings);
     held.view.decide(slot.data.decisions);
   } else held.view.show(slot.row, slot.data.decisions, slot.data.settings);
   held.shown = slot.rowKey ?? "";
@@ -46,12 +54,21 @@ function steer(slot, data, parent, say) {
   place.className = "token-view-place token-view steering";
   place.classList.toggle("dark", isDark(place));
   const names = data.steering.columns.map((/** @type {any} */ column) => column.name);
-  const held = (/** @type {number[]} */ chosen) => {
-    const row = slot.view?.row;
-    if (!row || !data.levels || row.number !== data.number) return; // this row is not in memory: it follows on release
-    slot.view?.decide(heldDecisions(slot.data.decisions, data.levels, row.targets, names, chosen, data.both));
+  let steering = steerings.get(parent);
+  if (!steering) steerings.set(parent, (steering = new Steering(place, { held: () => {}, released: () => {}, bin: () => {} })));
+  steering.hands = {
+    held: (chosen) => {
+      const row = slot.view?.row;
+      const levels = slot.data?.settings.levels;
+      if (!row || !levels || slot.rowKey !== slot.data.rowKey) return; // this row is not in memory: it follows on release
+      slot.view?.decide(heldDecisions(slot.data.decisions, levels, row.targets, names, chosen, data.both));
+    },
+    released: (chosen) => say("released", { chosen: [...chosen], at: Date.now() }), // told again, it counts again
+    bin: (column, bin) => {
+      slot.bin = slot.bin === `${column} ${bin}` ? "" : `${column} ${bin}`; // pressed again, its list goes
+      say("bin", slot.bin ? [column, bin] : null);
+    },
   };
-  const steering = new Steering(place, held, (chosen) => say("released", { chosen: [...chosen] }));
   steering.show(new Settings(data.steering), data.chosen, data.both);
 }
 

@@ -3,6 +3,8 @@ import { chunksOf } from "./chunks.js";
 import { element, grouped, percent } from "./dom.js";
 
 const MOST_NODES = 2600;
+/** What the window does not show yet is drawn as long as this lasts in a frame, milliseconds. */
+const AHEAD_MS = 6;
 /** Context of more pieces is folded to its beginning and its end. */
 const FOLD_ABOVE = 160;
 const FOLDED_HEAD = 60;
@@ -22,6 +24,7 @@ export class Drawing {
     /** @type {Colouring|undefined} */
     this.colouring = undefined;
     this.current = -1;
+    this.isMeasured = false;
     scroller.replaceChildren(...row.messages.map((message, i) => this.#message(message, i)));
     this.#collect();
   }
@@ -76,28 +79,52 @@ export class Drawing {
   guessHeights() {
     const width = Math.max(200, this.scroller.clientWidth - 40);
     for (const chunk of this.chunks) chunk.guessHeight(width / 8.4, 29);
+    this.isMeasured = false;
   }
 
-  /** Draw what is near the window, and clear the farthest where there are too many nodes. */
+  /** One look at the layout serves a frame: each that followed a change would lay out the page again. */
+  #measure() {
+    if (!this.isMeasured) for (const chunk of this.chunks) chunk.measure();
+    this.isMeasured = true;
+  }
+
+  /** @param {Chunk} chunk */
+  #draw(chunk) {
+    chunk.draw();
+    this.#paintChunk(chunk);
+    this.isMeasured = false;
+  }
+
+  /** Draw what the window shows, then what is near it while there is time, and clear what is far. Returns whether all is drawn. */
   update() {
     const { scrollTop, clientHeight } = this.scroller;
     const middle = scrollTop + clientHeight / 2;
-    const distance = (/** @type {Chunk} */ chunk) => {
-      const top = chunk.box.offsetTop;
-      return Math.max(0, top - middle, middle - top - chunk.box.offsetHeight);
-    };
-    const byDistance = this.chunks.map((chunk) => ({ chunk, far: distance(chunk) })).sort((a, b) => a.far - b.far);
+    this.#measure();
+    const byDistance = this.chunks.map((chunk) => ({ chunk, far: chunk.distance(middle) })).sort((a, b) => a.far - b.far);
+    const end = performance.now() + AHEAD_MS;
     let nodes = 0;
-    const fresh = [];
+    let isWhole = true;
     for (const { chunk, far } of byDistance) {
       const isNear = far < 1.5 * clientHeight && nodes + (chunk.end - chunk.first) < MOST_NODES;
-      if (isNear && !chunk.isDrawn) {
-        chunk.draw();
-        fresh.push(chunk);
-      } else if (!isNear && chunk.isDrawn) chunk.clear();
+      if (!isNear) this.#clear(chunk);
+      else if (!chunk.isDrawn && (far < clientHeight / 2 || performance.now() < end)) this.#draw(chunk);
+      else isWhole &&= chunk.isDrawn;
       nodes += chunk.nodes;
     }
-    for (const chunk of fresh) this.#paintChunk(chunk);
+    return isWhole;
+  }
+
+  /** @param {Chunk} chunk */
+  #clear(chunk) {
+    this.isMeasured &&= !chunk.isDrawn;
+    chunk.clear();
+  }
+
+  /** The first and the last piece of the chunks that the window shows, as of the last update. @returns {[number, number]|undefined} */
+  seen() {
+    const { scrollTop, clientHeight } = this.scroller;
+    const shown = this.chunks.filter(({ top, height }) => top < scrollTop + clientHeight && top + height > scrollTop);
+    return shown.length ? [shown[0].first, shown[shown.length - 1].end] : undefined;
   }
 
   /** Colour everything anew. @param {Colouring} colouring */
@@ -170,8 +197,7 @@ export class Drawing {
     if (!chunk) return;
     // what lies around it is drawn first, and moves it: twice is enough, as the second time all of it is there
     for (let time = 0; time < 2; time++) {
-      chunk.draw();
-      this.#paintChunk(chunk);
+      this.#draw(chunk);
       const box = /** @type {HTMLElement} */ (chunk.elementOf(piece));
       const top = box.offsetTop;
       const { scrollTop, clientHeight } = this.scroller;

@@ -61,56 +61,96 @@ export function heldDecisions(decisions, levels, targets, names, chosen, both) {
   return { ...decisions, kept, clauses: both && active.length > 1 ? [joined] : clauses.filter((_, i) => chosen[i] > 0) };
 }
 
+/** @typedef {{held: (chosen: number[]) => void, released: (chosen: number[]) => void, bin: (column: string, bin: number) => void}} Hands what a reader's hand does: a threshold held, let go, a bin pressed */
+
 export class Steering {
-  /** @param {HTMLElement} root @param {(chosen: number[]) => void} held @param {(chosen: number[]) => void} released */
-  constructor(root, held, released) {
+  /** @param {HTMLElement} root @param {Hands} hands */
+  constructor(root, hands) {
     this.root = root;
-    this.held = held;
-    this.released = released;
+    this.hands = hands;
     /** @type {number[]} */
     this.chosen = [];
+    this.isHeld = false;
+    this.isDragged = false;
+    this.pressedAt = 0;
+    /** @type {HTMLInputElement[]} */
+    this.ranges = [];
   }
 
-  /** @param {Settings} settings @param {number[]} chosen @param {boolean} both */
+  /** Answers that come while a threshold is held are to what was let go before: they wait for the next. @param {Settings} settings @param {number[]} chosen @param {boolean} both */
   show(settings, chosen, both) {
+    if (this.isHeld) return;
+    const isNew = String(this.settings?.columns.map(({ name }) => name)) !== String(settings.columns.map(({ name }) => name)) || this.settings?.unit !== settings.unit;
     this.settings = settings;
     this.chosen = [...chosen];
     this.both = both;
-    this.total = element("p", { class: "steer-total", "aria-live": "polite" });
-    this.canvases = settings.columns.map(() => /** @type {HTMLCanvasElement} */ (element("canvas", { height: HEIGHT, role: "img" })));
-    this.root.replaceChildren(this.total, element("div", { class: "steer-columns" }, settings.columns.map((column, i) => this.#column(column, i))));
+    if (isNew) this.#build();
+    this.ranges.forEach((range, i) => {
+      range.max = String(settings.columns[i].settings.length - 1);
+      range.value = String(chosen[i]);
+    });
     this.#paint();
   }
 
-  /** @param {Column} column @param {number} i */
-  #column(column, i) {
-    const range = /** @type {HTMLInputElement} */ (element("input", { type: "range", min: 0, max: column.settings.length - 1, "aria-label": `highest ${column.name}` }));
-    range.value = String(this.chosen[i]);
-    const said = element("output", {});
-    const move = (/** @type {number} */ setting) => {
-      this.chosen[i] = setting;
-      range.value = String(setting);
-      this.#paint();
-      this.held(this.chosen);
-    };
-    range.addEventListener("input", () => move(Number(range.value)));
-    range.addEventListener("change", () => this.released(this.chosen));
-    const canvas = this.canvases[i];
-    const drag = (/** @type {PointerEvent} */ event) => {
-      if (this.settings.unit !== "nats" || !event.buttons) return;
-      move(this.#settingAt(column, canvas, event));
-      if (event.type === "pointerdown") canvas.setPointerCapture(event.pointerId);
-    };
-    canvas.addEventListener("pointerdown", drag);
-    canvas.addEventListener("pointermove", (event) => (event.buttons ? drag(event) : this.#hover(column, i, event)));
-    canvas.addEventListener("pointerup", () => this.settings.unit === "nats" && this.released(this.chosen));
-    canvas.classList.toggle("draggable", this.settings.unit === "nats");
-    return element("div", { class: "steer" }, [canvas, element("label", {}, [range, said]), element("p", { class: "quiet steer-hover" })]);
+  #build() {
+    const { columns } = /** @type {Settings} */ (this.settings);
+    this.total = element("p", { class: "steer-total", "aria-live": "polite" });
+    this.canvases = columns.map(() => /** @type {HTMLCanvasElement} */ (element("canvas", { height: HEIGHT, role: "img" })));
+    this.ranges = columns.map((column) => /** @type {HTMLInputElement} */ (element("input", { type: "range", min: 0, "aria-label": `highest ${column.name}` })));
+    this.root.replaceChildren(this.total, element("div", { class: "steer-columns" }, columns.map((_, i) => this.#column(i))));
   }
 
-  /** The setting whose limit is nearest to the pointer. */
-  #settingAt(/** @type {Column} */ column, /** @type {HTMLCanvasElement} */ canvas, /** @type {PointerEvent} */ event) {
-    const bin = this.#binAt(column, canvas, event);
+  /** @param {number} i */
+  #column(i) {
+    const [range, canvas] = [this.ranges[i], this.canvases[i]];
+    range.addEventListener("input", () => this.#move(i, Number(range.value)));
+    range.addEventListener("change", () => this.#release());
+    // let go where it was taken: there is no change to be told of
+    for (const end of ["pointerup", "keyup", "blur"]) range.addEventListener(end, () => setTimeout(() => this.isHeld && this.#release()));
+    canvas.addEventListener("pointerdown", (event) => {
+      this.pressedAt = event.clientX;
+      canvas.setPointerCapture(event.pointerId);
+    });
+    canvas.addEventListener("pointermove", (event) => (event.buttons ? this.#drag(i, event) : this.#hover(i, event)));
+    canvas.addEventListener("pointerup", (event) => {
+      if (this.isDragged) this.#release();
+      else this.hands.bin(this.#columnAt(i).name, Math.floor(this.#binAt(i, event)));
+    });
+    canvas.addEventListener("pointercancel", () => this.isDragged && this.#release());
+    canvas.classList.toggle("draggable", this.settings?.unit === "nats");
+    return element("div", { class: "steer" }, [canvas, element("label", {}, [range, element("output", {})]), element("p", { class: "quiet steer-hover" })]);
+  }
+
+  /** @param {number} i @returns {Column} */
+  #columnAt(i) {
+    return /** @type {Settings} */ (this.settings).columns[i];
+  }
+
+  #move(/** @type {number} */ i, /** @type {number} */ setting) {
+    this.isHeld = true;
+    this.chosen[i] = setting;
+    this.ranges[i].value = String(setting);
+    this.#paint();
+    this.hands.held(this.chosen);
+  }
+
+  #release() {
+    this.isHeld = false;
+    this.isDragged = false;
+    this.hands.released(this.chosen);
+  }
+
+  /** In nats the line follows the pointer, once it has moved as far as no trembling hand does. @param {number} i @param {PointerEvent} event */
+  #drag(i, event) {
+    if (this.settings?.unit !== "nats") return;
+    this.isDragged ||= Math.abs(event.clientX - this.pressedAt) > 3;
+    if (this.isDragged) this.#move(i, this.#settingAt(i, event));
+  }
+
+  /** The setting whose limit is nearest to the pointer. @param {number} i @param {PointerEvent} event */
+  #settingAt(i, event) {
+    const column = this.#columnAt(i);
+    const bin = this.#binAt(i, event);
     let best = 0;
     for (let s = 1; s < column.settings.length; s++) {
       if (Math.abs(binOf(column, column.settings[s]) - bin) < Math.abs(binOf(column, column.settings[best]) - bin) || !best) best = s;
@@ -118,18 +158,21 @@ export class Steering {
     return best;
   }
 
-  #binAt(/** @type {Column} */ column, /** @type {HTMLCanvasElement} */ canvas, /** @type {PointerEvent} */ event) {
-    const { left, width } = canvas.getBoundingClientRect();
-    return Math.min(Math.max(((event.clientX - left) / width) * column.counts.length, 0), column.counts.length - 1);
+  /** @param {number} i @param {PointerEvent} event */
+  #binAt(i, event) {
+    const { left, width } = this.canvases[i].getBoundingClientRect();
+    const { length } = this.#columnAt(i).counts;
+    return Math.min(Math.max(((event.clientX - left) / width) * length, 0), length - 1);
   }
 
-  /** Which bin the pointer is over, how many tokens it has, and what share of them this threshold drops. */
-  #hover(/** @type {Column} */ column, /** @type {number} */ i, /** @type {PointerEvent} */ event) {
-    const bin = Math.floor(this.#binAt(column, this.canvases[i], event));
+  /** Which bin the pointer is over, how many tokens it has, and what share of them this threshold drops. @param {number} i @param {PointerEvent} event */
+  #hover(i, event) {
+    const column = this.#columnAt(i);
+    const bin = Math.floor(this.#binAt(i, event));
     const dropped = this.chosen[i] ? column.byBin[this.chosen[i] * column.counts.length + bin] : 0;
     const said = /** @type {HTMLElement} */ (this.root.querySelectorAll(".steer-hover")[i]);
     const range = `${short(column.edges[bin])} to ${short(column.edges[bin + 1])} nats`;
-    said.textContent = `${range}: ${grouped(column.counts[bin])} targets, ${percent(dropped, column.counts[bin]) || "none"} dropped`;
+    said.textContent = `${range}: ${grouped(column.counts[bin])} targets, ${percent(dropped, column.counts[bin]) || "none"} dropped; a click lists them`;
   }
 
   #paint() {

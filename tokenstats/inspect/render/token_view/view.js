@@ -53,6 +53,15 @@ export class TokenView {
     this.#scrolled();
   }
 
+  /** The same row, with another token pinned or another colouring, as the page's address has it. @param {Settings} settings */
+  follow(settings) {
+    this.settings = settings;
+    const pinned = settings.pinned ?? -1;
+    if (!this.row || pinned === this.pinned || pinned >= this.row.length) return;
+    if (pinned >= 0) this.moveTo(pinned);
+    this.pinned = pinned;
+  }
+
   /** The same row under other decisions: only colours and counts change. @param {any} decisions */
   decide(decisions) {
     this.decisions = new Decisions(decisions);
@@ -178,9 +187,8 @@ export class TokenView {
 
   #scrolled() {
     if (!this.drawing || !this.row) return;
-    this.drawing.update();
-    const { scrollTop, clientHeight } = this.scroller;
-    const seen = this.drawing.chunks.filter(({ box }) => box.offsetTop < scrollTop + clientHeight && box.offsetTop + box.offsetHeight > scrollTop);
-    if (seen.length) this.minimap.show(this.row.starts[seen[0].first], this.row.starts[seen[seen.length - 1].end]);
+    if (!this.drawing.update()) this.#soon();
+    const seen = this.drawing.seen();
+    if (seen) this.minimap.show(this.row.starts[seen[0]], this.row.starts[seen[1]]);
   }
 }

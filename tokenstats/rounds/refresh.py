@@ -1,0 +1,90 @@
+"""One round: the policy of a step is scored, the rule becomes a mask, and the mask is held beside the last one."""
+
+from pathlib import Path
+
+from tokenstats.computing import score_store
+from tokenstats.errors import InputError, StoreError
+from tokenstats.masking.build import build_mask
+from tokenstats.masking.compare import compare
+from tokenstats.masking.engine.counts import Counts
+from tokenstats.masking.engine.decisions import stored_decisions
+from tokenstats.masking.engine.targets import iter_targets
+from tokenstats.rounds.plan import Plan
+from tokenstats.rounds.record import Moved, Round, RoundClause
+from tokenstats.store import Mask, Scoring, Store
+
+
+def make_round(plan: Plan, number: int, policy: str | Path, last: Round | None) -> Round:
+    """Score and mask a policy; what a killed run has done of it is taken up.
+
+    Args:
+        plan: The run.
+        number: Of the round, from 0.
+        policy: The model as it is after ``plan.starts[number]`` steps.
+        last: The round before, or None.
+
+    Raises:
+        InputError: The models cannot be scored, or the reference is not the last round's.
+        StoreError: The disk refuses, or what lies under the round's name is of something else.
+    """
+    name, store = plan.name(number), plan.store
+    scoring = score_store(
+        store, model=str(policy), reference=plan.reference, name=name, scoring=plan.rounds.scoring(plan.options)
+    )
+    manifest = scoring.manifest
+    reference = manifest.reference.fingerprint if manifest.reference is not None else None
+    if last is not None and reference != last.reference:
+        raise InputError(
+            f"the reference {plan.reference} is another model than in {last.name}; put it back as it was, and remove "
+            f"{scoring.folder} from {store.path}"
+        )
+    mask = build_mask(store, plan.rule, name, scoring=name)
+    jaccard, clauses = _beside(store, mask, last)
+    return Round(
+        name=name,
+        step=plan.starts[number],
+        policy=manifest.model.fingerprint,
+        reference=reference,
+        scoring=manifest.fingerprint,
+        mask=mask.manifest.fingerprint,
+        targets=mask.manifest.targets,
+        kept=mask.manifest.kept,
+        jaccard=jaccard,
+        entropy=Moved(last.entropy.now if last is not None else None, manifest.means["entropy"]),
+        kl=_kl(scoring, last),
+        clauses=clauses,
+        overlap=_overlap(store, name),
+        settled=jaccard is not None and plan.rounds.until_jaccard is not None and jaccard >= plan.rounds.until_jaccard,
+    )
+
+
+def check_round(plan: Plan, made: Round) -> None:
+    """Raise StoreError where a round that was made is no longer what it was."""
+    found = plan.store.scorings[made.name].manifest.fingerprint, plan.store.masks[made.name].manifest.fingerprint
+    if found != (made.scoring, made.mask):
+        raise StoreError(
+            f"{made.name} in {plan.store.path} is another scoring or mask than {plan.out} was trained with; put it back as it "
+            "was, or begin anew in another folder and under other names"
+        )
+
+
+def _beside(store: Store, mask: Mask, last: Round | None) -> tuple[float | None, tuple[RoundClause, ...]]:
+    """The Jaccard index of what this mask and the last one drop, and the clauses."""
+    if last is None:
+        return None, tuple(RoundClause(clause.text, clause.dropped, None) for clause in mask.manifest.clauses)
+    found = compare(store, mask.name, last.name)
+    return found.jaccard, tuple(RoundClause(each.text, each.dropped, each.dropped_by_other) for each in found.a.clauses)
+
+
+def _kl(scoring: Scoring, last: Round | None) -> Moved | None:
+    means = scoring.manifest.means
+    if "kl" not in means:
+        return None
+    return Moved(last.kl.now if last is not None and last.kl is not None else None, means["kl"])
+
+
+def _overlap(store: Store, mask: str) -> float:
+    """Tokens that several clauses drop / tokens that any drops."""
+    parts = (Counts.of(stored_decisions(store, mask, targets)) for targets in iter_targets(store, (), {}))
+    counts = sum(parts, Counts())
+    return counts.several / counts.dropped if counts.dropped else 0.0
