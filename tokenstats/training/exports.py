@@ -33,8 +33,8 @@ class ExportSummary:
     """What was written.
 
     Attributes:
-        to: The folder: Parquet ``files`` in ``data``, with save_to_disk an Arrow dataset in ``disk``, a dataset card (README.md)
-            and ``tokenstats.json`` with the origin.
+        to: The folder: Parquet ``files`` in ``data``, with save_to_disk an Arrow dataset in ``disk``, a dataset card
+            (README.md) and ``tokenstats.json`` with the origin.
         rows: Rows written.
         rows_left_out: Rows with nothing to learn, which are not.
         tokens: Tokens of the rows written.
