@@ -16,7 +16,7 @@ if str(FOLDER) not in sys.path:  # Streamlit does this too; its tests do not
 
 from components.keys import keyboard  # noqa: E402
 from pages import audit, compare, overview, rows, runs, tokens  # noqa: E402
-from widgets import choice, friendly, still_there  # noqa: E402
+from widgets import choice, friendly, still_there, with_what_was_put  # noqa: E402
 
 from tokenstats.inspect.render.html import style  # noqa: E402
 from tokenstats.store import Store  # noqa: E402
@@ -35,7 +35,7 @@ PAGES = {
 def main() -> None:
     st.set_page_config(page_title="tokenstats", layout="wide", initial_sidebar_state="auto")
     st.html(f"<style>{(FOLDER / 'style.css').read_text(encoding='utf-8')}{style()}</style>")
-    with friendly():
+    with with_what_was_put(), friendly():
         store = choose_store()
         st.session_state.update(st.session_state.pop("go_to", {}))
         with st.sidebar:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import streamlit as st
+from widgets import put
 
 RULE = ("way", "cut_by", "entropy_share", "kl_share", "entropy_nats", "kl_nats", "combine", "expression", "protect")
 """The widgets that make the rule."""
@@ -47,7 +48,7 @@ def undo_buttons() -> None:
 
 
 def _move(step: int) -> None:
-    st.session_state.update(_rules().move(step))
+    put(_rules().move(step))
 
 
 def _rules() -> Rules:

@@ -45,10 +45,19 @@ function backUndoes() {
   let isReaders = false;
   for (const name of ["pointerdown", "keydown", "change"]) addEventListener(name, () => (isReaders = true), true);
   addEventListener("popstate", () => (isReaders = false), true);
-  const replace = history.replaceState.bind(history);
-  history.replaceState = (state, title, address) => {
-    const isNew = address && new URL(address, location.href).search !== location.search;
-    if (isReaders && isNew) history.pushState(state, title, address);
+  const [push, replace] = [history.pushState.bind(history), history.replaceState.bind(history)];
+  const write = (/** @type {any} */ state, /** @type {string} */ title, /** @type {string|URL|null|undefined} */ address) => {
+    const isNew = address && parameters(new URL(address, location.href).search) !== parameters(location.search);
+    if (isReaders && isNew) push(state, title, address);
     else replace(state, title, address);
   };
+  history.replaceState = write;
+  history.pushState = write; // the server's own entries too: one that says the same in another order is none
+}
+
+/** What an address says, whatever the order. @param {string} search */
+function parameters(search) {
+  const said = new URLSearchParams(search);
+  said.sort();
+  return said.toString();
 }

@@ -8,7 +8,7 @@ from components.token_view import view_component
 from hits import choose_hit
 from loading import Key, load_limits, preview_key
 from rule_panel import OFF, SCOPES
-from widgets import friendly, go
+from widgets import friendly, go, put
 
 from tokenstats.inspect.preview import Outcome, Preview
 from tokenstats.inspect.rows.bins import tokens_of_bin
@@ -82,7 +82,4 @@ def _chosen(column: str, scope: str, settings: Sequence[float]) -> int:
 def _released(columns: Sequence[str], scope: str, settings: Mapping[str, Sequence[float]]) -> None:
     """The thresholds that were let go become the rule's: the sidebar has the same."""
     for column, setting in zip(columns, st.session_state[_KEY]["released"]["chosen"], strict=True):
-        if scope == "nats":
-            st.session_state[f"{column}_nats"] = settings[column][setting]
-        else:
-            st.session_state[f"{column}_share"] = int(setting)
+        put({f"{column}_nats": settings[column][setting]} if scope == "nats" else {f"{column}_share": int(setting)})
