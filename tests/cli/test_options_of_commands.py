@@ -16,7 +16,7 @@ from tokenstats.rounds.run import train_rounds
 from tokenstats.training import TrainOptions, export, train
 
 FUNCTIONS = {"compute": compute, "train": train, "rounds": train_rounds, "export": export}
-WITH_RUN_FILE = ("train",)
+WITH_RUN_FILE = ("train", "rounds")
 ON_ONE_SIDE = {"as_json", "help", "config", "print_config"}
 """How a command prints, and where its options come from."""
 ONLY_IN_PYTHON = {"callbacks"}

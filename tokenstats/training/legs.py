@@ -41,3 +41,8 @@ class EndOfLeg(TrainerCallback):
         # not before: in the checkpoint the run goes on
         if state.global_step == self.last_step:
             control.should_training_stop = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The run goes on: nothing is told or evaluated as at its end."""
+        if state.global_step == self.last_step < state.max_steps:
+            control.should_evaluate = control.should_log = False
