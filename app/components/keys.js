@@ -50,6 +50,7 @@ function backUndoes() {
     const isNew = address && parameters(new URL(address, location.href).search) !== parameters(location.search);
     if (isReaders && isNew) push(state, title, address);
     else replace(state, title, address);
+    if (isNew) isReaders = false; // what follows by itself belongs to the same entry
   };
   history.replaceState = write;
   history.pushState = write; // the server's own entries too: one that says the same in another order is none

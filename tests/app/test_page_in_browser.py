@@ -77,6 +77,7 @@ def test_changes_of_the_rule_are_undone_and_redone_and_back_undoes_any_change(pa
     page.wait_for_function("text => document.body.innerText.replace(/\\s+/g, ' ').includes(text)", arg=second)
     page.locator("body").press("j")
     page.locator(".facts b", has_text="row 14").wait_for()
+    page.wait_for_url("**row=14*")
     page.get_by_text("Compare", exact=True).click()
     page.get_by_text("Rows by disagreement").wait_for()
     page.go_back()

@@ -14,10 +14,12 @@ const steerings = new WeakMap();
 /** @param {{data: any, parentElement: any, setStateValue: (name: string, value: any) => void}} component */
 export default function ({ data, parentElement, setStateValue }) {
   const slot = (slots[data.slot] ??= {});
-  if (data.steering) steer(slot, data, parentElement, setStateValue);
-  else if (data.row) {
-    Object.assign(slot, { row: data.row, rowKey: data.rowKey });
-  } else {
+  if (data.steering) {
+    steer(slot, data, parentElement, setStateValue); // the tokens stay as they were held until their own message comes
+    return;
+  }
+  if (data.row) Object.assign(slot, { row: data.row, rowKey: data.rowKey });
+  else {
     slot.data = data;
     slot.draw = () => draw(slot, parentElement, setStateValue);
   }
