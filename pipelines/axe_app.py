@@ -1,7 +1,7 @@
 """The app's pages held against the rules of axe-core, light and dark, wide and narrow: what is serious, and where.
 
     npm install axe-core                                     # in a folder of its own; it is not part of this project
-    python -m pipelines.axe_app node_modules/axe-core/axe.min.js runs/demo/store
+    python -m pipelines.axe_app node_modules/axe-core/axe.min.js runs/store
 
 Prints each violation with its weight and one element that has it; exit status 1 where one is serious or critical. Needs
 Chromium and playwright.

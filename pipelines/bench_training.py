@@ -13,7 +13,9 @@ pass and the same forward passes in a step, in float32 on a CPU, in bfloat16 aut
     plain            ours on all targets
     stored           ours with the mask of EKSFT's rule
     stored, batch 1  the same, one row a forward pass
-    tokens           the same, forward passes of as many tokens as rows · mean length
+    terms            stored, and an entropy bonus on the first clause, a KL penalty on the second, the reference's states cached
+    follow           the same, the rule decided in each step instead of before
+    tokens           stored, forward passes of as many tokens as rows · mean length
     padding-free     the same, rows laid one after the other
 
 Peak memory is of a process of its own for each: resident on a CPU (needs Linux), allocated on a GPU. Ids and statistics are
@@ -30,7 +32,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoTokenizer,
+    PreTrainedTokenizerFast,
     PrinterCallback,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -54,19 +57,28 @@ from pipelines.made_up_store import ASSISTANT, USER, FlatPart, made_up_statistic
 from pipelines.tinymath import DATA
 from tokenstats import ExportOptions, Rule, Store, TrainOptions, build_mask, export
 from tokenstats.alignment import outputs_that_predict
-from tokenstats.modeling.head import SplitModel
+from tokenstats.following import follow_rule
+from tokenstats.modeling.tokenizer import tokenizer_fingerprint
 from tokenstats.training.arguments import trainer_arguments
-from tokenstats.training.batching import BatchPlan, OptimizerBatches
-from tokenstats.training.callbacks import callbacks_of
 from tokenstats.training.data import collate, load_training_data
 from tokenstats.training.loop import MaskedTrainer
-from tokenstats.training.metrics import Meter
+from tokenstats.training.mixture import choose_sources
+from tokenstats.training.request import Request
 from tokenstats.training.rows import IGNORED, choose_mask
+from tokenstats.training.setup import plan_run
+from tokenstats.training.trainer import prepare, trainer_for
 
 TARGET_SHARE = 0.55
 """Of GSM8K's training rows, by characters."""
 EKSFT_SHARE, ENTROPY_WEIGHT, KL_WEIGHT = 0.2, 0.05, 0.05
 MASK = "eksft"
+TERMS = {
+    "entropy_bonus": ENTROPY_WEIGHT,
+    "entropy_on": "clause 1",
+    "kl_penalty": KL_WEIGHT,
+    "kl_on": "clause 2",
+    "reference": "beside",  # a folder, once there is one
+}
 
 
 @dataclass(frozen=True)
@@ -87,8 +99,9 @@ class Setting:
     def vocabulary(self) -> int:
         return 151_936 if self.shape == "0.5b" else 704
 
-    def model(self) -> Any:
-        torch.manual_seed(0)
+    def model(self, seed: int = 0) -> Any:
+        """The policy is of seed 0. The bundled model has no other weights: its reference is itself, at the same cost."""
+        torch.manual_seed(seed)
         if self.shape != "0.5b":
             return Qwen3ForCausalLM.from_pretrained(DATA / "models" / "base", dtype=torch.float32)
         config = Qwen2Config(
@@ -121,23 +134,37 @@ def make_rows(setting: Setting) -> int:
     role = np.where(is_target, ASSISTANT, USER)
     part = FlatPart(offsets, ids, is_target, role, made_up_statistics(rng, len(ids)))
     store = write_store(Path(setting.folder) / "store", [part], vocabulary=setting.vocabulary)
+    _give_tokenizer(store)
     kept = build_mask(store, Rule.load(MASK), MASK).manifest.kept
     export(store, mask=MASK, to=Path(setting.folder) / "export", options=ExportOptions(trainer="trl"))
     print(f"{setting.rows} rows, {setting.lengths} lengths: {offsets[-1]:,} tokens, {is_target.sum():,} targets, {kept:,} kept")
     return kept
 
 
-def ours(setting: Setting, mask: str | None, **changes: Any) -> Trainer:
-    options, store = setting.options(**changes).resolved, setting.store
-    arguments = trainer_arguments(options, Path(setting.folder) / "ours", resumed=False)
-    data, model = load_training_data(store, choose_mask(store, mask)), setting.model().to(arguments.device)
-    batches = OptimizerBatches(data.train, 0, BatchPlan.of(options, 1))
-    split = SplitModel(model, float32_head=False)
-    meter = Meter.of(None, arguments.device)
-    callbacks = callbacks_of(options, (), batches, lambda: None, meter)
-    return MaskedTrainer(
-        model, arguments, batches, None, None, split, divide_by_weights=False, meter=meter, callbacks=callbacks
-    )  # type: ignore[arg-type]
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Pads, and is saved with models; nothing is read with it."""
+    return AutoTokenizer.from_pretrained(DATA / "models" / "base")
+
+
+def _give_tokenizer(store: Store) -> None:
+    tokenizer().save_pretrained(store.tokenizer_folder)
+    described = store.manifest.tokenizer.model_copy(update={"fingerprint": tokenizer_fingerprint(tokenizer())})
+    store.manifest.model_copy(update={"tokenizer": described}).write(store.path)
+
+
+def ours(setting: Setting, mask: str | None, follow: bool = False, **changes: Any) -> Trainer:
+    """Our own trainer, as the command makes it, but for what it writes."""
+    folder, options, store = Path(setting.folder), setting.options(**changes).resolved, setting.store
+    for name, seed in (("policy", 0), ("reference", 1)):
+        if not (folder / name).exists():
+            setting.model(seed).save_pretrained(folder / name)
+            tokenizer().save_pretrained(folder / name)
+    if options.reference is not None:
+        options = replace(options, reference=str(folder / "reference"), reference_cache=str(folder / f"states-{follow}"))
+    rule = follow_rule(store, MASK) if follow else None
+    request = Request(choose_sources([store], mask), str(folder / "policy"), folder / "ours", options, rule)
+    arguments = trainer_arguments(options, request.out, resumed=False)
+    return trainer_for(request, prepare(request, plan_run(request), arguments), arguments)
 
 
 def by_tokens(setting: Setting, **changes: Any) -> Trainer:
@@ -171,9 +198,8 @@ def trl(setting: Setting) -> Trainer:
 
     files = [str(path) for path in (Path(setting.folder) / "export" / "data").glob("*.parquet")]
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=f"{setting.folder}/cache")
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "models" / "base")  # the rows have their ids: it only pads
     return SFTTrainer(
-        setting.model(), args=SFTConfig(max_length=None, **others(setting)), train_dataset=rows, processing_class=tokenizer
+        setting.model(), args=SFTConfig(max_length=None, **others(setting)), train_dataset=rows, processing_class=tokenizer()
     )
 
 
@@ -230,12 +256,20 @@ RIVALS: dict[str, Callable[[Setting], Trainer]] = {
     "stored, batch 1": lambda setting: ours(
         setting, MASK, batch_size=1, accumulation=setting.batch_size * setting.accumulation
     ),
+    "terms": lambda setting: ours(setting, MASK, **TERMS),
+    "follow": lambda setting: ours(setting, MASK, follow=True, **TERMS),
     "tokens": by_tokens,
     "padding-free": lambda setting: by_tokens(setting, padding_free=True),
 }
 
 
-BOUNDS = (("stored", "trl", 1.0), ("stored", "eksft", 0.62), ("stored, batch 1", "eksft, batch 1", 0.62))
+BOUNDS = (
+    ("stored", "trl", 1.0),
+    ("stored", "eksft", 0.62),
+    ("stored, batch 1", "eksft, batch 1", 0.62),
+    ("terms", "eksft", 1.0),
+    ("follow", "eksft", 0.75),
+)
 
 
 class Stopwatch(TrainerCallback):

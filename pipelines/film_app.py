@@ -1,6 +1,6 @@
 """A job played through in the app on the demo's store, in ten pictures for docs/APP.md.
 
-    python -m pipelines.film_app runs/demo/store --to docs/app
+    python -m pipelines.film_app runs/store --to docs/app
 
 Works on a copy: the store stays as it is. Needs Chromium and playwright.
 """
@@ -18,7 +18,7 @@ from pipelines.bench_app import served
 from tokenstats import Store
 
 SIZE = {"width": 1280, "height": 860}
-SHOWN_STORE = "runs/demo/store"
+SHOWN_STORE = "runs/store"
 """How the store is called in the pictures, whatever folder it is copied to."""
 
 _RENAME = """([was, shown]) => {

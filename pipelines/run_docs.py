@@ -4,7 +4,7 @@
     python -m pipelines.run_docs README.md docs/*.md docs/*.ipynb --write    # put today's output in its place
 
 Each page is run on its own, from top to bottom, in a folder of its own with data/ in it and the demo's store, with its two
-masks, in runs/demo/store. Blocks are run by what stands behind their backticks:
+masks, in runs/store. Blocks are run by what stands behind their backticks:
 
     ```console     lines that begin with "$ " are commands; what follows each, up to the next, is its output
     ```pycon       a Python session, all of a page in one process
@@ -192,21 +192,21 @@ def _shown(cell: NotebookNode) -> str:
 
 
 def prepare(folder: Path, store: Path) -> None:
-    """Put data/ and a copy of the demo's store where a page expects them."""
+    """Put data/ and a copy of the store where a page expects them."""
     (folder / "data").symlink_to(ROOT / "data")
-    shutil.copytree(store, folder / "runs" / "demo" / "store")
+    shutil.copytree(store, folder / "runs" / "store")
 
 
 def make_store(folder: Path) -> Path:
-    """The demo's store with its two masks, as the README makes it."""
+    """The store with its two masks, as the README makes it."""
     (folder / "data").symlink_to(ROOT / "data")
     for command in (
-        "tokenstats compute data/sft.jsonl --model data/models/warmup --reference data/models/base --store runs/demo/store",
-        "tokenstats mask runs/demo/store --rule eksft --name eksft",
-        "tokenstats mask runs/demo/store --rule random --budget eksft --name random",
+        "tokenstats compute data/sft.jsonl --model data/models/warmup --reference data/models/base --store runs/store",
+        "tokenstats mask runs/store --rule eksft --name eksft",
+        "tokenstats mask runs/store --rule random --budget eksft --name random",
     ):
         run_command(command, folder)
-    return folder / "runs" / "demo" / "store"
+    return folder / "runs" / "store"
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from tokenstats.rounds.run import train_rounds
 from tokenstats.training import TrainOptions, export, train
 
 FUNCTIONS = {"compute": compute, "train": train, "rounds": train_rounds, "export": export}
-WITH_RUN_FILE = ("train",)
+WITH_RUN_FILE = ("train", "rounds")
 ON_ONE_SIDE = {"as_json", "help", "config", "print_config"}
 """How a command prints, and where its options come from."""
 ONLY_IN_PYTHON = {"callbacks"}
@@ -69,7 +69,7 @@ def test_a_flag_has_an_opposite_only_where_it_is_on_by_default_or_a_run_file_may
     for name, command in all_commands().commands.items():
         flags = [each for each in command.params if getattr(each, "is_flag", False)]
         with_opposite = {each.name for each in flags if each.secondary_opts}
-        expected = {"chat"} if name == "compute" else set()
+        expected = {"compute": {"chat"}, "rounds": {"plot"}}.get(name, set())
         if name in WITH_RUN_FILE:
             expected |= {each.name for each in fields(TrainOptions) if each.type is bool}
         assert with_opposite == expected, name

@@ -21,6 +21,7 @@ from tokenstats.training import TrainOptions, train
 from tokenstats.training.batching import BatchPlan, OptimizerBatches
 from tokenstats.training.data import TrainingData, load_training_data
 from tokenstats.training.legs import Leg
+from tokenstats.training.loop import MaskedTrainer
 from tokenstats.training.rows import choose_mask
 from tokenstats.training.trainer import train_leg
 
@@ -32,7 +33,7 @@ def test_rounds_whose_masks_are_equal_end_at_the_weights_of_one_run_with_that_ma
     store: Store, model: str, tmp_path: Path, lora: dict
 ) -> None:
     # 24 rows are 6 batches: masks are made within an epoch and at its end
-    options = replace(QUICK, max_steps=9, eval_share=0.0, **lora)
+    options = replace(QUICK, max_steps=9, **lora)
     found = train_rounds(store, model=model, rule=ALWAYS_THE_SAME, every=3, out=tmp_path / "rounds", options=options)
     assert [(each.step, each.jaccard) for each in found.rounds] == [(0, None), (3, 1.0), (6, 1.0)]
     build_mask(store, ALWAYS_THE_SAME, "hand", scoring="round-0")
@@ -52,6 +53,23 @@ def test_a_mask_that_is_like_the_last_one_stays_to_the_end(store: Store, model: 
     assert found.training.steps == 7
     train(store, model=model, mask="round-1", out=tmp_path / "whole", options=options)
     assert largest_difference(tmp_path / "out", tmp_path / "whole") == 0.0
+
+
+def test_rows_held_out_are_evaluated_at_the_ends_of_the_run_and_not_of_each_round(
+    store: Store, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated, usual = [], MaskedTrainer.evaluate
+
+    def evaluate(self: MaskedTrainer, *arguments: object, **options: object) -> dict[str, float]:
+        evaluated.append(self.state.global_step)
+        return usual(self, *arguments, **options)
+
+    monkeypatch.setattr(MaskedTrainer, "evaluate", evaluate)
+    options = replace(QUICK, max_steps=4, eval_share=0.25)
+    found = train_rounds(store, model=model, rule=ALWAYS_THE_SAME, every=2, out=tmp_path / "out", options=options)
+    evaluation = json.loads((tmp_path / "out" / "history.json").read_text())["evaluation"]
+    assert evaluated == [entry["step"] for entry in evaluation] == [0, 4]
+    assert (found.training.eval_rows, found.training.eval_loss) == (6, evaluation[1]["loss"])
 
 
 # ---- each mask of the policy of its step

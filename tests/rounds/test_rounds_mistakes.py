@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rounds_fixtures import ALWAYS_THE_SAME, arguments_of, copied
-from training_fixtures import QUICK, add_mask, byte_tokenizer, every_third_dropped, save_tiny_model
+from training_fixtures import QUICK, add_mask, byte_tokenizer, every_third_dropped, largest_difference, save_tiny_model
 
 from tokenstats.errors import InputError, StoreError, TokenstatsError
 from tokenstats.masking.rule import Rule
@@ -40,6 +40,11 @@ def everything_in(folder: Path) -> dict[Path, int]:
         ({"normalise": "targets"}, "normalise would do nothing: the rule does not weigh its tokens"),
         ({"kl_penalty": 0.1, "kl_on": "clause 3"}, "kl_on got clause '3', which the rule does not have; its clauses: 1: top"),
         ({"kl_penalty": 0.1, "kl_on": "kept", "reference_cache": "cache"}, "reference_cache is made of the tokens of one mask"),
+        (
+            {"best_by": "eval_loss", "eval_share": 0.1, "eval_steps": 2},
+            "best_by would do nothing: rounds train a model",
+        ),
+        ({"load_in_4bit": True, "lora_rank": 2}, "load_in_4bit=True would train a policy on rounded weights"),
         ({"model": "nowhere/at/all"}, "no model folder at nowhere/at/all"),
     ],
 )
@@ -202,6 +207,11 @@ def test_the_command_tells_each_round_as_it_comes_and_the_run_at_its_end(
     told = json.loads(out)
     assert [each["name"] for each in told["rounds"]] == ["round-0", "round-1"]
     assert told["training"]["steps"] == 5
+
+    again = ["--config", tmp_path / "out" / "run.toml", "--out", tmp_path / "again", "--prefix", "second"]
+    status, _, err = cli("rounds", store.path, *again)
+    assert status == 0, err
+    assert largest_difference(tmp_path / "again", tmp_path / "out") == 0.0
 
 
 def test_a_run_that_is_interrupted_says_how_to_go_on(

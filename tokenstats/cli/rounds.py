@@ -8,11 +8,13 @@ import typer
 
 from tokenstats.cli.options import StorePath
 from tokenstats.cli.printing import Answer, many, with_json
+from tokenstats.cli.run_files import with_run_file
 from tokenstats.cli.train_export import trained
 from tokenstats.rounds.options import RoundOptions
 from tokenstats.training.options import TrainOptions
 
 
+@with_run_file
 @with_json
 def rounds(
     store: StorePath,

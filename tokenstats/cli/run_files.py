@@ -22,7 +22,7 @@ from tokenstats.run_file import read_run_file, to_toml
 
 RUN_FILE = "tokenstats.run_file"
 """Where a command's context keeps the file that was given."""
-_TEXT = Check("a text", bool)
+_TEXT, _NUMBER = (Check("a text", bool), str), (Check("a whole number", lambda _: True), int)
 _TEXTS = Check("a text, or a list of texts", lambda found: found and all(isinstance(each, str) and each for each in found))
 _CONFIG = "a TOML file of options, by their names in Python; the command line overrides it"
 _PRINT = "print every option as it takes effect, as such a file, and do nothing"
@@ -45,10 +45,14 @@ class RunFile:
 
 
 def with_run_file(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that can be told its options by a file. Its arguments are texts, paths, flags and options dataclasses."""
+    """A command that can be told its options by a file.
+
+    Its arguments are texts, paths, whole numbers, flags and options dataclasses.
+    """
     arguments = inspect.signature(command).parameters.values()
     groups = {each.name: each.annotation for each in arguments if dataclasses.is_dataclass(each.annotation)}
     own = [each.name for each in arguments if each.name not in groups and not _is_flag(each)]
+    numbers = [each.name for each in arguments if _type_of(each) is int]
     several = [each.name for each in arguments if get_origin(_type_of(each)) is list]
     keys = [*own, *(name for kind in groups.values() for name in names_of(kind))]
 
@@ -61,7 +65,7 @@ def with_run_file(command: Callable[..., None]) -> Callable[..., None]:
                     if name in several:
                         of_command[name] = _texts(name, value)
                     else:
-                        expect(name, value, _TEXT)
+                        expect(name, value, *(_NUMBER if name in numbers else _TEXT))
             context.meta[RUN_FILE] = file
             context.default_map = of_command  # so that what must be given is not missed on the command line
         return path
@@ -89,9 +93,9 @@ def _texts(name: str, value: object) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A text or path, or several, as a file has it."""
+    """A whole number, or a text or path, or several, as a file has it."""
     if not isinstance(value, list):
-        return str(value)
+        return value if isinstance(value, int) else str(value)
     return str(value[0]) if len(value) == 1 else [str(each) for each in value]
 
 

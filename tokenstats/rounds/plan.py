@@ -9,8 +9,9 @@ from tokenstats.errors import InputError, argument, one_line
 from tokenstats.masking.engine.targets import physical_columns
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.modeling.folders import local_folder
-from tokenstats.options import given, refuse, to_dict
+from tokenstats.options import effective, given, refuse, to_dict
 from tokenstats.rounds.options import RoundOptions
+from tokenstats.run_file import to_toml
 from tokenstats.schema import STATISTIC_BY_NAME
 from tokenstats.scoring.workers import Worker
 from tokenstats.store import Store, check_name
@@ -35,6 +36,7 @@ class Plan:
         out: Folder of the result, the checkpoints and the record.
         every: Optimizer steps from one mask to the next.
         options: Of the whole training.
+        rule_source: The preset or file that the rule came from; None: it was made in Python.
     """
 
     store: Store
@@ -44,6 +46,7 @@ class Plan:
     every: int
     rounds: RoundOptions
     options: TrainOptions
+    rule_source: str | None = None
 
     @property
     def steps(self) -> int:
@@ -111,6 +114,15 @@ class Plan:
             **options,
         }
 
+    @property
+    def run_file(self) -> str:
+        """The run as a TOML file, as the command takes it."""
+        own = {"store": self.store.path, "model": self.model, "rule": self.rule_source, "every": self.every, "out": self.out}
+        head = "# every option as it took effect; paths as they were given\n"
+        if self.rule_source is None:
+            head += "# the rule was made in Python: rounds.json has it\n"
+        return head + to_toml({**own, **effective(self.rounds), **effective(self.options)})
+
     def check(self) -> None:
         """Raise InputError for what cannot be done, or would do nothing."""
         check_name(self.name(0), "scoring")
@@ -176,6 +188,11 @@ class Plan:
                 "reference runs beside the policy"
             )
         refuse(options, *_OF_ONE_LEG, because="rounds train a model, or a new adapter, on one store to the last step")
+        if options.load_in_4bit:
+            raise InputError(
+                f"{argument('load_in_4bit', True)} would train a policy on rounded weights, and rounds score it on its base "
+                "as it is: another policy; leave it out"
+            )
         for name in ("entropy_on", "kl_on"):
             if (text := getattr(options, name)) is not None:
                 choose_tokens(name, text, self.rule.reasons, "the rule", self.store)

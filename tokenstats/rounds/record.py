@@ -99,6 +99,7 @@ class Record:
     rounds: tuple[Round, ...] = ()
 
     def with_round(self, made: Round) -> "Record":
+        """The record with one round more."""
         return replace(self, rounds=(*self.rounds, made))
 
     def write(self, out: Path) -> None:

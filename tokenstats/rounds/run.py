@@ -25,10 +25,12 @@ from tokenstats.rounds.plan import Plan
 from tokenstats.rounds.record import RECORD, Record, Round
 from tokenstats.rounds.refresh import check_round, make_round
 from tokenstats.store import Store, open_store
+from tokenstats.store.drafts import whole_file
 from tokenstats.store.parts import clear_leftovers, describe_difference
 from tokenstats.training.legs import Leg
 from tokenstats.training.models import check_tokenizer
 from tokenstats.training.options import TrainOptions
+from tokenstats.training.request import RUN_FILE
 from tokenstats.training.resume import MAY_CHANGE, last_checkpoint, step_of
 from tokenstats.training.rows import check_writable
 from tokenstats.training.summary import TrainSummary
@@ -87,11 +89,13 @@ def train_rounds(
         StoreError: The store is not there or damaged, or the disk refuses.
     """
     expect("every", every, at_least(1), int)
-    found = rule if isinstance(rule, Rule) else Rule.load(rule)
-    plan = Plan(open_store(store), model, found, Path(out).expanduser(), every, rounds, options)
+    found, source = (rule, None) if isinstance(rule, Rule) else (Rule.load(rule), str(rule))
+    plan = Plan(open_store(store), model, found, Path(out).expanduser(), every, rounds, options, source)
     plan.check()
     check_tokenizer(plan.store, model, options.trust_remote_code)
     record = _begin(plan, resume)
+    with whole_file(plan.out / RUN_FILE) as file:
+        file.write(plan.run_file.encode())
     masks: tuple[dict[str, Any], ...] = ()
     if rounds.warmup_steps:
         masks = _with_mask(masks, None, rounds.warmup_steps)
@@ -130,8 +134,8 @@ def _begin(plan: Plan, resume: bool) -> Record:
 
 def _is_untouched(out: Path) -> bool:
     """Is a folder empty, or does it hold no more than the record of a run that made nothing?"""
-    names = [path.name for path in out.iterdir()]
-    return not names or (names == [RECORD] and not Record.read(out).rounds)
+    names = {path.name for path in out.iterdir()}
+    return not names or (RECORD in names and names <= {RECORD, RUN_FILE} and not Record.read(out).rounds)
 
 
 def _same_run(plan: Plan) -> Record:

@@ -34,7 +34,10 @@ def check_report_to(report_to: str) -> None:
 def trainer_arguments(options: TrainOptions, out: Path, resumed: bool) -> TrainingArguments:
     """transformers' own settings, which also decide the device of each process; InputError for one that cannot be had.
 
-    options: resolved
+    Args:
+        options: Resolved.
+        out: The run's folder.
+        resumed: Does the run go on from a checkpoint?
     """
     check_report_to(options.report_to)
     _check_optimizer_name(options.optimizer)

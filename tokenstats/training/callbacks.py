@@ -29,16 +29,15 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
 
 
 def callbacks_of(request: Request, batches: OptimizerBatches, before_save: Callable[[], None], meter: Meter) -> list[Callback]:
-    """All callbacks of a run. Flow comes after whatever may end it."""
+    """All callbacks of a run. Flow comes after whatever may end it, and before the end of a leg, which is none of the run."""
     options = request.options
     ending: list[Callback] = []
-    if request.leg is not None:
-        ending.append(EndOfLeg(request.leg.last_step))
     if options.patience is not None:
         ending.append(EarlyStoppingCallback(options.patience))
     if options.stop_at_kl is not None:
         ending.append(StopAtKl(options.stop_at_kl))
-    return [*request.callbacks, *ending, Flow(batches, before_save, meter), Progress()]
+    leg = [EndOfLeg(request.leg.last_step)] if request.leg is not None else []
+    return [*request.callbacks, *ending, Flow(batches, before_save, meter), *leg, Progress()]
 
 
 class StopAtKl(TrainerCallback):

@@ -27,10 +27,14 @@ NO_ROW = -1
 class TokenRows(Dataset[Example]):
     """R rows of N tokens in all, each an example ``{"input_ids": [T] int32, "labels": [T] int32, "length": [1] int64}``.
 
-    ids [N] int32; learned [N] boolean; offsets [R + 1] int64; keys [R] uint64, from each row's seq_id
-    weights [N] float32, 0 where not learned, or None; where given, an example has ``"weights": [T] float32`` too
-    sets [N] uint8, what each token belongs to (see token_sets), or None; where given, an example has ``"sets": [T] uint8`` and
-    ``"key": [1] int64``, the bits of the row's key
+    Attributes:
+        ids: [N] int32.
+        learned: [N] boolean.
+        offsets: [R + 1] int64.
+        keys: [R] uint64, from each row's seq_id.
+        weights: [N] float32, 0 where not learned, or None; where given, an example has ``"weights": [T] float32`` too.
+        sets: [N] uint8, what each token belongs to (see token_sets), or None; where given, an example has
+            ``"sets": [T] uint8`` and ``"key": [1] int64``, the bits of the row's key.
     """
 
     ids: np.ndarray

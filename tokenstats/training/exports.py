@@ -32,12 +32,15 @@ DATA, DISK = "data", "disk"
 class ExportSummary:
     """What was written.
 
-    to:            the folder: Parquet ``files`` in ``data``, with save_to_disk an Arrow dataset in ``disk``, a dataset card
-                   (README.md) and ``tokenstats.json`` with the origin
-    rows:          rows written; rows_left_out: rows with nothing to learn, which are not
-    tokens:        tokens of the rows written; kept_tokens: those of them that are learned
-    longest:       tokens of the longest row
-    how_to_read:   the snippet that ``trainer`` needs, its trap named
+    Attributes:
+        to: The folder: Parquet ``files`` in ``data``, with save_to_disk an Arrow dataset in ``disk``, a dataset card
+            (README.md) and ``tokenstats.json`` with the origin.
+        rows: Rows written.
+        rows_left_out: Rows with nothing to learn, which are not.
+        tokens: Tokens of the rows written.
+        kept_tokens: Those of them that are learned.
+        longest: Tokens of the longest row.
+        how_to_read: The snippet that ``trainer`` needs, its trap named.
     """
 
     to: str

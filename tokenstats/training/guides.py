@@ -42,10 +42,12 @@ FORMS = {
 class Guide:
     """How one trainer reads an export.
 
-    title:    the trainer's name; language: of the snippet, for Markdown
-    snippet:  with {data} the folder of Parquet files, {files} a pattern of them, {disk} the folder for load_from_disk,
-              {longest} the tokens of the longest row, {learned} the column that says what is learned
-    on_disk:  it reads the folder for load_from_disk
+    Attributes:
+        title: The trainer's name.
+        snippet: With {data} the folder of Parquet files, {files} a pattern of them, {disk} the folder for load_from_disk,
+            {longest} the tokens of the longest row, {learned} the column that says what is learned.
+        language: Of the snippet, for Markdown.
+        on_disk: It reads the folder for load_from_disk.
     """
 
     title: str

@@ -32,10 +32,17 @@ class EndOfLeg(TrainerCallback):
         self.last_step = last_step
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Ask for a checkpoint after the leg's last step."""
         if state.global_step + 1 == self.last_step:
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """End the training once it is written."""
         # not before: in the checkpoint the run goes on
         if state.global_step == self.last_step:
             control.should_training_stop = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The run goes on: nothing is told or evaluated as at its end."""
+        if state.global_step == self.last_step < state.max_steps:
+            control.should_evaluate = control.should_log = False

@@ -21,12 +21,19 @@ from tokenstats.training.objective import Objective, OptimizerBatch
 class MaskedTrainer(Trainer):
     """Trains a causal language model with :func:`masked_loss`; ``eval_loss`` is in nats per target token.
 
-    batches: what each optimizer step learns from; an item of the data loader is the micro-batches of one step
-    divide_by_weights: by the sum of the weights of each optimizer batch, not by its number of kept tokens
-    objective:         the loss of three terms, with what is told of the tokens; None: the cross-entropy alone
-    meter:             of what is told
-
     Raises InputError, while training, where the loss is no longer a finite number.
+
+    Args:
+        model: What is trained, on its device.
+        arguments: The Trainer's settings.
+        batches: What each optimizer step learns from; an item of the data loader is the micro-batches of one step.
+        evaluation: The rows held out, or None.
+        tokenizer: Saved in each checkpoint.
+        split: The halves of the model.
+        divide_by_weights: By the sum of the weights of each optimizer batch, not by its number of kept tokens.
+        meter: Of what is told.
+        callbacks: All that the run has.
+        objective: The loss of three terms, with what is told of the tokens; None: the cross-entropy alone.
     """
 
     # the loss is already divided by the one divisor of the whole optimizer batch

@@ -37,14 +37,17 @@ def masked_loss(
 ) -> Tensor:
     """Σ w · −log p(y) over the kept tokens / ``divisor``: a float32 scalar, in nats.
 
-    input_ids: [B, T], padded on the right
-    labels:    [B, T] token ids, IGNORED where a token is not kept; indexed by predicted token, column 0 all IGNORED
-    divisor:   kept tokens, or sum of weights, of the whole optimizer batch: all accumulated micro-batches of all devices
-    weights:   [B, T] float32, at least 0, indexed by predicted token; None: 1 everywhere
-    lengths:   [B] or [B, 1], for a model that reads its batches without their padding
-
     With nothing learned the loss is 0 and its gradients are zeros for every parameter, not missing: other devices wait
     for them.
+
+    Args:
+        split: The halves of the model.
+        input_ids: [B, T], padded on the right.
+        labels: [B, T] token ids, IGNORED where a token is not kept; indexed by predicted token, column 0 all IGNORED.
+        divisor: Kept tokens, or sum of weights, of the whole optimizer batch: all accumulated micro-batches of all devices.
+        weights: [B, T] float32, at least 0, indexed by predicted token; None: 1 everywhere.
+        lengths: [B] or [B, 1], for a model that reads its batches without their padding.
+        logits_at_once: Rows · vocabulary of a block; what does not fit in one is worked out again in the backward pass.
     """
     hidden = split.hidden(input_ids, lengths=lengths)
     chosen = labels != IGNORED

@@ -43,11 +43,20 @@ class TrainableModel:
 def load_trainable(
     source: str, options: TrainOptions, device: torch.device, autocast: bool, store: Store, data: TrainingData
 ) -> TrainableModel:
-    """Load a model for training. Raises InputError where it does not fit the store's tokens, cannot take the adapter, or mixes
-    the sequences of one row where they shall share one.
+    """Load a model for training.
 
-    autocast: compute in bfloat16. Weights that are trained are float32 all the same: their steps are smaller than
-              bfloat16 resolves. Frozen ones, below an adapter, are kept in bfloat16.
+    Args:
+        source: A model folder, a Hub id, or an adapter folder.
+        options: How it is trained.
+        device: Where it goes.
+        autocast: Compute in bfloat16. Weights that are trained are float32 all the same: their steps are smaller than bfloat16
+            resolves. Frozen ones, below an adapter, are kept in bfloat16.
+        store: Whose tokens it learns.
+        data: The rows.
+
+    Raises:
+        InputError: It does not fit the store's tokens, cannot take the adapter, or mixes the sequences of one row where they
+            shall share one.
     """
     model, description, below = _load(source, options, device, autocast)
     _check_fits(model, source, store, data)

@@ -76,8 +76,6 @@ class Request:
             notes.append("# a rule made in Python was followed: tokenstats.json has it")
         if self.callbacks:
             notes.append("# with callbacks in Python")
-        if self.leg is not None:
-            notes.append("# trained in rounds, which rounds.json tells: 'train' with this file learns from the last mask alone")
         paths = [str(source.store.path) for source in self.sources]
         own = {
             "store": paths[0] if len(paths) == 1 else paths,
@@ -89,7 +87,8 @@ class Request:
         return "\n".join([*notes, to_toml({**own, **effective(self.options)})])
 
     def write_beside(self, record: dict[str, Any]) -> None:
-        """Write what the weights in ``out`` come from: the record, and the run file."""
+        """Write what the weights in ``out`` come from: the record, and the run file; of legs who trains them writes it."""
         write_record(self.out, record)
-        with whole_file(self.out / RUN_FILE) as file:
-            file.write(self.run_file().encode())
+        if self.leg is None:
+            with whole_file(self.out / RUN_FILE) as file:
+                file.write(self.run_file().encode())

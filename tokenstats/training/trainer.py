@@ -43,7 +43,7 @@ from tokenstats.training.summary import TrainSummary, summary_of
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """All that a run is made from, loaded and checked."""
 
     rows: MixedRows
@@ -129,11 +129,11 @@ def _train(request: Request, resume: bool) -> TrainSummary:
     check_callbacks(request.callbacks)
     check_tokenizer(request.store, request.model, request.options.trust_remote_code)
     arguments = trainer_arguments(request.options, request.out, resumed=checkpoint is not None)
-    prepared = _prepare(request, plan, arguments)
+    prepared = prepare(request, plan, arguments)
     if checkpoint is not None:
         check_same_run(request.out, prepared.record, OF_ALL_LEGS if request.leg is not None else None)
     was_there = request.out.exists()
-    trainer = _trainer(request, prepared, arguments)
+    trainer = trainer_for(request, prepared, arguments)
     try:
         _run(trainer, checkpoint, request.options)
     except InputError:
@@ -148,7 +148,7 @@ def _train(request: Request, resume: bool) -> TrainSummary:
     return summary_of(request, prepared.rows, first_epoch, prepared.record["training"]["loss"], trainer.state, history)
 
 
-def _prepare(request: Request, plan: Plan | None, arguments: TrainingArguments) -> _Prepared:
+def prepare(request: Request, plan: Plan | None, arguments: TrainingArguments) -> Prepared:
     """Read the rows and load the models. Raises InputError where they do not fit each other or the options."""
     options, store = request.options, request.store
     sets = plan.sets if plan is not None else [None] * len(request.sources)
@@ -170,10 +170,11 @@ def _prepare(request: Request, plan: Plan | None, arguments: TrainingArguments) 
     record = record_of(request, rows, loaded, reference, arguments.world_size)
     if not options.trains_adapter:
         loaded.model.config.tokenstats = record
-    return _Prepared(rows, loaded, batches, objective, record, load_store_tokenizer(store, options.trust_remote_code))
+    return Prepared(rows, loaded, batches, objective, record, load_store_tokenizer(store, options.trust_remote_code))
 
 
-def _trainer(request: Request, prepared: _Prepared, arguments: TrainingArguments) -> MaskedTrainer:
+def trainer_for(request: Request, prepared: Prepared, arguments: TrainingArguments) -> MaskedTrainer:
+    """transformers' Trainer of a run, with all of its callbacks. Raises InputError for a model in shards."""
     options, model, objective = request.options, prepared.loaded.model, prepared.objective
     arguments.use_cache = model.config.use_cache  # the trainer would switch it off in the saved config
     if prepared.rows.data.evaluation is not None:
@@ -218,7 +219,7 @@ def _run(trainer: MaskedTrainer, checkpoint: Path | None, options: TrainOptions)
         ) from None
 
 
-def _save(request: Request, prepared: _Prepared, history: History) -> None:
+def _save(request: Request, prepared: Prepared, history: History) -> None:
     prepared.loaded.model.save_pretrained(request.out)
     prepared.tokenizer.save_pretrained(request.out)
     request.write_beside(prepared.record)
