@@ -43,6 +43,11 @@ SFT, TEST = DATA / "scarce.jsonl", DATA / "test.jsonl"
 PASSES = 8
 FINE_TUNE = TrainOptions(learning_rate=3e-4, batch_size=16, accumulation=1, beta2=0.95, weight_decay=0.1, warmup_ratio=0.0)
 MARKER = "made-by-demo"
+WHAT_IT_SHOWS = """
+What to see: fifty noisy solutions, learned whole, cost the base right samples that it keeps without the tokens EKSFT leaves out;
+the random control tells whether that is the choice of tokens or their number.
+Where not to see it: where the uncertain tokens are what there is to learn, as with the larger numbers of data/sft.jsonl. This is
+one seed of a small model: docs/STUDY.md has more."""
 console = Console()
 
 
@@ -93,7 +98,9 @@ def print_results(correct: dict[str, list[int]], shares: dict[str, float]) -> No
             f"EKSFT − {other}: {found.estimate:+.1%} pass@1, from {found.low:+.1%} to {found.high:+.1%} "
             "(95 %, over problems; one seed)",
             highlight=False,
+            soft_wrap=True,
         )
+    console.print(WHAT_IT_SHOWS, highlight=False)
 
 
 def main() -> None:
