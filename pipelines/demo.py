@@ -44,10 +44,10 @@ PASSES = 8
 FINE_TUNE = TrainOptions(learning_rate=3e-4, batch_size=16, accumulation=1, beta2=0.95, weight_decay=0.1, warmup_ratio=0.0)
 MARKER = "made-by-demo"
 WHAT_IT_SHOWS = """
-What to see: fifty noisy solutions, learned whole, cost the base right samples that it keeps without the tokens EKSFT leaves out;
-the random control tells whether that is the choice of tokens or their number.
-Where not to see it: where the uncertain tokens are what there is to learn, as with the larger numbers of data/sft.jsonl. This is
-one seed of a small model: docs/STUDY.md has more."""
+What to see: fifty noisy solutions, learned whole, cost the base right samples, which it keeps without the tokens that EKSFT
+leaves out; the random control tells whether that is the choice of tokens or their number.
+Where not to see it: where the uncertain tokens are what there is to learn, as with the larger numbers of data/sft.jsonl. And
+this is one seed of a small model: docs/STUDY.md has more."""
 console = Console()
 
 
