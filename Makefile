@@ -19,7 +19,7 @@ demo: $(READY)
 	$(BIN)/python -m pipelines.demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 1
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 1
 
 app: $(READY)
 	$(BIN)/tokenstats app $(STORE)

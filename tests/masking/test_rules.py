@@ -214,9 +214,9 @@ def test_any_text_is_a_rule_or_a_clean_error(text: str):
     assert "\n" not in message
 
 
-def test_100_000_random_texts_are_rules_or_clean_errors():
+def test_30_000_random_texts_are_rules_or_clean_errors():
     rng, valid, slowest, messages = random.Random(0), 0, 0.0, set()
-    for _ in range(100_000):
+    for _ in range(30_000):
         text = random_text(rng)
         before = time.thread_time()
         try:
@@ -228,7 +228,7 @@ def test_100_000_random_texts_are_rules_or_clean_errors():
             assert parse(rule.expression.text) == rule.expression
             valid += 1
         slowest = max(slowest, time.thread_time() - before)
-    assert 5_000 < valid < 95_000  # both kinds are among them
+    assert 1_500 < valid < 28_500  # both kinds are among them
     assert not any("\n" in message or len(message) > 1000 for message in messages)
     assert slowest < 1.0  # seconds; typically 0.1 ms
 

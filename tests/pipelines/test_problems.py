@@ -87,7 +87,7 @@ def shape(sentence: str) -> str:
 
 
 def test_the_new_wording_has_only_words_that_pre_training_has():
-    known = {w for c in chats(20_000, 4, PRETRAINING) for m in c["messages"] for w in words_of(m["content"])}
+    known = {w for c in chats(8_000, 4, PRETRAINING) for m in c["messages"] for w in words_of(m["content"])}
     used = {w for c in chats(3000, 5, Mix((NEW_STYLE,))) for w in words_of(c["messages"][1]["content"])}
     assert used <= known
 
@@ -97,7 +97,7 @@ def test_no_sentence_of_the_new_wording_is_one_of_pre_training():
         replies = (c["messages"][1]["content"] for c in chats(count, seed, mix))
         return {shape(sentence) for reply in replies for sentence in re.split(r"(?<=\.) |\n", reply)}
 
-    assert not shapes(2000, 6, Mix((NEW_STYLE,))) & shapes(30_000, 7, replace(PRETRAINING, flawed=0.0))
+    assert not shapes(2000, 6, Mix((NEW_STYLE,))) & shapes(12_000, 7, replace(PRETRAINING, flawed=0.0))
 
 
 def test_bundled_data_are_what_the_generator_makes_and_hold_no_question_that_is_held_out():

@@ -158,6 +158,8 @@ def test_every_way_gives_the_columns_of_the_schema_and_no_others(way, models):
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_sums_over_logits_are_those_of_float64(way, vocabulary, only_small_kls_done_again):
+    if way == "triton" and not CUDA and vocabulary > 40_000:
+        pytest.skip("step by step on a CPU this takes half a minute; 32,000 columns are several blocks too")
     names, z, r = zip(*kinds_of_logits(vocabulary), strict=True)
     z, r = np.stack(z), np.stack(r)
     # targets at both ends, the first at its row's maximum

@@ -32,8 +32,8 @@ from tokenstats.training.callbacks import Flow
 from tokenstats.training.data import collate
 from tokenstats.training.isolation import check_isolation
 
-APART = ("qwen3", "mistral", "gemma2", "gpt2", "llama4_text")
-"""Full attention; a sliding window of 24 tokens; both, with soft-capping; learned positions; chunks and experts."""
+APART = ("qwen3", "gemma2", "gpt2", "llama4_text")
+"""Full attention; a sliding window of 24 tokens beside it, with soft-capping; learned positions; chunks and experts."""
 MIXING = ("bloom", "mamba")
 """No positions to tell sequences by; a state that runs on."""
 
