@@ -1,6 +1,6 @@
 # Everything sets itself up from a fresh clone: python3 (3.11 or newer) and make are all it takes.
 #   make demo    the whole road on the bundled data
-#   make test    the test suite
+#   make test    the test suite; make test-all also what takes long and is like another test
 #   make app     the app, on the demo's store where there is one
 #   make check   lint, format and types
 #   make matrix  every architecture of transformers against float64: docs/MODELS.md
@@ -13,13 +13,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STORE ?= runs/demo/store
 
-.PHONY: demo test app check bench docs matrix clean
+.PHONY: demo test test-all app check bench docs matrix clean
 
 demo: $(READY)
 	$(BIN)/python -m pipelines.demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 1
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 1
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 1 -m ""
 
 app: $(READY)
 	$(BIN)/tokenstats app $(STORE)

@@ -31,7 +31,12 @@ def cluster(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("passes", "made"), [("together", "part-*"), ("separate", ".reference/part-*"), ("separate", "part-*")]
+    ("passes", "made"),
+    [
+        ("together", "part-*"),
+        pytest.param("separate", ".reference/part-*", marks=pytest.mark.thorough),
+        pytest.param("separate", "part-*", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(cluster, tmp_path: Path, chats, base, warmup, passes, made):
     nodes, workers = cluster

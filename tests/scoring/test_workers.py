@@ -93,6 +93,7 @@ def test_three_workers_killed_again_and_again_end_in_the_same_store(arguments, u
     assert contents(store) == undisturbed
 
 
+@pytest.mark.thorough
 def test_workers_of_two_passes_killed_in_each_of_them_end_in_the_store_of_one_process(arguments, tmp_path):
     """All three go down once while the reference's states are made, and once while these are scored."""
     separate = {**arguments, "reference_pass": "separate"}

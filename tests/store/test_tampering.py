@@ -191,6 +191,7 @@ def test_an_edited_manifest_is_refused(store, untampered, family):
         assert refused > 0, f"{family}: {what} was believed"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", MANIFESTS)
 def test_an_edited_manifest_of_an_earlier_version_breaks_nothing(store, untampered, family):
     """Without a checksum not every edit can be seen: but there is never a traceback, and never a hang."""
@@ -206,6 +207,7 @@ def test_an_edited_manifest_of_an_earlier_version_breaks_nothing(store, untamper
         path.write_text(before)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", MANIFESTS)
 def test_a_manifest_with_other_bytes_or_none(store, untampered, family):
     path = store / family / "manifest.json"
