@@ -5,9 +5,11 @@ one server that has imported them once and done nothing else. To the caller a pr
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,6 +31,7 @@ class Started:
 
     def __init__(self, code: str, words: Sequence[object] = (), changes: Mapping[str, str] | None = None, folder: Path = ROOT):
         streams = tempfile.mkdtemp(prefix="started-")
+        weakref.finalize(self, shutil.rmtree, streams, ignore_errors=True)
         self._out, self._err = Path(streams, "out"), Path(streams, "err")
         arguments = code, [str(word) for word in words], dict(changes or {}), str(folder), (str(self._out), str(self._err))
         self._process = _context.Process(target=_execute, args=arguments)

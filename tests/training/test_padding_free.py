@@ -32,8 +32,8 @@ from tokenstats.training.callbacks import Flow
 from tokenstats.training.data import collate
 from tokenstats.training.isolation import check_isolation
 
-APART = ("qwen3", "gemma2", "gpt2", "llama4_text")
-"""Full attention; a sliding window of 24 tokens beside it, with soft-capping; learned positions; chunks and experts."""
+APART = ("qwen3", "mistral", "gemma2", "gpt2", "llama4_text")
+"""Full attention; a sliding window of 24 tokens; both, with soft-capping; learned positions; chunks and experts."""
 MIXING = ("bloom", "mamba")
 """No positions to tell sequences by; a state that runs on."""
 
@@ -55,7 +55,9 @@ def in_the_order_of_rows(self: BatchPlan, lengths: np.ndarray, classes: np.ndarr
 
 
 @pytest.mark.filterwarnings("ignore:.*is falling back")
-@pytest.mark.parametrize("kind", [*APART, *MIXING])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.thorough] if kind == "mistral" else []) for kind in (*APART, *MIXING)]
+)
 def test_a_run_by_lengths_and_a_run_without_padding_follow_the_padded_one(
     store: Store, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
