@@ -10,6 +10,7 @@ from math import ceil
 from pipelines.chats import Mix
 from pipelines.problems import LARGER
 from pipelines.study import masks
+from pipelines.tinymath import MODELS
 from pipelines.wordings import NEW_STYLE
 from tokenstats.training import TrainOptions
 
@@ -40,6 +41,10 @@ class Cell:
         return ceil(self.rows / BATCH)
 
 
+STORED, FOLLOWED, IN_ROUNDS = "stored", "followed", "in rounds"
+BOTH_TERMS = {"entropy_bonus": 0.05, "entropy_on": "clause 1", "kl_penalty": 0.05, "kl_on": "clause 2"}
+"""EKSFT's two terms beside the loss, on the tokens that its two clauses leave out, with the weights of its published script."""
+
 PRIMARY = Cell("A", 50, 0.5)
 CELLS = (
     PRIMARY,
@@ -59,6 +64,8 @@ class Arm:
         passes: over the rows; None: as many as every arm; 0: it is the base as it is.
         matches: the number of steps is searched for which ends at the KL of this arm.
         options: what it trains with, beside what all have.
+        way: how it trains: from its stored mask; with EKSFT's rule evaluated in each step (:data:`FOLLOWED`); or with the mask
+            of that rule made anew after each pass (:data:`IN_ROUNDS`). The base is the reference of the latter two.
         exploratory: it is run in the cells outside of the primary one too.
         wide: its pass@64 is measured.
         starts_rl: RL starts from it.
@@ -70,6 +77,7 @@ class Arm:
     passes: int | None = None
     matches: str | None = None
     options: dict[str, object] = field(default_factory=dict)
+    way: str = STORED
     exploratory: bool = False
     wide: bool = False
     starts_rl: bool = False
@@ -92,6 +100,9 @@ ARMS = (
     Arm("one epoch", passes=1),
     Arm("DFT", masks.preset("dft"), charged=True, options={"normalise": "targets"}),
     Arm("oracle", masks.oracle, charged=True, exploratory=True),
+    Arm("both terms", masks.preset("eksft"), charged=True, options=BOTH_TERMS),
+    Arm(FOLLOWED, masks.preset("eksft"), way=FOLLOWED),
+    Arm(IN_ROUNDS, way=IN_ROUNDS),
 )
 PILOT_ARMS = (BASE, PLAIN, EKSFT, RANDOM, HIGHEST_LOSS, EQUAL_KL)
 COMPARISONS = ((EKSFT, RANDOM), (EKSFT, EQUAL_KL))
@@ -129,7 +140,9 @@ class Run:
     def options(self, rate: float) -> TrainOptions:
         common = {"batch_size": BATCH, "accumulation": 1, "beta2": 0.95, "weight_decay": 0.1, "warmup_ratio": 0.0}
         own = {"max_steps": self.steps(), "learning_rate": rate, "seed": self.seed, "plot": False}
-        return TrainOptions(**{**common, **own, **self.arm.options})
+        needs_reference = self.arm.way != STORED or "kl_penalty" in self.arm.options
+        reference = {"reference": str(MODELS / self.base)} if needs_reference else {}
+        return TrainOptions(**{**common, **own, **self.arm.options, **reference})
 
 
 def plan(bases: tuple[str, ...], pilot: bool = False) -> Iterator[Run]:

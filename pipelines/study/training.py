@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from pipelines.labels import Label
-from pipelines.study.design import EKSFT, Run, arm_named
+from pipelines.study.design import EKSFT, FOLLOWED, IN_ROUNDS, Run, arm_named
 from pipelines.study.masks import EKSFT_MASK, Rows
 from pipelines.tinymath import MODELS
-from tokenstats.training import train
+from tokenstats.following import follow_rule
+from tokenstats.rounds.options import RoundOptions
+from tokenstats.rounds.run import train_rounds
+from tokenstats.training import TrainOptions, train
 
 
 def prepare_mask(run: Run, rows: Rows) -> str | None:
@@ -34,14 +37,24 @@ def mask_name(arm: str) -> str:
 def fine_tune(run: Run, rows: Rows, mask: str | None, rate: float, out: Path, steps: int | None = None) -> None:
     """Train the run's base into ``out``, whatever was there. ``steps``: instead of the run's own."""
     options = run.options(rate)
+    options = replace(options, max_steps=steps or options.max_steps)
     shutil.rmtree(out, ignore_errors=True)
-    train(
-        rows.store,
-        model=str(MODELS / run.base),
-        mask=mask,
-        out=out,
-        options=replace(options, max_steps=steps or options.max_steps),
-    )
+    if run.arm.way == IN_ROUNDS:
+        _fine_tune_in_rounds(run, rows, out, options)
+    else:
+        follow = follow_rule(rows.store, EKSFT_MASK) if run.arm.way == FOLLOWED else None
+        train(rows.store, model=str(MODELS / run.base), mask=mask, out=out, options=options, follow=follow)
+
+
+def _fine_tune_in_rounds(run: Run, rows: Rows, out: Path, options: TrainOptions) -> None:
+    """A warm-up of one pass, then a new mask after each; in a copy of the store, since every round adds to it."""
+    store = out.parent / f"{out.name}_store"
+    shutil.rmtree(store, ignore_errors=True)
+    shutil.copytree(rows.store.path, store)
+    a_pass = run.cell.steps_a_pass
+    rounds = RoundOptions(warmup_steps=a_pass)
+    train_rounds(store, model=str(MODELS / run.base), rule=EKSFT_MASK, every=a_pass, out=out, rounds=rounds, options=options)
+    shutil.rmtree(store)
 
 
 def steps_that_match(target: float, most: int, kl_after: Callable[[int], float]) -> tuple[int, float]:

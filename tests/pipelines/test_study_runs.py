@@ -17,8 +17,9 @@ from pipelines.study.measures import Policy, entropy_at_forks, kl_on_own_samples
 from pipelines.study.results import Results
 from pipelines.study.rows import prepare_rows, worked_problems
 from pipelines.study.runner import Runner
-from pipelines.study.training import about_mask, mask_name, precision_and_recall, prepare_mask, steps_that_match
+from pipelines.study.training import about_mask, fine_tune, mask_name, precision_and_recall, prepare_mask, steps_that_match
 from pipelines.tinymath import held_out_questions
+from tokenstats import Rule, Store
 
 SMALL = Cell("A", 16, 0.5)
 
@@ -179,6 +180,27 @@ def test_a_run_that_has_a_result_is_not_done_again(work, tmp_path, monkeypatch):
     assert record["steps"] == 1
     Runner(Results(tmp_path / "r.jsonl"), work, said.append).do_all([run])
     assert len(said) == 1
+
+
+@pytest.mark.filterwarnings("ignore:the training starts from the reference itself")  # so it does, and has no warm-up
+@pytest.mark.parametrize("name", ["both terms", "followed", "in rounds"])
+def test_an_arm_trains_in_the_way_that_it_is_named_for(name, rows, work):
+    run = Run("base", SMALL, arm_named(name), 0)
+    out, before = work / name, list(rows.store.scorings)
+    fine_tune(run, rows, prepare_mask(run, rows), 1e-4, out)
+    record = json.loads((out / "tokenstats.json").read_text())
+    options = record["training"]
+    assert options["max_steps"] == run.steps()
+    assert name == "in rounds" or record["reference"] == record["base_model"]  # rounds only score with it
+    assert list(Store(rows.store.path).scorings) == before  # what rounds add is theirs alone
+    if name == "both terms":
+        assert options["entropy_bonus"] == options["kl_penalty"] == 0.05
+        assert (options["entropy_on"], options["kl_on"]) == ("clause 1", "clause 2")
+    elif name == "followed":
+        assert record["follow"]["fingerprint"] == Rule.load("eksft").fingerprint
+    else:
+        made = [None, *(f"round-{number}" for number in range(run.steps() - 1))]  # a pass is one step here
+        assert [leg["mask"] for leg in record["legs"]] == made
 
 
 def test_a_mask_may_be_made_in_any_order_and_is_called_by_its_arm(rows):
