@@ -5,6 +5,8 @@ Plain torch goes over a block ten times. Here each logit is read twice, once for
 
 import math
 from dataclasses import fields
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,7 +159,23 @@ def _add_row(block: Any, i: int, first_column: int, sums: Any) -> None:
         curved[m, i] = curved[m, i] * scale + new[4]
 
 
-@njit(parallel=True)
-def _add(block: Any, first_column: int, sums: Any) -> None:
-    for i in prange(block.shape[1]):
-        _add_row(block, i, first_column, sums)
+def _compiled() -> Any:
+    """The loop over the rows of a block. Compiling takes seconds, so numba keeps what it made for the next process.
+
+    It knows a kept one by the size and time of this file alone, and some installers give every file the same time: hence the
+    file's digest, which as a variable of the loop is part of what numba compares.
+    """
+    digest = int.from_bytes(blake2b(Path(__file__).read_bytes(), digest_size=7).digest(), "big")
+
+    def add(block: Any, first_column: int, sums: Any) -> None:
+        _this_file = digest
+        for i in prange(block.shape[1]):
+            _add_row(block, i, first_column, sums)
+
+    try:
+        return njit(parallel=True, cache=True)(add)
+    except RuntimeError:  # there is no folder that this user may write to
+        return njit(parallel=True)(add)
+
+
+_add = _compiled()

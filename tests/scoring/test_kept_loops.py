@@ -1,0 +1,51 @@
+"""What numba compiled is kept between processes, and never taken for that of another source."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from tokenstats.scoring.reductions.by_torch import Sums
+
+pytest.importorskip("numba", reason="the loops are numba's")
+from tokenstats.scoring.reductions import by_numba
+
+
+@pytest.mark.thorough  # compiles twice
+def test_loops_are_kept_for_the_same_source_only(tmp_path):
+    source = tmp_path / "loops.py"
+    source.write_text(Path(by_numba.__file__).read_text())
+    time_of_all_files = (0, 0)  # as some installers have it
+    os.utime(source, times=time_of_all_files)
+    first, again = _load(source), _load(source)
+    expected = _total(first)
+    assert first._add.stats.cache_misses
+    assert not first._add.stats.cache_hits
+    assert _total(again) == expected
+    assert again._add.stats.cache_hits
+    text, size = source.read_text(), source.stat().st_size
+    source.write_text(text.replace("            t += e\n", "            t -= e\n"))
+    os.utime(source, times=time_of_all_files)
+    assert source.stat().st_size == size
+    assert _total(_load(source)) == -expected
+
+
+def _load(source: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("loops", source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.pop("loops", None)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _total(module: ModuleType) -> float:
+    """Σ e^(z - max) of a row of one model, as the module adds it up."""
+    sums = Sums.start(torch.zeros(1, 1))
+    module.add_block(sums, torch.arange(5.0).view(1, 1, 5), 0, slice(0, 1))
+    return float(sums.total)
