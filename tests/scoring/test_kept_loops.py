@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,33 @@ def test_loops_are_kept_for_the_same_source_only(tmp_path):
     os.utime(source, times=time_of_all_files)
     assert source.stat().st_size == size
     assert _total(_load(source)) == -expected
+
+
+SUMS = """
+import hashlib, sys, torch
+from dataclasses import fields
+from tokenstats.scoring.reductions import by_numba
+from tokenstats.scoring.reductions.by_torch import Sums
+for models in (1, 2):
+    logits = torch.randn(models, 500, 667, generator=torch.Generator().manual_seed(models)) * 4
+    sums = Sums.start(logits[:, :, 5].clone())
+    by_numba.add_block(sums, logits, 0, slice(0, 500))
+    print(*(hashlib.sha256(getattr(sums, field.name).numpy().tobytes()).hexdigest() for field in fields(sums)))
+print("kept" if by_numba._add.stats.cache_hits else "compiled", file=sys.stderr)
+"""
+
+
+@pytest.mark.thorough
+def test_the_process_that_compiles_and_those_that_find_what_was_kept_give_the_same_bits(tmp_path):
+    """A loop that calls others may be linked with other copies of them than lie in the file."""
+
+    def run(expected: str) -> str:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", SUMS], env=environment, capture_output=True, text=True, check=True)
+        assert done.stderr.split()[-1] == expected
+        return done.stdout
+
+    assert run("compiled") == run("kept")
 
 
 def _load(source: Path) -> ModuleType:

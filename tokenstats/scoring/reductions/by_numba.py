@@ -32,7 +32,7 @@ def add_block(sums: Sums, block: Tensor, first_column: int, rows: slice) -> None
     _add(block.numpy(), first_column, tuple(getattr(sums, field.name).numpy()[:, rows] for field in fields(sums)))
 
 
-@njit(fastmath={"nsz", "contract"})
+@njit(fastmath={"nsz", "contract"}, forceinline=True)
 def _exp(x: Any) -> Any:
     """e^x for x <= 0 within 2 units in the last place: e^x = 2^n · e^r, |r| <= ln 2 / 2 (Cephes' polynomial for e^r).
 
@@ -45,7 +45,7 @@ def _exp(x: Any) -> Any:
     return (polynomial * r * r + r + _ONE) * power if x >= _LOWEST else _ZERO
 
 
-@njit(fastmath={"nsz", "contract"})
+@njit(fastmath={"nsz", "contract"}, forceinline=True)
 def _curved(delta: Any, e_p: Any, e_q: Any, scale: Any, inverse: Any) -> tuple[Any, Any]:
     """e_p·f(δ) and e_q·f(-δ), f(δ) = e^-δ - 1 + δ: by its series where that cancels, else by e_p·e^-δ = e_q·``scale``."""
     square = delta * delta
@@ -74,7 +74,7 @@ def _first_of(z: Any, value: Any) -> int:
     return 0
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=_FAST, forceinline=True)
 def _sums_of_two(a: Any, b: Any, top_a: Any, top_b: Any, at_target: Any) -> tuple:
     """Of a block of one row, the sums of both models; ``at_target``: d_y. Where e^d_y overflows, ``curved`` is no number."""
     total_a = weighted_a = squares_a = apart_a = curved_a = np.float64(0.0)
@@ -106,7 +106,7 @@ def _sums_of_two(a: Any, b: Any, top_a: Any, top_b: Any, at_target: Any) -> tupl
     return (total_a, weighted_a, squares_a, apart_a, curved_a), (total_b, weighted_b, squares_b, apart_b, curved_b)
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=_FAST, forceinline=True)
 def _sums_of_one(a: Any, top: Any) -> tuple:
     total = weighted = squares = np.float64(0.0)
     for start in range(0, len(a), _RUN):
@@ -122,13 +122,13 @@ def _sums_of_one(a: Any, top: Any) -> tuple:
     return total, weighted, squares, 0.0, 0.0
 
 
-@njit(fastmath={"nsz", "contract"})
+@njit(fastmath={"nsz", "contract"}, forceinline=True)
 def _apart_at_target(target: Any, maximum: Any, i: int) -> Any:
     """d_y of a row. In float64 until the end: whatever is lost of it is lost of all δ alike."""
     return np.float32((np.float64(target[0, i]) - maximum[0, i]) - (np.float64(target[1, i]) - maximum[1, i]))
 
 
-@njit(fastmath=_FAST, boundscheck=False)
+@njit(fastmath=_FAST, boundscheck=False, forceinline=True)
 def _add_row(block: Any, i: int, first_column: int, sums: Any) -> None:
     target, maximum, total, weighted, squares, apart, curved, above, best = sums
     models = len(target)
@@ -162,8 +162,9 @@ def _add_row(block: Any, i: int, first_column: int, sums: Any) -> None:
 def _compiled() -> Any:
     """The loop over the rows of a block. Compiling takes seconds, so numba keeps what it made for the next process.
 
-    It knows a kept one by the size and time of this file alone, and some installers give every file the same time: hence the
-    file's digest, which as a variable of the loop is part of what numba compares.
+    What it calls is forced into it: else the process that compiles may run other copies of that, compiled before, than those
+    that are kept, and round otherwise. A kept loop is known by the size and time of this file alone, and some installers give
+    every file the same time: hence the file's digest, which as a variable of the loop is part of what numba compares.
     """
     digest = int.from_bytes(blake2b(Path(__file__).read_bytes(), digest_size=7).digest(), "big")
 
