@@ -3,8 +3,9 @@
 from html import escape
 
 import streamlit as st
+from components.joint import joint_view
 from components.steering import steering_view
-from loading import PICTURES, load_picture
+from loading import JOINT, PICTURES, load_picture
 from row_panel import row_panel
 from subject import NEW, Subject, choose_subject
 from widgets import choice, show_numbers
@@ -65,7 +66,9 @@ def _pictures(subject: Subject) -> None:
     if preview is None or outcome is None or not preview.scoring:
         return
     chosen = choice("Picture", PICTURES, "picture", hidden=True)
-    if chosen == PICTURES[1] and (None, "kl") not in preview.columns:
+    if chosen != JOINT:
+        st.html(f'<img class="ts-picture" alt="{escape(chosen)}" src="{load_picture(preview, outcome, chosen)}">')
+    elif (None, "kl") in preview.columns:
+        joint_view(preview, outcome)
+    else:
         st.info("This scoring has no reference, so there is no KL.")
-        return
-    st.html(f'<img class="ts-picture" alt="{escape(chosen)}" src="{load_picture(preview, outcome, chosen)}">')

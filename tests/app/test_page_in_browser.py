@@ -103,12 +103,23 @@ def test_keys_open_help_and_search_and_a_chosen_segment_stays_chosen(page, serve
     assert search.input_value() == " so"
 
 
-def test_a_pressed_bin_lists_its_tokens(page, server):
+def test_a_pressed_bin_or_cell_lists_its_tokens(page, server):
     open_row(page, server, 13)
     page.locator(".steer canvas").first.click(position={"x": 200, "y": 60})
     said = page.locator(".steer-hover").first.inner_text()
     count = re.search(r"([\d,]+) targets", said)[1]
-    page.get_by_text(re.compile(rf"entropy .* nats: {count} targets, [\d,]+ dropped")).wait_for()
+    page.get_by_text(re.compile(rf"^entropy [^a]* nats: {count} targets, [\d,]+ dropped")).wait_for()
+    page.get_by_text("entropy against KL", exact=True).click()
+    cells = page.locator(".joint canvas").first
+    cells.focus()
+    for _ in range(80):  # upwards through the first column, which holds something somewhere
+        page.keyboard.press("ArrowUp")
+        found = re.search(r"([\d,]+) targets, ([\d.]+) %", page.locator(".joint-said").inner_text())
+        if found:
+            break
+    page.keyboard.press("Enter")
+    dropped = round(int(found[1]) * float(found[2]) / 100)
+    page.get_by_text(re.compile(rf"^entropy .* nats and kl .* nats: {found[1]} targets, {dropped} dropped")).wait_for()
 
 
 def test_an_expression_is_completed_while_it_is_written_and_an_error_dims_what_is_older(page, server):
