@@ -1,5 +1,7 @@
 """What the pages read, each thing once: kept under the fingerprints of all that it depends on, and shared by all readers."""
 
+from dataclasses import replace
+
 import numpy as np
 import streamlit as st
 from long_work import once
@@ -111,12 +113,11 @@ def load_operand(store: Store, what: str | Rule, scoring: str | None) -> Operand
         what: A mask's name, or a rule.
         scoring: The statistics to decide by, for the rule of a mask too; None: masks as they are stored.
     """
-    return _operand((*store_key(store, *store.scorings), side_key(store, what)), what, scoring, store)
-
-
-@st.cache_resource(max_entries=8, show_spinner="working out thresholds over the whole store")
-def _operand(key: Key, _what: str | Rule, scoring: str | None, _store: Store) -> Operand:
-    return open_operand(_store, _what, scoring)
+    key = ("operand", scoring, side_key(store, what), store_key(store, *store.scorings))
+    # it reads of the store later, too, when nobody waits for this
+    return once(
+        key, "working out thresholds", store, lambda watched: replace(open_operand(watched, what, scoring), store=store)
+    )
 
 
 def load_decided(store: Store, what: str | Rule | None, scoring: str | None) -> DecidedStore:

@@ -458,6 +458,27 @@ def test_every_long_work_of_a_page_has_its_own_bar(start, own, monkeypatch):
         quiet(choose(app, "page", page))
 
 
+def test_thresholds_over_the_whole_store_show_how_far_they_are_and_can_be_given_up(start, own, monkeypatch):
+    app = quiet(start(own.path))
+    app = quiet(app.selectbox(key="cut_by").set_value("share of the dataset").run())
+    told = []
+
+    def given_up(bar, progress) -> None:
+        told.append((bar.title, progress))
+        raise InputError("given up")
+
+    monkeypatch.setattr(sys.modules["long_work"], "QUIET", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules["long_work"]._Bar, "show", given_up)
+        assert "given up" in choose(app, "page", "Rows").error[0].value
+    ((title, progress),) = told
+    assert title == "working out thresholds"
+    assert progress.is_given_up
+    app = quiet(app.run())
+    decided = open_preview(own, "warm").decide(Rule(drop="top(entropy, 0.2) or top(kl, 0.2)"))
+    assert app.dataframe[0].value["dropped"].sum() == decided.counts.dropped
+
+
 def test_two_sides_are_compared_row_by_row(start, own):
     app = choose(quiet(start(own.path)), "page", "Compare")
     app = quiet(app.selectbox(key="side_a").set_value("eksft").run())
