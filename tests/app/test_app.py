@@ -364,6 +364,27 @@ def test_undo_and_redo_walk_through_what_the_rule_was(start, own):
     assert app.code[0].value == said[1]
 
 
+def test_the_history_of_a_rule_is_read_from_what_the_tab_has_kept_and_from_nothing_else(start, own):
+    app = quiet(start(own.path))
+    app = quiet(app.selectbox(key="cut_by").set_value("nats").run())
+    app = quiet(app.select_slider(key="entropy_nats").set_value(float("inf")).run())  # off
+    rules_of = sys.modules["undo"].Rules
+    rules = app.session_state[f"rules {own.fingerprint} warm"]
+    assert [said["cut_by"] for said in rules.said] == ["share of each sequence", "nats", "nats"]
+    read = rules_of.of_text(rules.to_text())
+    assert (read.said, read.at) == (rules.said, 2)
+    for other in (
+        "",
+        "[]",
+        "{}",
+        '{"said": [], "at": 0}',
+        '{"said": [{"page": "Rows"}], "at": 0}',
+        '{"said": [{}], "at": "0"}',
+    ):
+        with pytest.raises(ValueError, match=r"no list|no place|Expecting"):
+            rules_of.of_text(other)
+
+
 def test_a_row_is_held_against_a_preset(start, own):
     app = quiet(start(own.path))
     for beside in ("preset kl-only", "random", "plain SFT"):

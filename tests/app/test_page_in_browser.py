@@ -85,6 +85,15 @@ def test_changes_of_the_rule_are_undone_and_redone_and_back_undoes_any_change(pa
     page.go_back()
     page.locator(".facts b", has_text="row 13").wait_for()
     assert written_rule(page) == second
+    page.reload()  # what was done in this tab can still be undone
+    undo = page.get_by_role("button", name="Undo")
+    undo.wait_for(timeout=60_000)
+    page.wait_for_function("[...document.querySelectorAll('button')].some(b => b.innerText.startsWith('Undo') && !b.disabled)")
+    undo.click()
+    page.get_by_test_id("stSidebar").get_by_text("entropy, 0.2,").wait_for()
+    assert written_rule(page) == first
+    page.get_by_role("button", name="Redo").click()
+    page.wait_for_function("text => document.body.innerText.replace(/\\s+/g, ' ').includes(text)", arg=second)
 
 
 def test_keys_open_help_and_search_and_a_chosen_segment_stays_chosen(page, server):
