@@ -15,7 +15,7 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from pipelines.bench_app import served
+from pipelines.app_hands import served
 from tokenstats import Store
 
 PAGES = {"Tokens": ".tokens .t", "Rows": "canvas", "Compare": ".tokens .t", "Audit": ".ts-table", "Overview": ".ts-table"}
