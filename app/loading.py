@@ -22,8 +22,7 @@ from tokenstats.masking.operands import Operand, open_operand
 from tokenstats.masking.rule import Rule
 from tokenstats.store import Store
 
-JOINT, ALONG_REPLY = "entropy against KL", "place in the reply"
-PICTURES = ("histograms", JOINT, ALONG_REPLY)
+HISTOGRAMS, JOINT, ALONG_REPLY = "histograms", "entropy against KL", "place in the reply"
 
 Key = tuple[str, ...]
 

@@ -244,8 +244,11 @@ def test_every_row_and_picture_can_be_looked_at(start, own):
     app = quiet(start(own.path))
     for row in (0, HOSTILE_ROWS[SCRIPT], HOSTILE_ROWS[BREAKOUT], 34):
         app = quiet(app.number_input(key="row").set_value(row).run())
-    for picture in ("entropy against KL", "place in the reply"):
+    app = quiet(choose(app, "way", "Expression"))
+    for picture in ("place in the reply", "entropy against KL", "histograms"):
         app = quiet(choose(app, "picture", picture))
+    app = quiet(choose(app, "way", "Thresholds"))  # whose own histograms take the place of the picture
+    assert app.segmented_control(key="picture").options == ["entropy against KL", "place in the reply"]
 
 
 def test_the_audit_page_shows_each_mask(start, own):
@@ -281,8 +284,8 @@ def test_a_missing_tokenizer_takes_neither_numbers_nor_pictures(start, own):
     shutil.rmtree(own.tokenizer_folder)
     app = quiet(start(own.path))
     assert value(app, "Dropped") == f"{share_of(own, Rule.from_preset('eksft'), 'same'):.2%}"
-    assert app.segmented_control(key="picture").value == "histograms"
-    quiet(choose(app, "picture", "entropy against KL"))
+    assert app.segmented_control(key="picture").value == "entropy against KL"
+    quiet(choose(app, "picture", "place in the reply"))
 
 
 def test_a_stored_mask_opens_without_an_audit(start, own, monkeypatch):
