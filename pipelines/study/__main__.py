@@ -57,14 +57,14 @@ def do_pilot(work: Path) -> None:
 
 
 def do_base(base: str, work: Path) -> None:
-    """The primary cell, RL from what it made, then the other cells."""
+    """What the primary comparisons need, RL from there, then the other arms of the primary cell and the other cells."""
     from pipelines.study.rl_runs import do_rl, rl_plan
     from pipelines.study.runner import Runner
 
     runner, runs = Runner(Results(FOLDER / f"sft-{base}.jsonl"), work, _clock()), list(plan((base,)))
-    runner.do_all(run for run in runs if run.cell == PRIMARY)
+    runner.do_all(run for run in runs if run.cell == PRIMARY and run.arm.starts_rl)
     do_rl(rl_plan((base,)), runner, Results(FOLDER / f"rl-{base}.jsonl"))
-    runner.do_all(run for run in runs if run.cell != PRIMARY)
+    runner.do_all(runs)
 
 
 def _clock() -> Callable[[str], None]:

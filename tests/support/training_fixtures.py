@@ -151,14 +151,21 @@ def add_mask(
     rule: str = "nll > 2",
     store_fingerprint: str | None = None,
     weighs: PerToken | None = None,
+    second: PerToken | None = None,
 ) -> list[np.ndarray]:
-    """Write a mask that keeps, and weighs, what it is told to; returns the kept tokens of each row."""
+    """Write a mask that keeps, and weighs, what it is told to; returns the kept tokens of each row.
+
+    ``second``: what of the dropped tokens a second clause drops too.
+    """
     folder, kept, row, schema = store.path / "masks" / name, [], 0, mask_schema(weighs is not None)
     for index in range(store.part_count):
         table = store.part("tokens", index)
         flags = [np.array(f) for f in table["is_target"].to_pylist()]
         part = [np.asarray(keeps(row + i, f), bool) & f for i, f in enumerate(flags)]
-        reasons = [(f & ~k).astype(np.uint16).tolist() for f, k in zip(flags, part, strict=True)]
+        reasons = [
+            ((f & ~k) * (1 + 2 * (second(row + i, f) if second is not None else 0))).astype(np.uint16).tolist()
+            for i, (f, k) in enumerate(zip(flags, part, strict=True))
+        ]
         columns = [table["seq_id"], pa.array([k.tolist() for k in part]), pa.array(reasons, pa.list_(pa.uint16()))]
         if weighs is not None:
             weights = [np.where(k, weighs(row + i, f), 0).tolist() for i, (f, k) in enumerate(zip(flags, part, strict=True))]
@@ -176,7 +183,7 @@ def add_mask(
         rule_fingerprint=f"rule-{name}",
         scorings={},
         thresholds={},
-        clauses=(Clause(text=rule, dropped=0),),
+        clauses=(Clause(text=rule, dropped=0),) + (Clause(text="kl > 1", dropped=0),) * (second is not None),
         targets=store.manifest.targets,
         kept=int(sum(k.sum() for k in kept)),
         protected=0,

@@ -131,7 +131,7 @@ def terms(models: tuple[str, str]) -> TrainOptions:
         reference=models[1],
         max_steps=6,
         batch_size=8,
-        metrics="kept",
+        metrics="targets",
     )
 
 
@@ -141,6 +141,7 @@ def test_terms_move_with_the_rule_and_the_agreement_with_the_mask_is_told(
     options, follow = replace(terms, learning_rate=1e-30), follow_rule(store, "mask", mask="eksft")
     train(store, model=models[0], mask="eksft", out=tmp_path / "still", options=options, follow=follow)
     train(store, model=models[0], mask="eksft", out=tmp_path / "stored", options=options)
+    assert {"clause_1/kl", "clause_2/kl"} <= history(tmp_path / "stored")[0].keys()
     for one, two in zip(history(tmp_path / "still"), history(tmp_path / "stored"), strict=True):
         assert one.pop("agreement") == 1.0
         del one["tokens_per_second"], two["tokens_per_second"]

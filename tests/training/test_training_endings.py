@@ -18,6 +18,7 @@ from training_fixtures import (
     save_tiny_model,
     saved_parameters,
     sequences,
+    train_on_two_processes,
 )
 from transformers import Qwen3ForCausalLM, TrainerCallback
 
@@ -104,6 +105,13 @@ def test_a_run_stops_at_the_first_evaluation_whose_kl_reaches_the_limit(
     assert [entry["step"] for entry in history(out)["training"]] == [5, 6]
     assert summary.eval_metrics["targets/kl"] == pytest.approx(curve[6], rel=1e-4)
     assert summary.eval_metrics["targets/kl"] == pytest.approx(kl_of_held_out(store, str(out), model, held_out), rel=1e-4)
+
+    halves = replace(options, batch_size=options.resolved.batch_size // 2)
+    train_on_two_processes(store, model, ("some",), tmp_path / "both", halves)
+    of_both = history(tmp_path / "both" / "some")
+    assert [entry["step"] for entry in of_both["training"]] == [5, 6], "both processes stop, and at the same step"
+    assert of_both["evaluation"][-1]["targets/kl"] == pytest.approx(curve[6], rel=1e-4)
+    assert largest_difference(out, tmp_path / "both" / "some") < 1e-4
 
 
 def test_a_limit_that_the_start_has_reached_is_an_error_before_training(

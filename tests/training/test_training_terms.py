@@ -33,10 +33,15 @@ from tokenstats.training.callbacks import Flow
 IDS = 259
 
 
+def evens_but_of_row_5(row: int, is_target: np.ndarray) -> np.ndarray:
+    return (np.arange(len(is_target)) % 2 == 0) & (row != 5)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = masked_store(tmp_path_factory.mktemp("terms"))
-    add_mask(store, "even", lambda row, is_target: (np.arange(len(is_target)) % 2 == 0) & (row != 5))
+    add_mask(store, "even", evens_but_of_row_5)
+    add_mask(store, "two-clauses", every_third_dropped, second=evens_but_of_row_5)
     return store
 
 
@@ -68,8 +73,9 @@ def history(folder: Path) -> dict:
 def belongs(row: int, is_target: np.ndarray) -> dict[str, np.ndarray]:
     """The sets of a row's tokens, by their definitions."""
     kept = is_target & every_third_dropped(row, is_target)
-    even = (np.arange(len(is_target)) % 2 == 0) & (row != 5)
-    return {"targets": is_target, "kept": kept, "entropy_on": is_target & ~kept, "kl_on": is_target & ~even}
+    even, dropped = evens_but_of_row_5(row, is_target), is_target & ~kept
+    sets = {"targets": is_target, "kept": kept, "entropy_on": dropped, "kl_on": is_target & ~even}
+    return {**sets, "clause_1": dropped, "clause_2": dropped & even}
 
 
 def means(store: Store, models: tuple[str, str]) -> dict[str, float]:
@@ -101,14 +107,14 @@ def test_what_is_told_is_what_float64_arithmetic_on_whole_logits_gives(
     store: Store, models: tuple[str, str], terms: TrainOptions, tmp_path: Path, metrics: str
 ) -> None:
     options = replace(terms, max_steps=1, batch_size=ROWS, metrics=metrics)
-    summary = train(store, model=models[0], mask="some", out=tmp_path / "out", options=options)
+    summary = train(store, model=models[0], mask="two-clauses", out=tmp_path / "out", options=options)
     expected = means(store, models)
     entry = history(tmp_path / "out")["training"][0]
     told = {name: value for name, value in entry.items() if "/" in name}
     assert told == pytest.approx({name: expected[name] for name in told}, rel=1e-5)
     both = {f"{group}/{name}" for group in ("kept", "entropy_on", "kl_on") for name in ("nll", "entropy", "kl", "accuracy")}
     free = {"kept/nll", "entropy_on/nll", "entropy_on/entropy", "entropy_on/accuracy"} | {n for n in both if "kl_on" in n}
-    everything = both | {f"targets/{name}" for name in ("nll", "entropy", "kl", "accuracy")}
+    everything = {f"{group}/{name.partition('/')[2]}" for group in belongs(0, np.zeros(1, bool)) for name in both}
     assert told.keys() == {"loss": free, "kept": both, "targets": everything}[metrics]
     assert entry["loss_nll"] == pytest.approx(expected["kept/nll"], rel=1e-5)
     assert entry["loss_entropy"] == pytest.approx(expected["entropy_on/entropy"] / math.log(IDS), rel=1e-5)

@@ -35,6 +35,8 @@ class TokenRows(Dataset[Example]):
         weights: [N] float32, 0 where not learned, or None; where given, an example has ``"weights": [T] float32`` too.
         sets: [N] uint8, what each token belongs to (see token_sets), or None; where given, an example has
             ``"sets": [T] uint8`` and ``"key": [1] int64``, the bits of the row's key.
+        reason: [N] uint16, the clauses that drop each token, as bits, or None; where given, an example has
+            ``"reason": [T] uint16`` too.
     """
 
     ids: np.ndarray
@@ -43,6 +45,7 @@ class TokenRows(Dataset[Example]):
     keys: np.ndarray
     weights: np.ndarray | None = None
     sets: np.ndarray | None = None
+    reason: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -58,6 +61,8 @@ class TokenRows(Dataset[Example]):
             example["weights"] = self.weights[span]
         if self.sets is not None:
             example |= {"sets": self.sets[span], "key": self.keys[row : row + 1].view(np.int64)}
+        if self.reason is not None:
+            example["reason"] = self.reason[span]
         return example
 
     def _without_row(self) -> Example:
@@ -66,6 +71,8 @@ class TokenRows(Dataset[Example]):
             example["weights"] = np.zeros(1, np.float32)
         if self.sets is not None:
             example |= {"sets": np.zeros(1, np.uint8), "key": np.zeros(1, np.int64)}
+        if self.reason is not None:
+            example["reason"] = np.zeros(1, np.uint16)
         return example
 
     @property
@@ -136,13 +143,14 @@ def load_training_data(
         rows = slice(first, first + len(part.lengths))
         first = rows.stop
         bits = None if sets is None else sets.bits_of(store, mask, index, part)
+        reason = sets.reason_of(store, mask, index) if sets is not None else None
         has_learned = part.has_learned if sets is None or bits is None else part.rows_with(bits & sets.learned > 0)
         any_learned |= bool((has_learned & ~held_out[rows]).any())
         stays = part.rows_with(part.is_target) if keep_empty else has_learned
         chosen = stays & ~held_out[rows]
         left_out += int(np.count_nonzero(~stays & ~held_out[rows]))
-        train.add(part, chosen, keys[rows], learned=part.keep, weights=part.weight, sets=bits)
-        evaluation.add(part, held_out[rows], keys[rows], learned=part.is_target, sets=bits)
+        train.add(part, chosen, keys[rows], learned=part.keep, weights=part.weight, sets=bits, reason=reason)
+        evaluation.add(part, held_out[rows], keys[rows], learned=part.is_target, sets=bits, reason=reason)
     if not any_learned:
         raise InputError(
             f"mask {mask.name!r} keeps no token{' of weight above 0' if mask.weighted else ''} of the "
@@ -166,7 +174,7 @@ def _check_not_empty(rows: TokenRows, option: str, choice: TokenChoice | None, b
         )
 
 
-PADDING = {"input_ids": 0, "labels": IGNORED, "weights": 0.0, "sets": 0, "length": 0, "key": 0}
+PADDING = {"input_ids": 0, "labels": IGNORED, "weights": 0.0, "sets": 0, "reason": 0, "length": 0, "key": 0}
 
 
 def collate(examples: list[Example]) -> dict[str, Tensor]:

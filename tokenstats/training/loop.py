@@ -139,7 +139,7 @@ class MaskedTrainer(Trainer):
         self._split.model = model
         with torch.no_grad(), self.accelerator.autocast():
             if self._objective is not None:
-                sums = sums_by_row(self._objective.measure(inputs, training=False), inputs)
+                sums = sums_by_row(self._objective.measure(inputs, training=False), inputs, self._objective.clauses)
                 return None, sums, sums[:, 0]
             sums, counts = nll_per_row(self._split, inputs["input_ids"], inputs["labels"], inputs["length"])
         return None, sums, counts

@@ -6,8 +6,9 @@
     agreement                           of a rule that is followed: the Jaccard index of what it and the stored mask drop
     tokens_per_second                   of the input, without padding, on all devices; evaluation and saving left out
 
-Groups are ``targets``, ``kept``, ``entropy_on`` (E) and ``kl_on`` (K). A mean is told where it is known of every token of the
-group. Means are of all tokens since the last entry, each counted once, on all devices; with weights they are unweighted.
+Groups are ``targets``, ``kept``, ``entropy_on`` (E), ``kl_on`` (K) and, where all targets are told of, ``clause_1`` and so on:
+what that clause of the rule drops. A mean is told where it is known of every token of the group. Means are of all tokens since
+the last entry, each counted once, on all devices; with weights they are unweighted.
 """
 
 import time
@@ -30,31 +31,38 @@ VALUES = {
     "accuracy": ("correct", Depth.POLICY),
 }
 """By the name of a mean: the column, and the depth from which it is known."""
-SUMS = len(GROUPS) * (1 + len(VALUES)) + 2
 TERMS = ("loss_nll", "loss_entropy", "loss_kl")
 
 
-def sums_by_row(measured: Measured, batch: Batch) -> Tensor:
-    """[B, SUMS] float64 of each sequence: of each group its tokens and the sums of its values.
+def sum_count(clauses: int) -> int:
+    """How many sums are kept, with so many clauses told apart."""
+    return (len(GROUPS) + clauses) * (1 + len(VALUES)) + 2
+
+
+def sums_by_row(measured: Measured, batch: Batch, clauses: int) -> Tensor:
+    """[B, S] float64 of each sequence, S = :func:`sum_count`: of each group its tokens and the sums of its values.
 
     The last two are the tokens that the stored mask (``labels``) and this step's selection both drop, and those that any does.
     """
     found, columns, chosen = measured.selection, measured.columns, measured.chosen
     by_token = []
-    for group in (torch.ones_like(found.kept), found.kept, found.entropy_on, found.kl_on):
+    reason = torch.zeros_like(found.kept, dtype=torch.int64) if found.reason is None else found.reason
+    dropped_by = [reason & 1 << clause > 0 for clause in range(clauses)]
+    for group in (torch.ones_like(found.kept), found.kept, found.entropy_on, found.kl_on, *dropped_by):
         by_token.append(group.double())
         by_token += [torch.where(group, columns[name].detach().double(), 0.0) for name, _ in VALUES.values()]
     stored = batch["labels"][chosen] == IGNORED
     by_token += [(stored & ~found.kept).double(), (stored | ~found.kept).double()]
-    sums = torch.zeros(len(chosen), SUMS, dtype=torch.float64, device=chosen.device)
+    sums = torch.zeros(len(chosen), len(by_token), dtype=torch.float64, device=chosen.device)
     return sums.index_add_(0, chosen.nonzero()[:, 0], torch.stack(by_token, 1))
 
 
 def means_of(sums: Tensor, table: tuple[Depth, ...]) -> dict[str, float]:
-    """Means by ``GROUP/VALUE`` from [SUMS] sums; ``table``: the depths by which they were worked out."""
+    """Means by ``GROUP/VALUE`` from [S] sums; ``table``: the depths by which they were worked out."""
     found = {}
-    by_group = sums[:-2].view(len(GROUPS), -1).tolist()
-    for (group, bit), (count, *totals) in zip(GROUPS.items(), by_group, strict=True):
+    by_group = sums[:-2].view(-1, 1 + len(VALUES)).tolist()
+    groups = GROUPS | {f"clause_{number}": TARGET for number in range(1, len(by_group) - len(GROUPS) + 1)}
+    for (group, bit), (count, *totals) in zip(groups.items(), by_group, strict=True):
         known = max(table[bit], table[TARGET])
         for (name, (_, depth)), total in zip(VALUES.items(), totals, strict=True):
             if count and known >= depth:
@@ -65,9 +73,9 @@ def means_of(sums: Tensor, table: tuple[Depth, ...]) -> dict[str, float]:
 class Meter:
     """Adds up what happens between two entries of the history, on this device."""
 
-    def __init__(self, terms: Terms | None, compares: bool, device: torch.device):
-        self._terms, self._compares = terms, compares
-        self._sums = torch.zeros(SUMS, dtype=torch.float64, device=device)
+    def __init__(self, terms: Terms | None, compares: bool, device: torch.device, clauses: int = 0):
+        self._terms, self._compares, self._clauses = terms, compares, clauses
+        self._sums = torch.zeros(sum_count(clauses), dtype=torch.float64, device=device)
         self._parts = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
         self._tokens = torch.zeros(1, dtype=torch.float64, device=device)
         self._steps, self._seconds, self._began = 0, 0.0, 0.0
@@ -77,7 +85,8 @@ class Meter:
         """The meter of a run's objective; None: of the cross-entropy alone."""
         if objective is None:
             return cls(None, False, device)
-        return cls(objective.terms, objective.followed is not None and objective.followed.compares, device)
+        compares = objective.followed is not None and objective.followed.compares
+        return cls(objective.terms, compares, device, objective.clauses)
 
     def begin_step(self, batches: Sequence[Batch]) -> None:
         """An optimizer step begins, of these micro-batches."""
@@ -92,7 +101,7 @@ class Meter:
     def add(self, parts: Tensor, measured: Measured, batch: Batch) -> None:
         """A micro-batch: its terms [3], and its statistics."""
         self._parts += parts
-        self._sums += sums_by_row(measured, batch).sum(0)
+        self._sums += sums_by_row(measured, batch, self._clauses).sum(0)
 
     def read(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The entry since the last reading; ``total`` adds up over all devices."""

@@ -165,8 +165,14 @@ def _joined(parts: Sequence[tuple[TokenRows, np.uint64]]) -> TokenRows:
         offsets=np.concatenate([[0], *(each.offsets[1:] + start for each, start in zip(rows, before, strict=False))]),
         keys=np.concatenate([mixed(each.keys ^ salt) for each, salt in parts]),
         weights=np.concatenate([_weights(each) for each in rows]) if weighs else None,
-        sets=np.concatenate([each.sets for each in rows if each.sets is not None]) if rows[0].sets is not None else None,
+        sets=_concatenated([each.sets for each in rows]),
+        reason=_concatenated([each.reason for each in rows]),
     )
+
+
+def _concatenated(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Of all stores or of none."""
+    return None if arrays[0] is None else np.concatenate([each for each in arrays if each is not None])
 
 
 def _weights(rows: TokenRows) -> np.ndarray:

@@ -61,10 +61,12 @@ class Objective:
         vocabulary: int,
         reference: Reference | None = None,
         followed: FollowedRule | None = None,
+        clauses: int = 0,
         logits_at_once: int = LOGITS_AT_ONCE,
     ):
-        """vocabulary: ids that p and q are over, at most the columns of either model's logits."""
+        """vocabulary: ids that p and q are over, at most the columns of either model's logits; clauses: are told apart."""
         self.split, self.terms, self.vocabulary, self.reference, self.followed = split, terms, vocabulary, reference, followed
+        self.clauses = clauses
         self._logits_at_once = logits_at_once
         self._trained = frozenset(
             ["nll"] + ["entropy"] * (terms.entropy_bonus > 0) + [terms.kl_column] * (terms.kl_penalty > 0)

@@ -9,7 +9,8 @@ from tokenstats.options import NOT_NEGATIVE, SEED, above, at_least, between, che
 from tokenstats.training.guides import FORMS, GUIDES, choose
 from tokenstats.training.option_values import ARGUMENTS, BEST_BY, SCHEDULES, SHARES, parse_schedule_args, parse_shares
 
-METRICS = ("loss", "kept", "targets")
+ALL_TARGETS = "targets"
+METRICS = ("loss", "kept", ALL_TARGETS)
 """What a run tells of its tokens besides the loss: nothing more, of the kept tokens, or of all targets."""
 
 EXACT, REVERSE, AS_RELEASED = "exact", "reverse", "as-released"

@@ -12,24 +12,32 @@ from tokenstats.training.rows import IGNORED
 from tokenstats.training.token_sets import ENTROPY, KEPT, KL, Kind, TokenChoice, TokenSets
 
 Batch = Mapping[str, Tensor]
-"""Collated examples of TokenRows: ``input_ids``, ``labels``, ``sets``, ``weights`` [B, T]; ``key``, ``length`` [B, 1]."""
+"""Collated examples of TokenRows: ``input_ids``, ``labels``, ``sets`` and more, [B, T]; ``key``, ``length`` [B, 1]."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """n tokens: which are kept, of E and of K, boolean [n] each, and what the kept ones weigh, float32 [n] (None: 1 each)."""
+    """n tokens.
+
+    Attributes:
+        kept, entropy_on, kl_on: Boolean [n]: which are learned, of E, of K.
+        weight: float32 [n], of the kept ones; None: 1 each.
+        reason: int64 [n], the clauses that drop a token, as bits; None where nobody asks.
+    """
 
     kept: Tensor
     entropy_on: Tensor
     kl_on: Tensor
     weight: Tensor | None = None
+    reason: Tensor | None = None
 
 
 def stored_selection(batch: Batch, chosen: Tensor) -> Selection:
     """The selection of the stored masks, for the chosen tokens [B, T] in their order."""
     sets = batch["sets"][chosen]
     weights = batch["weights"][chosen] if "weights" in batch else None
-    return Selection(sets & KEPT > 0, sets & ENTROPY > 0, sets & KL > 0, weights)
+    reason = batch["reason"][chosen] if "reason" in batch else None
+    return Selection(sets & KEPT > 0, sets & ENTROPY > 0, sets & KL > 0, weights, reason)
 
 
 def stored_divisors(batch: Batch, by_weights: bool) -> Tensor:
@@ -112,6 +120,7 @@ class FollowedRule:
             entropy_on=self._of(self.sets.entropy_on, reason, bits & ENTROPY > 0),
             kl_on=self._of(self.sets.kl_on, reason, bits & KL > 0),
             weight=None if weight is None else torch.from_numpy(weight).to(device),
+            reason=torch.from_numpy(reason.astype(np.int64)).to(device),
         )
 
     def _of(self, choice: TokenChoice | None, reason: np.ndarray, stored: Tensor) -> Tensor:

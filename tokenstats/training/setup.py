@@ -1,7 +1,7 @@
 """What a run with terms, metrics or a followed rule needs beyond a plain one: its sets of tokens, reference and objective."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from tokenstats.training.data import TokenRows, TrainingData
 from tokenstats.training.mixture import Source
 from tokenstats.training.models import TrainableModel, check_tokenizer
 from tokenstats.training.objective import Objective
-from tokenstats.training.options import TrainOptions
+from tokenstats.training.options import ALL_TARGETS, TrainOptions
 from tokenstats.training.reference import ModelBeside, Reference, load_reference, without_adapter
 from tokenstats.training.reference_cache import CachedStates, RowsToKeep, make_cache
 from tokenstats.training.request import Request
@@ -84,17 +84,15 @@ def plan_run(request: Request) -> Plan | None:
     if not (options.entropy_bonus or options.kl_penalty or options.has_metrics or watched or follow is not None):
         return None
     sets = tuple(_token_sets(options, source, follow) for source in request.sources)
+    clauses = {_clauses_of(source, follow) for source in request.sources}
+    if options.metrics == ALL_TARGETS and len(clauses) == 1:  # clauses of other texts have nothing in common but a number
+        sets = tuple(replace(each, clauses=len(next(iter(clauses)))) for each in sets)
     return Plan(request.model, options, terms, sets, follow, any(source.mask.name is not None for source in request.sources))
 
 
 def _token_sets(options: TrainOptions, source: Source, follow: Selector | None) -> TokenSets:
-    mask = source.mask
-    clauses: tuple[str, ...] = ()
-    of = "the rule that is followed" if follow is not None else f"mask {mask.title!r}"
-    if follow is not None:
-        clauses = follow.clauses
-    elif mask.manifest is not None:
-        clauses = tuple(clause.text for clause in mask.manifest.clauses)
+    of = "the rule that is followed" if follow is not None else f"mask {source.mask.title!r}"
+    clauses = _clauses_of(source, follow)
 
     def choice(option: str, text: str | None) -> TokenChoice | None:
         return None if text is None else choose_tokens(option, text, clauses, of, source.store)
@@ -106,6 +104,13 @@ def _token_sets(options: TrainOptions, source: Source, follow: Selector | None) 
         learned=TARGET if follow is not None else learned,
         follows=follow is not None,
     )
+
+
+def _clauses_of(source: Source, follow: Selector | None) -> tuple[str, ...]:
+    """The texts of the clauses that decide what is dropped."""
+    if follow is not None:
+        return follow.clauses
+    return tuple(clause.text for clause in source.mask.manifest.clauses) if source.mask.manifest is not None else ()
 
 
 def build_objective(
@@ -123,7 +128,7 @@ def build_objective(
     followed = FollowedRule(plan.follow, plan.sets[0], plan.has_mask) if plan.follow is not None else None
     if description is not None and plan.follow is not None:
         _warn_where_kl_begins_at_0(plan.follow, loaded.description, description)
-    return Objective(loaded.split, plan.terms, vocabulary, reference, followed), description
+    return Objective(loaded.split, plan.terms, vocabulary, reference, followed, plan.sets[0].clauses), description
 
 
 def _reference(

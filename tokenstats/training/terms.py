@@ -9,7 +9,7 @@ embedding have no part in H and KL (they do in nll, as in every trainer). Loads 
 from dataclasses import dataclass
 from enum import IntEnum
 
-from tokenstats.training.options import EXACT, REVERSE, TrainOptions
+from tokenstats.training.options import ALL_TARGETS, EXACT, REVERSE, TrainOptions
 from tokenstats.training.token_sets import COMBINATIONS, ENTROPY, KEPT, KL, TARGET
 
 OF_REFERENCE = frozenset({"ref_logprob", "ref_rank", "ref_entropy", "kl", "reverse_kl"})
@@ -67,7 +67,7 @@ def plan_terms(options: TrainOptions, *, has_reference: bool, by_weights: bool, 
     if reads is not None:
         of_rule = Depth.BOTH if reads & OF_REFERENCE or options.kl_penalty else Depth.POLICY
     depths = {
-        TARGET: max(told if options.metrics == "targets" else Depth.NOTHING, of_rule, told if reads is not None else 0),
+        TARGET: max(told if options.metrics == ALL_TARGETS else Depth.NOTHING, of_rule, told if reads is not None else 0),
         KEPT: max(Depth.NLL, told),
         ENTROPY: max(Depth.POLICY if options.entropy_bonus else Depth.NOTHING, told),
         KL: max(Depth.BOTH if options.kl_penalty else Depth.NOTHING, told),

@@ -114,12 +114,14 @@ class TokenSets:
         entropy_on, kl_on: What they are; None where nothing is over them.
         learned: The bits of which a row must have a token, or there is nothing to learn from it.
         follows: The rule is evaluated in each step: of stored masks come only the choices that do not depend on it.
+        clauses: How many clauses of the rule are told apart in what is measured.
     """
 
     entropy_on: TokenChoice | None
     kl_on: TokenChoice | None
     learned: int = KEPT
     follows: bool = False
+    clauses: int = 0
 
     @property
     def other_masks(self) -> set[str]:
@@ -139,6 +141,12 @@ class TokenSets:
             if choice is not None and not (self.follows and choice.is_of_rule):
                 bits |= _chosen(choice, store, mask, index, part) * np.uint8(bit)
         return bits
+
+    def reason_of(self, store: Store, mask: ChosenMask, index: int) -> np.ndarray | None:
+        """[N] uint16, the clauses of the stored mask that drop each token of a part; None where they are not told apart."""
+        if not self.clauses or self.follows:
+            return None
+        return flat(store.part(f"{MASKS}/{mask.name}", index, ["reason"])["reason"])
 
 
 def _chosen(choice: TokenChoice, store: Store, mask: ChosenMask, index: int, part: LearnedPart) -> np.ndarray:

@@ -18,7 +18,8 @@ from tokenstats.inspect.render.figures import INK, LINES, MUTED, legend_below, n
 History = Mapping[str, Sequence[Mapping[str, float]]]
 
 _GROUPS = {"targets": INK, "kept": LINES[1], "entropy_on": LINES[0], "kl_on": LINES[2]}
-"""The groups of tokens, and their colours in every panel."""
+"""The groups of tokens that any run may tell of, and their colours in every panel."""
+_CLAUSE, _OF_CLAUSES = "clause_", (LINES[3], LINES[4], LINES[7], LINES[5])
 _HELD_OUT = (0, (4, 2))
 _COLUMNS = 2
 _MARKED = 25  # entries, up to which each is a dot
@@ -29,7 +30,12 @@ class Curves:
 
     def __init__(self, history: History, names: Mapping[str, str]):
         self.training, self.evaluation = history["training"], history["evaluation"]
-        self.names = {group: names.get(group, group) for group in _GROUPS}
+        told = {name.partition("/")[0] for entry in (*self.training, *self.evaluation) for name in entry}
+        clauses = sorted(int(group.removeprefix(_CLAUSE)) for group in told if group.startswith(_CLAUSE))
+        colours = {f"{_CLAUSE}{number}": _OF_CLAUSES[(number - 1) % len(_OF_CLAUSES)] for number in clauses}
+        # a clause that E or K is has a line already
+        self.colours = _GROUPS | {g: colour for g, colour in colours.items() if g.replace("_", " ") not in names.values()}
+        self.names = {group: names.get(group, group.replace("_", " ")) for group in self.colours}
 
     def line(self, ax: Axes, key: str, label: str | None, colour: str, held_out: bool = False) -> bool:
         """Draw what the entries say of a key, dashed where they are of rows held out; do they say anything?"""
@@ -43,7 +49,7 @@ class Curves:
 
     def groups(self, ax: Axes, value: str) -> None:
         """The lines of one value, of each group: two of a colour are named once."""
-        for group, colour in _GROUPS.items():
+        for group, colour in self.colours.items():
             is_named = self.line(ax, f"{group}/{value}", self.names[group], colour)
             self.line(ax, f"{group}/{value}", None if is_named else self.names[group], colour, held_out=True)
 
