@@ -93,8 +93,9 @@ def score_store(
     reference: str | None = None,
     name: str | None = None,
     scoring: ScoringOptions = ScoringOptions(),
-) -> Family[ScoringManifest]:
-    """Score the tokens of a finished store in this process, without its dataset. A killed run goes on as in :func:`compute`.
+    worker: Worker | None = None,
+) -> Family[ScoringManifest] | None:
+    """Score the tokens of a finished store, without its dataset. A killed run goes on as in :func:`compute`.
 
     Args:
         store: A store, or its folder.
@@ -102,15 +103,16 @@ def score_store(
         reference: The model q that KL is measured from, or None.
         name: Of the scoring; by default the model folder's own name.
         scoring: How tokens are scored.
+        worker: Of several processes that share the parts, this one; None: it is alone.
 
     Returns:
-        The finished scoring: to the byte what ``compute`` makes.
+        The finished scoring: to the byte what ``compute`` makes. None where other workers are still at work.
 
     Raises:
         InputError: The model has another tokenizer than the store, or cannot be scored.
         StoreError: The store holds something else of this name, or the disk refuses.
     """
-    opened, name, worker = open_store(store), scoring_name(model, name), Worker()
+    opened, name = open_store(store), scoring_name(model, name)
     request = Request(model, reference, scoring)
     found, expected = (
         tokenizer_fingerprint(load_tokenizer(model, scoring.trust_remote_code)),
@@ -122,14 +124,13 @@ def score_store(
             "other words; score a model with the same tokenizer"
         )
     parts = [(index, part.tokens) for index, part in enumerate(opened.manifest.parts)]
+    worker = worker or Worker()
     with closing(start_engine(request, worker, EngineOptions())) as engine:
         passes = Passes(opened.path, name, engine, worker)
         if request.separate:
             engine.load_reference()
             passes.keep_states(parts)
-        made = passes.score(parts, engine.load(), part_settings(opened.part_file(TOKENS, 0)))
-    assert made is not None, "the only worker leaves no part to others"
-    return made
+        return passes.score(parts, engine.load(), part_settings(opened.part_file(TOKENS, 0)))
 
 
 def scoring_name(model: str, name: str | None = None) -> str:

@@ -1,10 +1,10 @@
 """Code that a model brings with it runs only where the user says so: never because something answers for them."""
 
+import io
 import json
-import os
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,9 @@ class OwnTokenizer(PreTrainedTokenizerFast):
 """
 
 
+Run = Callable[..., tuple[int, str, str, bool]]
+
+
 def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -60,47 +63,50 @@ def with_own_tokenizer(tmp_path, base) -> Path:
     return folder
 
 
-def run(tmp_path: Path, *arguments: object) -> tuple[subprocess.CompletedProcess, bool]:
-    """A command of its own, with ``y`` piped into it; did the code that a model brings run?"""
-    witness = tmp_path / "witness"
-    witness.unlink(missing_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "tokenstats", *map(str, arguments)],
-        input="y\n" * 20,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"WITNESS": str(witness), "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
-    )
-    return done, witness.exists()
+@pytest.fixture
+def run(cli, tmp_path, monkeypatch) -> Run:
+    """A command with ``y`` on its standard input; did the code that a model brings run?"""
+    witness, modules = tmp_path / "witness", str(tmp_path / "modules")
+    monkeypatch.setenv("WITNESS", str(witness))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # transformers adds the folder
+
+    def answered(*arguments: object) -> tuple[int, str, str, bool]:
+        witness.unlink(missing_ok=True)
+        for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+            del sys.modules[name]  # as in a new process
+        monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 20))
+        return *cli(*arguments), witness.exists()
+
+    return answered
 
 
-def test_a_piped_yes_runs_no_code_of_a_model(tmp_path, chats, warmup, with_own_model, with_own_tokenizer):
+def test_a_piped_yes_runs_no_code_of_a_model(run, tmp_path, chats, warmup, with_own_model, with_own_tokenizer):
     rows, store = write_jsonl(tmp_path / "rows.jsonl", chats[:4]), tmp_path / "store"
     for what in (
         ["--model", with_own_model],
         ["--model", with_own_tokenizer],
         ["--model", warmup, "--reference", with_own_model],
     ):
-        done, ran = run(tmp_path, "compute", rows, *what, "--store", store)
-        assert (done.returncode, done.stdout, ran) == (2, "", False), done.stderr
-        assert done.stderr.endswith("which is not run unasked; read it, then allow it with --trust-remote-code\n")
-        assert "Traceback" not in done.stderr
+        status, out, err, ran = run("compute", rows, *what, "--store", store)
+        assert (status, out, ran) == (2, "", False), err
+        assert err.endswith("which is not run unasked; read it, then allow it with --trust-remote-code\n")
         assert not store.exists()
 
 
-def test_it_runs_where_the_user_allows_it_and_the_manifests_say_so(tmp_path, chats, warmup, with_own_model):
+def test_it_runs_where_the_user_allows_it_and_the_manifests_say_so(run, tmp_path, chats, warmup, with_own_model):
     rows, store = write_jsonl(tmp_path / "rows.jsonl", chats[:4]), tmp_path / "store"
-    done, ran = run(tmp_path, "compute", rows, "--model", with_own_model, "--store", store, "--trust-remote-code")
-    assert (done.returncode, ran) == (0, True), done.stderr
+    status, _, err, ran = run("compute", rows, "--model", with_own_model, "--store", store, "--trust-remote-code")
+    assert (status, ran) == (0, True), err
     opened = Store(store)
     assert opened.manifest.tokenizer.trust_remote_code
     assert opened.scorings.choose().manifest.trust_remote_code
     options = ["--mask", "none", "--model", with_own_model, "--max-steps", 1, "--device", "cpu"]
-    done, ran = run(tmp_path, "train", store, *options, "--out", tmp_path / "out")
-    assert (done.returncode, ran) == (2, False), done.stderr
-    assert "--trust-remote-code" in done.stderr
-    done, ran = run(tmp_path, "train", store, *options, "--out", tmp_path / "out", "--trust-remote-code")
-    assert (done.returncode, ran) == (0, True), done.stderr
+    status, _, err, ran = run("train", store, *options, "--out", tmp_path / "out")
+    assert (status, ran) == (2, False), err
+    assert "--trust-remote-code" in err
+    status, _, err, ran = run("train", store, *options, "--out", tmp_path / "out", "--trust-remote-code")
+    assert (status, ran) == (0, True), err
 
 
 def test_a_tokenizer_says_what_it_would_have_run(with_own_tokenizer):

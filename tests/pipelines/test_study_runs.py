@@ -184,7 +184,8 @@ def test_a_run_that_has_a_result_is_not_done_again(work, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:the training starts from the reference itself")  # so it does, and has no warm-up
 @pytest.mark.parametrize("name", ["both terms", "followed", "in rounds"])
-def test_an_arm_trains_in_the_way_that_it_is_named_for(name, rows, work):
+def test_an_arm_trains_in_the_way_that_it_is_named_for(name, rows, work, monkeypatch):
+    monkeypatch.setattr(design, "PASSES", 3)
     run = Run("base", SMALL, arm_named(name), 0)
     out, before = work / name, list(rows.store.scorings)
     fine_tune(run, rows, prepare_mask(run, rows), 1e-4, out)

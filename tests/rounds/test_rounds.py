@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rounds_fixtures import ALWAYS_THE_SAME, arguments_of, copied, rows_of
-from training_fixtures import QUICK, ROWS, add_mask, largest_difference, losses, nll_of, saved_parameters, sequences
+from training_fixtures import (
+    QUICK,
+    ROWS,
+    add_mask,
+    largest_difference,
+    losses,
+    nll_of,
+    run_on_two_processes,
+    saved_parameters,
+    sequences,
+)
 
 from tokenstats.computing import compute
 from tokenstats.corpus.options import CorpusOptions
@@ -15,6 +25,7 @@ from tokenstats.errors import InputError
 from tokenstats.masking.build import build_mask
 from tokenstats.masking.rule import Rule
 from tokenstats.rounds.options import RoundOptions
+from tokenstats.rounds.record import Record
 from tokenstats.rounds.run import RoundsSummary, train_rounds
 from tokenstats.store import Store
 from tokenstats.training import TrainOptions, train
@@ -53,6 +64,28 @@ def test_a_mask_that_is_like_the_last_one_stays_to_the_end(store: Store, model: 
     assert found.training.steps == 7
     train(store, model=model, mask="round-1", out=tmp_path / "whole", options=options)
     assert largest_difference(tmp_path / "out", tmp_path / "whole") == 0.0
+
+
+def test_two_processes_make_the_rounds_of_one(unscored: Path, store: Store, model: str, tmp_path: Path) -> None:
+    """Half of each batch on each; the parts of a scoring are shared, and the masks are those of one process."""
+    rounds, options = RoundOptions(warmup_steps=2), replace(QUICK, max_steps=6, reference=model, learning_rate=5e-3)
+    asked = f"model={model!r}, rule='eksft', every=2, rounds={rounds!r}"
+    alone = train_rounds(store, model=model, rule="eksft", every=2, out=tmp_path / "alone", rounds=rounds, options=options)
+    shared, half = copied(unscored, tmp_path / "shared"), replace(options, batch_size=options.resolved.batch_size // 2)
+    run_on_two_processes(
+        "from tokenstats.rounds.options import RoundOptions; from tokenstats.rounds.run import train_rounds; "
+        "from tokenstats.training import TrainOptions; "
+        f"train_rounds({str(shared.path)!r}, {asked}, out={str(tmp_path / 'both')!r}, options={half!r})"
+    )
+    found = Record.read(tmp_path / "both").rounds
+    assert [(each.name, each.step) for each in found] == [("round-0", 2), ("round-1", 4)]
+    for one, two in zip(alone.rounds, found, strict=True):
+        assert two.entropy.now == pytest.approx(one.entropy.now, rel=1e-4)
+        assert two.kl is not None
+        assert one.kl is not None
+        assert two.kl.now == pytest.approx(one.kl.now, rel=1e-3)
+        assert two.kept == one.kept
+    assert largest_difference(tmp_path / "alone", tmp_path / "both") < 1e-4
 
 
 def test_rows_held_out_are_evaluated_at_the_ends_of_the_run_and_not_of_each_round(

@@ -175,11 +175,14 @@ def test_what_was_changed_since_is_not_gone_on_with(
         train_rounds(store.path, out=out, rounds=WARM, resume=True, **arguments_of(model))
 
 
-def test_rounds_are_made_in_one_process(store: Store, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="rounds are made in one process"):
+def test_processes_that_training_does_not_see_are_refused(
+    store: Store, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(InputError, match="this is one of 2 processes, but training sees 1; expected torchrun to start them"):
         train_rounds(store, out=tmp_path / "out", rounds=WARM, **arguments_of(model))
+    assert not (tmp_path / "out").exists()
 
 
 # ---- the command line

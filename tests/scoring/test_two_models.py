@@ -111,7 +111,7 @@ def test_in_both_passes_batches_get_smaller_where_memory_runs_out(short_of_memor
     assert_tables_close(table(scarce, name), table(plenty, name))
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_the_references_body_is_gone_before_the_scored_model_loads(compiled, chats, base, warmup, tmp_path, monkeypatch):
     data = write_jsonl(tmp_path / "d.jsonl", chats[:2])
     real, compile_ = loading.load_model, torch.nn.Module.compile

@@ -241,14 +241,18 @@ def train_on_two_processes(
     store: Store, model: str, masks: tuple[str, ...], out: Path, options: TrainOptions, follow: str = "None"
 ) -> None:
     """``follow``: the expression that makes the rule to follow."""
-    code = (
-        "import torch; torch.set_num_threads(1); from pathlib import Path; "
-        "from tokenstats.training import TrainOptions, train; "
+    run_on_two_processes(
+        "from pathlib import Path; from tokenstats.training import TrainOptions, train; "
         f"[train({str(store.path)!r}, model={model!r}, mask=m, out=Path({str(out)!r}) / m, options={options!r}, "
-        f"follow={follow}) for m in {masks!r}]; "
-        # a process that leaves while the other still talks to it is aborted by gloo at its own exit, now and then
-        "torch.distributed.barrier(); torch.distributed.destroy_process_group()"
+        f"follow={follow}) for m in {masks!r}]"
     )
+
+
+def run_on_two_processes(code: str) -> None:
+    """Run statements as torchrun would have them run."""
+    # a process that leaves while the other still talks to it is aborted by gloo at its own exit, now and then
+    leave = "torch.distributed.barrier(); torch.distributed.destroy_process_group()"
+    code = f"import torch; torch.set_num_threads(1); {code}; {leave}"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -56,7 +56,8 @@ def in_the_order_of_rows(self: BatchPlan, lengths: np.ndarray, classes: np.ndarr
 
 @pytest.mark.filterwarnings("ignore:.*is falling back")
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.thorough] if kind == "mistral" else []) for kind in (*APART, *MIXING)]
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.thorough] if kind in ("mistral", "bloom") else []) for kind in (*APART, *MIXING)],
 )
 def test_a_run_by_lengths_and_a_run_without_padding_follow_the_padded_one(
     store: Store, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

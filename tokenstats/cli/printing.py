@@ -26,11 +26,13 @@ class Answer:
         facts: It, for ``--json``.
         text: From nothing to the same for people: a string, or what rich renders.
         failed: Where the command is a gate that did not open: which checks failed. The process then ends with status 1.
+        is_said: False where another process of the run says it.
     """
 
     facts: dict[str, Any]
     text: Callable[[], Any]
     failed: str | None = None
+    is_said: bool = True
 
 
 def with_json(command: Callable[..., Answer]) -> Callable[..., None]:
@@ -39,7 +41,9 @@ def with_json(command: Callable[..., Answer]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(as_json: bool, **options: Any) -> None:
         answer = command(**options)
-        if as_json:
+        if not answer.is_said:
+            pass
+        elif as_json:
             print(json.dumps(answer.facts, ensure_ascii=False))
         else:
             text = answer.text()

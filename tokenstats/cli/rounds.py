@@ -9,7 +9,7 @@ import typer
 from tokenstats.cli.options import StorePath
 from tokenstats.cli.printing import Answer, many, with_json
 from tokenstats.cli.run_files import with_run_file
-from tokenstats.cli.train_export import trained
+from tokenstats.cli.train_export import is_first_process, leave_process_group, trained
 from tokenstats.rounds.options import RoundOptions
 from tokenstats.training.options import TrainOptions
 
@@ -30,7 +30,10 @@ def rounds(
     from tokenstats.rounds.record import RECORD
     from tokenstats.rounds.run import train_rounds
 
-    done = train_rounds(store, model=model, rule=rule, every=every, out=out, rounds=rounds, options=options, resume=resume)
+    try:
+        done = train_rounds(store, model=model, rule=rule, every=every, out=out, rounds=rounds, options=options, resume=resume)
+    finally:
+        leave_process_group()
     made, last = done.rounds, done.rounds[-1]
     told = f"  {many(len(made), 'round')}, the last mask {last.name}: see {Path(done.training.out) / RECORD}"
-    return Answer(asdict(done), lambda: f"{trained(done.training)}\n{told}")
+    return Answer(asdict(done), lambda: f"{trained(done.training)}\n{told}", is_said=is_first_process())

@@ -1,5 +1,6 @@
 """tokenstats train, export: what becomes of a mask."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -43,8 +44,8 @@ def train(
     try:
         done = run(opened, model=model, out=out, mask=mask, options=options, follow=selector, resume=resume)
     finally:
-        _leave_process_group()
-    return Answer(asdict(done), lambda: trained(done))
+        leave_process_group()
+    return Answer(asdict(done), lambda: trained(done), is_said=is_first_process())
 
 
 def trained(done: "TrainSummary") -> str:
@@ -85,7 +86,12 @@ def _left_out(done: "TrainSummary | ExportSummary") -> list[str]:
     return [f"  left out {many(done.rows_left_out, 'row')} with nothing to learn"] if done.rows_left_out else []
 
 
-def _leave_process_group() -> None:
+def is_first_process() -> bool:
+    """Is this the process that torchrun counts first, or the only one? What a training did is said once."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def leave_process_group() -> None:
     """Under torchrun: a process that leaves while others still talk to it is aborted at its own exit, now and then."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():

@@ -13,7 +13,6 @@ from tokenstats.options import effective, given, refuse, to_dict
 from tokenstats.rounds.options import RoundOptions
 from tokenstats.run_file import to_toml
 from tokenstats.schema import STATISTIC_BY_NAME
-from tokenstats.scoring.workers import Worker
 from tokenstats.store import Store, check_name
 from tokenstats.store.families import MASKS, STATS
 from tokenstats.training.options import EXACT, TrainOptions
@@ -130,8 +129,6 @@ class Plan:
         self._check_rule()
         self._check_reference()
         self._check_training()
-        if Worker.from_environment().count > 1:
-            raise InputError("rounds are made in one process; expected no torchrun or srun of several around it")
 
     def check_names_free(self) -> None:
         """Raise InputError where the store has a round of this prefix already, or a piece of one: runs are never mixed."""

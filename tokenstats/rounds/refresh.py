@@ -11,26 +11,42 @@ from tokenstats.masking.engine.decisions import stored_decisions
 from tokenstats.masking.engine.targets import iter_targets
 from tokenstats.rounds.plan import Plan
 from tokenstats.rounds.record import Moved, Round, RoundClause
+from tokenstats.scoring.workers import Worker
 from tokenstats.store import Mask, Scoring, Store
 
 
-def make_round(plan: Plan, number: int, policy: str | Path, last: Round | None) -> Round:
-    """Score and mask a policy; what a killed run has done of it is taken up.
+def score_policy(plan: Plan, number: int, policy: str | Path, worker: Worker) -> None:
+    """Score a policy for a round; what a killed run has done of it is taken up.
 
     Args:
         plan: The run.
         number: Of the round, from 0.
         policy: The model as it is after ``plan.starts[number]`` steps.
+        worker: Which parts are this process's.
+
+    Raises:
+        InputError: The models cannot be scored.
+        StoreError: The disk refuses, or what lies under the round's name is of something else.
+    """
+    how = plan.rounds.scoring(plan.options)
+    name, reference = plan.name(number), plan.reference
+    score_store(plan.store, model=str(policy), reference=reference, name=name, scoring=how, worker=worker)
+
+
+def make_round(plan: Plan, number: int, last: Round | None) -> Round:
+    """Make the mask of a policy that is scored, and hold it beside the last one.
+
+    Args:
+        plan: The run.
+        number: Of the round, from 0.
         last: The round before, or None.
 
     Raises:
-        InputError: The models cannot be scored, or the reference is not the last round's.
+        InputError: The reference is not the last round's, or the rule cannot be evaluated.
         StoreError: The disk refuses, or what lies under the round's name is of something else.
     """
     name, store = plan.name(number), plan.store
-    scoring = score_store(
-        store, model=str(policy), reference=plan.reference, name=name, scoring=plan.rounds.scoring(plan.options)
-    )
+    scoring = store.scorings[name]
     manifest = scoring.manifest
     reference = manifest.reference.fingerprint if manifest.reference is not None else None
     if last is not None and reference != last.reference:

@@ -20,10 +20,11 @@ from typing import Any
 from tokenstats.errors import InputError, argument
 from tokenstats.masking.rule import Rule
 from tokenstats.options import at_least, expect
+from tokenstats.rounds.crew import Crew
 from tokenstats.rounds.options import RoundOptions
 from tokenstats.rounds.plan import Plan
 from tokenstats.rounds.record import RECORD, Record, Round
-from tokenstats.rounds.refresh import check_round, make_round
+from tokenstats.rounds.refresh import check_round, make_round, score_policy
 from tokenstats.store import Store, open_store
 from tokenstats.store.drafts import whole_file
 from tokenstats.store.parts import clear_leftovers, describe_difference
@@ -70,7 +71,8 @@ def train_rounds(
     step of which nothing is kept has a gradient of 0.
 
     ``out`` gets what :func:`tokenstats.train` writes, checkpoints, and ``rounds.json`` with every round. A run that was killed
-    goes on in the same round with the same mask when it is called again with ``resume``.
+    goes on in the same round with the same mask when it is called again with ``resume``. Under torchrun all processes train,
+    and share the parts of each scoring.
 
     Args:
         store: A store, or its folder. Its scorings and masks so far are not touched.
@@ -93,31 +95,41 @@ def train_rounds(
     plan = Plan(open_store(store), model, found, Path(out).expanduser(), every, rounds, options, source)
     plan.check()
     check_tokenizer(plan.store, model, options.trust_remote_code)
-    record = _begin(plan, resume)
-    with whole_file(plan.out / RUN_FILE) as file:
-        file.write(plan.run_file.encode())
+    crew = Crew.of(options.device)
+    record = _begin(plan, resume, crew)
     masks: tuple[dict[str, Any], ...] = ()
     if rounds.warmup_steps:
         masks = _with_mask(masks, None, rounds.warmup_steps)
-        _train_until(plan, plan.of_warmup, None, Leg(rounds.warmup_steps, masks))
+        _train_until(plan, plan.of_warmup, None, Leg(rounds.warmup_steps, masks), crew)
     for number in range(len(plan.starts)):
-        record = _with_round(plan, record, number)
+        record = _with_round(plan, record, number, crew)
         made = record.rounds[number]
         end = plan.steps if made.settled else min(made.step + every, plan.steps)
         masks = _with_mask(masks, made, end)
-        trained = _train_until(plan, plan.of_rounds, made.name, Leg(end, masks))
+        trained = _train_until(plan, plan.of_rounds, made.name, Leg(end, masks), crew)
         if trained is not None and end == plan.steps:
             return RoundsSummary(trained, record.rounds)
     raise AssertionError("the last round ends with the run")
 
 
-def _begin(plan: Plan, resume: bool) -> Record:
+def _begin(plan: Plan, resume: bool, crew: Crew) -> Record:
     """What is recorded of the run so far. Raises InputError where ``out`` is taken, or holds another run."""
+    if crew.leads:
+        _take_folder(plan, resume)
+        with whole_file(plan.out / RUN_FILE) as file:
+            file.write(plan.run_file.encode())
+    crew.meet()
+    return Record.read(plan.out)
+
+
+def _take_folder(plan: Plan, resume: bool) -> None:
+    """Make sure that ``out`` is the run's, with its record in it."""
     out = plan.out
     if resume and out.is_dir():
         clear_leftovers(out)
     if resume and (out / RECORD).exists():
-        return _same_run(plan)
+        _check_same_run(plan)
+        return
     if out.exists() and not (out.is_dir() and _is_untouched(out)):
         go_on = f", or go on with the run that made it ({argument('resume', True)})"
         raise InputError(
@@ -127,9 +139,7 @@ def _begin(plan: Plan, resume: bool) -> Record:
     plan.check_names_free()
     if resume:
         _log.info(f"{out} holds nothing to go on from yet: the run begins at its first step")
-    record = Record(plan.asked)
-    record.write(out)
-    return record
+    Record(plan.asked).write(out)
 
 
 def _is_untouched(out: Path) -> bool:
@@ -138,7 +148,7 @@ def _is_untouched(out: Path) -> bool:
     return not names or (RECORD in names and names <= {RECORD, RUN_FILE} and not Record.read(out).rounds)
 
 
-def _same_run(plan: Plan) -> Record:
+def _check_same_run(plan: Plan) -> None:
     record = Record.read(plan.out)
     there, asked = (
         {name: value for name, value in each.items() if name not in MAY_CHANGE} for each in (record.asked, plan.asked)
@@ -150,28 +160,31 @@ def _same_run(plan: Plan) -> Record:
         )
     for made in record.rounds:
         check_round(plan, made)
-    return record
 
 
-def _with_round(plan: Plan, record: Record, number: int) -> Record:
+def _with_round(plan: Plan, record: Record, number: int, crew: Crew) -> Record:
     """The record with a round; one that is not in it yet is made, said and written down."""
     if number < len(record.rounds):
         return record
     step = plan.starts[number]
     policy = plan.out / f"checkpoint-{step}" if step else plan.model
-    made = make_round(plan, number, policy, record.rounds[-1] if record.rounds else None)
-    record = record.with_round(made)
-    record.write(plan.out)
-    _log.info(str(made))
-    return record
+    score_policy(plan, number, policy, crew.worker)
+    crew.meet()
+    if crew.leads:
+        made = make_round(plan, number, record.rounds[-1] if record.rounds else None)
+        record.with_round(made).write(plan.out)
+        _log.info(str(made))
+    crew.meet()
+    return Record.read(plan.out)
 
 
-def _train_until(plan: Plan, options: TrainOptions, mask: str | None, leg: Leg) -> TrainSummary | None:
+def _train_until(plan: Plan, options: TrainOptions, mask: str | None, leg: Leg, crew: Crew) -> TrainSummary | None:
     """Train a leg, or what is left of it; None where it is done and the run goes on."""
     if leg.last_step < plan.steps and step_of(last_checkpoint(plan.out)) >= leg.last_step:
         return None
     trained = train_leg(plan.store, model=plan.model, out=plan.out, mask=mask, options=options, leg=leg)
     gc.collect()  # the trainer refers to itself: without this the scoring would find the training's memory taken
+    crew.meet()  # the checkpoint is the first process's to write, and is what all of them score
     return trained
 
 
