@@ -7,7 +7,7 @@ import streamlit as st
 
 from tokenstats.inspect.rows.search import Hit
 from tokenstats.inspect.tokens.detokenize import Decoder, visible
-from tokenstats.inspect.tokens.sequence import read_sequence
+from tokenstats.inspect.tokens.sequence import ids_of
 from tokenstats.store import Store
 
 _AROUND = 6
@@ -24,12 +24,12 @@ def choose_hit(store: Store, decoder: Decoder, hits: Sequence[Hit], key: str, he
 
 
 def _context(store: Store, decoder: Decoder, hit: Hit) -> str:
-    return _context_of(store.fingerprint, hit.row, hit.token, store, decoder)
+    ids = _ids_of(store.fingerprint, hit.row, store)
+    around = slice(max(0, hit.token - _AROUND), hit.token), slice(hit.token + 1, hit.token + 1 + _AROUND)
+    before, after = (visible(decoder.text(ids[part])) for part in around)
+    return f"{before}⟦{decoder.visible(ids[hit.token])}⟧{after}"
 
 
-@st.cache_data(max_entries=2000, show_spinner=False)
-def _context_of(fingerprint: str, row: int, token: int, _store: Store, _decoder: Decoder) -> str:
-    ids = read_sequence(_store, row).ids.tolist()
-    around = slice(max(0, token - _AROUND), token), slice(token + 1, token + 1 + _AROUND)
-    before, after = (visible(_decoder.text(ids[part])) for part in around)
-    return f"{before}⟦{_decoder.visible(ids[token])}⟧{after}"
+@st.cache_data(max_entries=500, show_spinner=False)
+def _ids_of(fingerprint: str, row: int, _store: Store) -> list[int]:
+    return ids_of(_store, row)

@@ -1,5 +1,8 @@
 """What the pages read, each thing once: kept under the fingerprints of all that it depends on, and shared by all readers."""
 
+from dataclasses import replace
+
+import numpy as np
 import streamlit as st
 from long_work import once
 from sides import Side
@@ -8,6 +11,7 @@ from tokenstats.inspect.audit.audit import Audit, audit
 from tokenstats.inspect.preview import Outcome, Preview, open_preview
 from tokenstats.inspect.render import figures
 from tokenstats.inspect.rows.decided import DecidedStore, read_decided
+from tokenstats.inspect.rows.joint import Joint, cells_of, joint
 from tokenstats.inspect.rows.search import TokenIndex, token_index
 from tokenstats.inspect.rows.table import RowTable, row_table
 from tokenstats.inspect.threshold_lines import cuts
@@ -18,7 +22,7 @@ from tokenstats.masking.operands import Operand, open_operand
 from tokenstats.masking.rule import Rule
 from tokenstats.store import Store
 
-PICTURES = ("histograms", "entropy against KL", "place in the reply")
+HISTOGRAMS, JOINT, ALONG_REPLY = "histograms", "entropy against KL", "place in the reply"
 
 Key = tuple[str, ...]
 
@@ -108,12 +112,11 @@ def load_operand(store: Store, what: str | Rule, scoring: str | None) -> Operand
         what: A mask's name, or a rule.
         scoring: The statistics to decide by, for the rule of a mask too; None: masks as they are stored.
     """
-    return _operand((*store_key(store, *store.scorings), side_key(store, what)), what, scoring, store)
-
-
-@st.cache_resource(max_entries=8, show_spinner="working out thresholds over the whole store")
-def _operand(key: Key, _what: str | Rule, scoring: str | None, _store: Store) -> Operand:
-    return open_operand(_store, _what, scoring)
+    key = ("operand", scoring, side_key(store, what), store_key(store, *store.scorings))
+    # it reads of the store later, too, when nobody waits for this
+    return once(
+        key, "working out thresholds", store, lambda watched: replace(open_operand(watched, what, scoring), store=store)
+    )
 
 
 def load_decided(store: Store, what: str | Rule | None, scoring: str | None) -> DecidedStore:
@@ -138,6 +141,16 @@ def load_audit(store: Store, mask: str | None, scoring: str | None) -> Audit:
     return once(key, "counting every token", store, lambda watched: audit(watched, mask, scoring))
 
 
+def load_joint(preview: Preview, outcome: Outcome) -> Joint:
+    """Entropy against KL under a rule."""
+    return joint(preview, outcome, _cells(preview_key(preview.store, preview.scoring, None), preview))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _cells(key: Key, _preview: Preview) -> tuple[np.ndarray, ...]:
+    return cells_of(_preview)
+
+
 def load_picture(preview: Preview, outcome: Outcome, chosen: str) -> str:
     """A figure of what a rule does, as the address of an image."""
     key = preview_key(preview.store, preview.scoring, outcome.rule)
@@ -147,9 +160,7 @@ def load_picture(preview: Preview, outcome: Outcome, chosen: str) -> str:
 @st.cache_data(max_entries=32, show_spinner=False)
 def _picture(key: Key, fingerprint: str, chosen: str, _preview: Preview, _outcome: Outcome) -> str:
     found = _preview.distributions(_outcome)
-    if chosen == PICTURES[1]:
-        return figures.data_uri(figures.joint_figure(found, "rule"))
-    if chosen == PICTURES[2]:
+    if chosen == ALONG_REPLY:
         return figures.data_uri(figures.position_figure(found, ["rule"]))
     lines = cuts(_outcome.rule, _outcome.thresholds, _preview.scoring)
     return figures.data_uri(figures.distribution_figure(found, "rule", lines))

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -48,8 +49,8 @@ def once(key: Hashable, title: str, store: Store, make: Callable[[Store], Made])
         key: All that it depends on.
         title: What is being done, for the bar.
         store: The store.
-        make: Makes it of the store, whose parts it reads in order: the bar moves with them. Cancelled, or left for another
-            page, it ends at the next part, and nothing is kept of it.
+        make: Makes it of the store, by one thread or several: the bar moves with the parts that they read. Cancelled, or left
+            for another page, it ends at the next part, and nothing is kept of it.
     """
     work = _work()
     if key in work.made:
@@ -62,7 +63,7 @@ def once(key: Hashable, title: str, store: Store, make: Callable[[Store], Made])
         place.info(f"{title}: another page is at it")  # a reader who goes elsewhere is let go here
     try:
         if key not in work.made:
-            work.keep(key, make(store.watched(_Bar(place, title, key).move)))
+            work.keep(key, _made(store, make, _Bar(place, title, key)))
     finally:
         lock.release()
     place.empty()
@@ -81,22 +82,54 @@ def _cancel(key: Hashable) -> None:
     st.session_state["cancelled"] = key
 
 
+class _GivenUp(Exception):
+    """Nobody waits for the work any more."""
+
+
+@dataclass
+class _Progress:
+    """The part that is read now, of how many; and whether anybody still waits."""
+
+    part: int = 0
+    parts: int = 1
+    is_given_up: bool = False
+
+    def tell(self, part: int, parts: int) -> None:
+        """A part is about to be read."""
+        if self.is_given_up:
+            raise _GivenUp
+        self.part, self.parts = part, parts
+
+
 class _Bar:
     """A bar with a button beside it, drawn once the work has lasted."""
 
     def __init__(self, place: Any, title: str, key: Hashable):
         self.place, self.title, self.key = place, title, key
         self.began = time.monotonic()
-        self.thread = threading.get_ident()
         self.bar: Any = None
 
-    def move(self, part: int, parts: int) -> None:
-        """A part is about to be read; Streamlit ends the run here where the reader has asked for something else."""
-        if threading.get_ident() != self.thread or time.monotonic() - self.began < QUIET:
+    def show(self, progress: _Progress) -> None:
+        """How far the work is; Streamlit ends the run here where the reader has asked for something else."""
+        if time.monotonic() - self.began < QUIET:
             return
-        text = f"{self.title}: part {part + 1:,} of {parts:,}"
+        share, text = progress.part / progress.parts, f"{self.title}: part {progress.part + 1:,} of {progress.parts:,}"
         if self.bar is None:
             with self.place.container(horizontal=True, vertical_alignment="center"):
-                self.bar = st.progress(part / parts, text)
+                self.bar = st.progress(share, text)
                 st.button("Cancel", key=f"cancel {self.title}", on_click=_cancel, args=(self.key,))
-        self.bar.progress(part / parts, text)
+        self.bar.progress(share, text)
+
+
+def _made(store: Store, make: Callable[[Store], Made], bar: _Bar) -> Made:
+    """Another thread works, as this one, which Streamlit watches, has to look after the bar."""
+    progress = _Progress()
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(make, store.watched(progress.tell))
+        try:
+            while not wait([work], QUIET / 4).done:
+                bar.show(progress)
+        except BaseException:  # by which Streamlit ends a run, too
+            progress.is_given_up = True
+            raise
+        return work.result()

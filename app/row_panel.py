@@ -39,11 +39,12 @@ def row_panel(store: Store, subject: Subject, steering: Steering | None) -> None
         with st.container(horizontal=True, vertical_alignment="bottom"):
             number = _choose_row(store)
             beside = _choose_beside(store, subject, number)
-            st.toggle("all learned", key="mask_off", help="show the row as plain SFT would learn it; key: m")
-            st.button("m", key="m", shortcut="M", on_click=_toggle_mask, type="tertiary")
+            is_off = st.session_state.get("mask_off", False)
+            mask_label = "Show what is dropped" if is_off else "Show as plain SFT"
+            st.button(mask_label, key="m", shortcut="M", on_click=_toggle_mask, type="tertiary")
             if st.button("Rows and search", key="to_rows", shortcut="S", type="tertiary"):
                 go(page="Rows")
-        if st.session_state["mask_off"]:
+        if is_off:
             subject = Subject(PLAIN, subject.scoring)
         levels = None if steering is None or subject.preview is None else levels_of_row(subject.preview, steering, number)
         _draw(store, subject, number, beside, levels)

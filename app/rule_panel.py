@@ -8,7 +8,7 @@ from dataclasses import replace
 import streamlit as st
 from components.completion import complete
 from loading import load_limits, load_outcome, load_preview, preview_key
-from undo import note_rule, undo_buttons
+from undo import undo_buttons
 from widgets import choice
 
 from tokenstats.errors import RuleError, TokenstatsError
@@ -33,8 +33,7 @@ def choose_rule(store: Store, scoring: str | None, has_kl: bool) -> tuple[Rule |
     try:
         with st.sidebar:
             rule = _written(store, scoring, has_kl)
-            note_rule()
-            undo_buttons()
+            undo_buttons(store, scoring)
             if rule is not None:
                 load_outcome(load_preview(store, scoring, rule), rule)  # raises where the rule reads what is not there
     except RuleError as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from pipelines.bench_app import served
+from pipelines.app_hands import served
 from tokenstats import Store
 
 PAGES = {"Tokens": ".tokens .t", "Rows": "canvas", "Compare": ".tokens .t", "Audit": ".ts-table", "Overview": ".ts-table"}
@@ -40,7 +40,7 @@ def main() -> None:
         for width, height, scheme in SIZES:
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             for name, there in PAGES.items():
-                page.goto(f"{address}/?page={name}&row=13")
+                page.goto(f"{address}/?page={name}&row=13&picture=entropy+against+KL")
                 page.locator(there).first.wait_for(timeout=60_000)
                 page.wait_for_timeout(1500)
                 for rule in violations(page, args.axe):

@@ -14,7 +14,7 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from pipelines.bench_app import served
+from pipelines.app_hands import served
 from tokenstats import Store
 
 SIZE = {"width": 1280, "height": 860}

@@ -2,18 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
 import streamlit as st
+from bin_list import list_bin
 from components.token_view import view_component
-from hits import choose_hit
 from loading import Key, load_limits, preview_key
 from rule_panel import OFF, SCOPES
-from widgets import friendly, go, put
+from widgets import put
 
 from tokenstats.inspect.preview import Outcome, Preview
-from tokenstats.inspect.rows.bins import tokens_of_bin
 from tokenstats.inspect.steering import SHARES, Steering, steering, steering_payload
-from tokenstats.inspect.tokens.detokenize import Decoder
 
 _KEY = "tokens-steer"
 
@@ -36,29 +33,9 @@ def steering_view(preview: Preview, outcome: Outcome, has_kl: bool) -> Steering:
         key=_KEY, data=data, on_released_change=lambda: _released(columns, scope, settings), on_bin_change=lambda: None
     )
     if said.get("bin"):
-        _list_bin(preview, outcome, *said["bin"])
+        column, number = said["bin"]
+        list_bin(preview, outcome, {column: range(number, number + 1)}, "bin_hits")
     return found
-
-
-def _list_bin(preview: Preview, outcome: Outcome, column: str, number: int) -> None:
-    """What is in the bin that was pressed last; a click on a place opens its row."""
-    if (None, column) not in preview.columns:
-        return
-    found = tokens_of_bin(preview, outcome, column, number)
-    title = f"{column} {found.low:.3g} to {found.high:.3g} nats: {found.count:,} targets, {found.dropped:,} dropped"
-    with st.expander(title, expanded=True), friendly():
-        decoder = Decoder(preview.store)
-        left, right = st.columns([1, 2])
-        words = [(decoder.visible(token), count, dropped / count) for token, count, dropped in found.tokens]
-        table = pd.DataFrame(words, columns=["token", "count", "dropped"])
-        shares = {"dropped": st.column_config.NumberColumn("dropped", format="percent")}
-        left.dataframe(table, hide_index=True, height=220, column_config=shares)
-        with right:
-            hit = choose_hit(preview.store, decoder, found.hits, "bin_hits", height=220)
-        if hit is not None and hit != st.session_state.get("bin_hit"):  # the list keeps it chosen: it is gone to once
-            st.session_state["bin_hit"] = hit
-            st.query_params["token"] = f"{hit.row}.{hit.token}"
-            go(row=hit.row)
 
 
 @st.cache_resource(max_entries=4, show_spinner="working out every threshold")

@@ -3,8 +3,9 @@
 from html import escape
 
 import streamlit as st
+from components.joint import joint_view
 from components.steering import steering_view
-from loading import PICTURES, load_picture
+from loading import ALONG_REPLY, HISTOGRAMS, JOINT, load_picture
 from row_panel import row_panel
 from subject import NEW, Subject, choose_subject
 from widgets import choice, show_numbers
@@ -24,7 +25,7 @@ def page(store: Store, scoring: str | None) -> None:
         steering = steering_view(subject.preview, subject.outcome, (None, "kl") in subject.preview.columns)
     row_panel(store, subject, steering)
     if subject.outcome is not None:
-        _pictures(subject)
+        _pictures(subject, steering is not None)
 
 
 def _numbers(store: Store, subject: Subject) -> None:
@@ -60,12 +61,17 @@ def _say_of_what(subject: Subject) -> None:
         st.caption(f"All {outcome.counts.targets:,} targets of the store: saving this rule gives exactly these numbers.")
 
 
-def _pictures(subject: Subject) -> None:
+def _pictures(subject: Subject, is_steered: bool) -> None:
+    """Pictures of the whole preview; its histograms, which take longest to draw, only where none above can be steered."""
     preview, outcome = subject.preview, subject.outcome
     if preview is None or outcome is None or not preview.scoring:
         return
-    chosen = choice("Picture", PICTURES, "picture", hidden=True)
-    if chosen == PICTURES[1] and (None, "kl") not in preview.columns:
-        st.info("This scoring has no reference, so there is no KL.")
-        return
-    st.html(f'<img class="ts-picture" alt="{escape(chosen)}" src="{load_picture(preview, outcome, chosen)}">')
+    has_kl = (None, "kl") in preview.columns
+    pictures = [HISTOGRAMS] * (not is_steered) + [JOINT] * has_kl + [ALONG_REPLY]
+    if st.session_state.get("picture") not in pictures:
+        st.session_state.pop("picture", None)
+    chosen = choice("Picture", pictures, "picture", hidden=True)
+    if chosen == JOINT:
+        joint_view(preview, outcome)
+    else:
+        st.html(f'<img class="ts-picture" alt="{escape(chosen)}" src="{load_picture(preview, outcome, chosen)}">')

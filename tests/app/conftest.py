@@ -43,7 +43,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_mask(chats, Rule(drop=f"position == {SMILE_PLACE}"), "one-byte")
     build_mask(chats, Rule(drop=" or ".join(f"position == {n}" for n in range(8)), protect=""), "many")
     build_mask(chats, Rule.from_preset("dft"), "dft")
-    letters_store(folder / "long")
+    crowded = Rule(drop="top(entropy, 0.4, per=sequence) or random(0.4, per=sequence) or position < 20")
+    build_mask(letters_store(folder / "long"), crowded, "crowded")
     return folder
 
 

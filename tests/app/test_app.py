@@ -244,8 +244,11 @@ def test_every_row_and_picture_can_be_looked_at(start, own):
     app = quiet(start(own.path))
     for row in (0, HOSTILE_ROWS[SCRIPT], HOSTILE_ROWS[BREAKOUT], 34):
         app = quiet(app.number_input(key="row").set_value(row).run())
-    for picture in ("entropy against KL", "place in the reply"):
+    app = quiet(choose(app, "way", "Expression"))
+    for picture in ("place in the reply", "entropy against KL", "histograms"):
         app = quiet(choose(app, "picture", picture))
+    app = quiet(choose(app, "way", "Thresholds"))  # whose own histograms take the place of the picture
+    assert app.segmented_control(key="picture").options == ["entropy against KL", "place in the reply"]
 
 
 def test_the_audit_page_shows_each_mask(start, own):
@@ -281,8 +284,8 @@ def test_a_missing_tokenizer_takes_neither_numbers_nor_pictures(start, own):
     shutil.rmtree(own.tokenizer_folder)
     app = quiet(start(own.path))
     assert value(app, "Dropped") == f"{share_of(own, Rule.from_preset('eksft'), 'same'):.2%}"
-    assert app.segmented_control(key="picture").value == "histograms"
-    quiet(choose(app, "picture", "entropy against KL"))
+    assert app.segmented_control(key="picture").value == "entropy against KL"
+    quiet(choose(app, "picture", "place in the reply"))
 
 
 def test_a_stored_mask_opens_without_an_audit(start, own, monkeypatch):
@@ -362,6 +365,27 @@ def test_undo_and_redo_walk_through_what_the_rule_was(start, own):
     assert app.button(key="redo").disabled
     app = quiet(app.button(key="undo").click().run())
     assert app.code[0].value == said[1]
+
+
+def test_the_history_of_a_rule_is_read_from_what_the_tab_has_kept_and_from_nothing_else(start, own):
+    app = quiet(start(own.path))
+    app = quiet(app.selectbox(key="cut_by").set_value("nats").run())
+    app = quiet(app.select_slider(key="entropy_nats").set_value(float("inf")).run())  # off
+    rules_of = sys.modules["undo"].Rules
+    rules = app.session_state[f"rules {own.fingerprint} warm"]
+    assert [said["cut_by"] for said in rules.said] == ["share of each sequence", "nats", "nats"]
+    read = rules_of.of_text(rules.to_text())
+    assert (read.said, read.at) == (rules.said, 2)
+    for other in (
+        "",
+        "[]",
+        "{}",
+        '{"said": [], "at": 0}',
+        '{"said": [{"page": "Rows"}], "at": 0}',
+        '{"said": [{}], "at": "0"}',
+    ):
+        with pytest.raises(ValueError, match=r"no list|no place|Expecting"):
+            rules_of.of_text(other)
 
 
 def test_a_row_is_held_against_a_preset(start, own):
@@ -456,6 +480,27 @@ def test_every_long_work_of_a_page_has_its_own_bar(start, own, monkeypatch):
     assert any("among the targets" in m.value for m in app.markdown)
     for page in ("Compare", "Audit"):
         quiet(choose(app, "page", page))
+
+
+def test_thresholds_over_the_whole_store_show_how_far_they_are_and_can_be_given_up(start, own, monkeypatch):
+    app = quiet(start(own.path))
+    app = quiet(app.selectbox(key="cut_by").set_value("share of the dataset").run())
+    told = []
+
+    def given_up(bar, progress) -> None:
+        told.append((bar.title, progress))
+        raise InputError("given up")
+
+    monkeypatch.setattr(sys.modules["long_work"], "QUIET", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules["long_work"]._Bar, "show", given_up)
+        assert "given up" in choose(app, "page", "Rows").error[0].value
+    ((title, progress),) = told
+    assert title == "working out thresholds"
+    assert progress.is_given_up
+    app = quiet(app.run())
+    decided = open_preview(own, "warm").decide(Rule(drop="top(entropy, 0.2) or top(kl, 0.2)"))
+    assert app.dataframe[0].value["dropped"].sum() == decided.counts.dropped
 
 
 def test_two_sides_are_compared_row_by_row(start, own):

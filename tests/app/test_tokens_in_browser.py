@@ -1,5 +1,7 @@
 """The token view in a real browser: every token can be reached, every reason seen, on long rows and in every script."""
 
+from itertools import pairwise
+
 import pytest
 from browser_pages import is_in_view, metric, nodes, open_row
 from inspect_fixtures import BREAKOUT, HOSTILE_ROWS, IMAGE, SCRIPT, SMILE
@@ -109,6 +111,34 @@ def test_eight_clauses_look_different_without_their_colours(page, server):
     assert len(set(looks)) == 8
     marks = page.locator(".tokens [data-mark]").evaluate_all("all => all.map(token => token.dataset.mark)")
     assert marks == [str(n + 1) for n in range(8)]
+
+
+def test_numbers_above_tokens_of_one_letter_do_not_overlap_and_none_is_cut(page, server):
+    open_row(page, server, 1, "&decisions=crowded", store="long")
+    marks = places_of_marks(page)
+    texts = {mark["text"] for mark in marks}
+    assert texts <= {"1", "2", "3", "1+2", "1+3", "2+3", "1+2+3", "+"}
+    assert {"1", "2", "3", "1+2", "+"} <= texts  # in full where the next one leaves room, else short
+    for one, other in pairwise(marks):
+        if abs(one["top"] - other["top"]) < 2:
+            assert one["right"] <= other["left"] + 0.5
+    assert "+ where it is narrow" in page.locator(".legend").inner_text()
+
+
+def places_of_marks(page) -> list[dict]:
+    """What stands above tokens, and from where to where, in the order of the text."""
+    return page.locator(".tokens [data-mark]").evaluate_all(
+        """all => {
+          const context = document.createElement("canvas").getContext("2d");
+          return all.map(token => {
+            const style = getComputedStyle(token, "::before");
+            context.font = `${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
+            const { left, top } = token.getBoundingClientRect();
+            const edge = parseFloat(style.borderInlineStartWidth) + parseFloat(style.paddingInlineStart);
+            return { text: token.dataset.mark, left, top, right: left + edge + context.measureText(token.dataset.mark).width };
+          });
+        }"""
+    )
 
 
 def test_weights_are_seen_at_once_where_a_rule_only_weighs(page, server):

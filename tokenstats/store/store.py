@@ -141,7 +141,7 @@ class Store(Shown):
 
     def part_file(self, family: str, index: int) -> Path:
         """Where a part of a family lies."""
-        return self._paths_of(family)[index]
+        return part_path(self._place_of(family), range(self.part_count)[index])
 
     def sequence(self, number: int, columns: Mapping[str, Sequence[str]]) -> dict[str, dict]:
         """One sequence, counted from 0 over the whole store, as plain Python values per family."""
@@ -196,8 +196,11 @@ class Store(Shown):
         return self._manifest_of(family).parts
 
     def _paths_of(self, family: str) -> list[Path]:
-        place = next((p for p in places_of(self.path / family) if p.is_dir()), self.path / family)
+        place = self._place_of(family)
         return [part_path(place, index) for index in range(self.part_count)]
+
+    def _place_of(self, family: str) -> Path:
+        return next((p for p in places_of(self.path / family) if p.is_dir()), self.path / family)
 
     def _read(self, family: str, index: int, columns: list[str] | None, expected: Part) -> tuple[Path, pa.Table]:
         prove = self._proofs.of(expected.digest) if self._proofs is not None else None

@@ -7,7 +7,6 @@ its hits in memory.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
 
 import numpy as np
 import regex
@@ -154,10 +153,11 @@ def search(index: TokenIndex, sought: Sequence[tuple[int, ...]], dropped: Sequen
         flags = np.unpackbits(bits, count=len(part.ids), bitorder="little").astype(bool)
         first, is_dropped = _places(part, sought, flags)
         count, lost = count + len(first), lost + int(np.count_nonzero(is_dropped))
-        places = part.place[first]
+        listed = slice(0, MOST_HITS - len(hits))
+        places = part.place[first[listed]]
         rows = np.searchsorted(part.offsets, places, side="right") - 1
-        found = zip(rows.tolist(), (places - part.offsets[rows]).tolist(), is_dropped.tolist(), strict=True)
-        hits += [Hit(part.first_row + row, token, gone) for row, token, gone in islice(found, MOST_HITS - len(hits))]
+        found = zip(rows.tolist(), (places - part.offsets[rows]).tolist(), is_dropped[listed].tolist(), strict=True)
+        hits += [Hit(part.first_row + row, token, gone) for row, token, gone in found]
     return Found(count, lost, tuple(hits), tuple(sought))
 
 

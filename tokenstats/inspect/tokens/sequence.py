@@ -206,6 +206,11 @@ def read_sequence(store: Store, number: int, *, mask: str | None = None, scoring
     return plain if manifest is None else _under(plain, str(mask), manifest, found[f"masks/{mask}"])
 
 
+def ids_of(store: Store, number: int) -> list[int]:
+    """The token ids of one sequence, for who needs nothing else. Raises as :func:`read_sequence` does."""
+    return _one_row(store, number, {"tokens": ["input_ids"]})["tokens"]["input_ids"]
+
+
 def _one_row(store: Store, number: int, families: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
     """As :meth:`Store.sequence`, but the part that was read last is kept: the next row is mostly in the same one."""
     part, row = store.locate(number)

@@ -1,8 +1,9 @@
 // The token view in the app. The row and the decisions come in two messages, so that a moved threshold does not send the row again.
+import { Joint } from "./joint.js";
 import { heldDecisions, Settings, Steering } from "./steering.js";
 import { TokenView } from "./view.js";
 
-/** @typedef {{row?: any, rowKey?: string, data?: any, draw?: () => void, view?: TokenView, bin?: string}} Slot */
+/** @typedef {{row?: any, rowKey?: string, data?: any, draw?: () => void, view?: TokenView, pressed?: string}} Slot */
 
 /** @type {Record<string, Slot>} what has arrived for each token view on the page */
 const slots = ((/** @type {any} */ (globalThis)).tokenstatsSlots ??= {});
@@ -10,12 +11,18 @@ const slots = ((/** @type {any} */ (globalThis)).tokenstatsSlots ??= {});
 const views = new WeakMap();
 /** @type {WeakMap<object, Steering>} */
 const steerings = new WeakMap();
+/** @type {WeakMap<object, Joint>} */
+const joints = new WeakMap();
 
 /** @param {{data: any, parentElement: any, setStateValue: (name: string, value: any) => void}} component */
 export default function ({ data, parentElement, setStateValue }) {
   const slot = (slots[data.slot] ??= {});
   if (data.steering) {
     steer(slot, data, parentElement, setStateValue); // the tokens stay as they were held until their own message comes
+    return;
+  }
+  if (data.joint) {
+    showJoint(slot, data.joint, parentElement, setStateValue);
     return;
   }
   if (data.row) Object.assign(slot, { row: data.row, rowKey: data.rowKey });
@@ -52,9 +59,7 @@ function draw(slot, parent, say) {
 
 /** Histograms above the token view. @param {Slot} slot @param {any} data @param {any} parent @param {(name: string, value: any) => void} say */
 function steer(slot, data, parent, say) {
-  const place = parent.querySelector(".token-view-place");
-  place.className = "token-view-place token-view steering";
-  place.classList.toggle("dark", isDark(place));
+  const place = placeOfHistograms(parent);
   const names = data.steering.columns.map((/** @type {any} */ column) => column.name);
   let steering = steerings.get(parent);
   if (!steering) steerings.set(parent, (steering = new Steering(place, { held: () => {}, released: () => {}, bin: () => {} })));
@@ -66,12 +71,32 @@ function steer(slot, data, parent, say) {
       slot.view?.decide(heldDecisions(slot.data.decisions, levels, row.targets, names, chosen, data.both));
     },
     released: (chosen) => say("released", { chosen: [...chosen], at: Date.now() }), // told again, it counts again
-    bin: (column, bin) => {
-      slot.bin = slot.bin === `${column} ${bin}` ? "" : `${column} ${bin}`; // pressed again, its list goes
-      say("bin", slot.bin ? [column, bin] : null);
-    },
+    bin: (column, bin) => sayPressed(slot, say, "bin", [column, bin]),
   };
   steering.show(new Settings(data.steering), data.chosen, data.both);
+}
+
+/** Entropy against KL. @param {Slot} slot @param {any} sent @param {any} parent @param {(name: string, value: any) => void} say */
+function showJoint(slot, sent, parent, say) {
+  const place = placeOfHistograms(parent);
+  let joint = joints.get(parent);
+  if (!joint) joints.set(parent, (joint = new Joint(place, () => {})));
+  joint.press = (entropy, kl) => sayPressed(slot, say, "cell", [entropy, kl]);
+  joint.show(sent);
+}
+
+/** A bin or a cell whose tokens are to be listed; pressed again, its list goes. @param {Slot} slot @param {(name: string, value: any) => void} say @param {string} what @param {any[]} pressed */
+function sayPressed(slot, say, what, pressed) {
+  slot.pressed = slot.pressed === String(pressed) ? "" : String(pressed);
+  say(what, slot.pressed ? pressed : null);
+}
+
+/** @param {any} parent @returns {HTMLElement} */
+function placeOfHistograms(parent) {
+  const place = parent.querySelector(".token-view-place");
+  place.className = "token-view-place token-view steering";
+  place.classList.toggle("dark", isDark(place));
+  return place;
 }
 
 /** Is the page around it dark? @param {Element} element */

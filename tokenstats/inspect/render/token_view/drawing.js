@@ -1,6 +1,7 @@
 // The text of a row: messages with their heads, long context folded, and only what is near the window in the page.
 import { chunksOf } from "./chunks.js";
 import { element, grouped, percent } from "./dom.js";
+import { marksOf } from "./marks.js";
 
 const MOST_NODES = 2600;
 /** What the window does not show yet is drawn as long as this lasts in a frame, milliseconds. */
@@ -78,7 +79,7 @@ export class Drawing {
   /** After a change of width: what is not drawn is guessed anew. */
   guessHeights() {
     const width = Math.max(200, this.scroller.clientWidth - 40);
-    for (const chunk of this.chunks) chunk.guessHeight(width / 8.4, 29);
+    for (const chunk of this.chunks) chunk.guessHeight(width / 8.4, 32);
     this.isMeasured = false;
   }
 
@@ -149,14 +150,13 @@ export class Drawing {
   /** @param {Chunk} chunk */
   #paintChunk(chunk) {
     if (!this.colouring) return;
-    let before = chunk.first ? this.colouring.mark(this.row.starts[chunk.first] - 1) : "";
+    const marks = marksOf(this.row, this.colouring, chunk.first, chunk.end);
     for (let piece = chunk.first; piece < chunk.end; piece++) {
-      before = this.#paintPiece(/** @type {HTMLElement} */ (chunk.elementOf(piece)), piece, before);
+      this.#paintPiece(/** @type {HTMLElement} */ (chunk.elementOf(piece)), piece, marks[piece - chunk.first]);
     }
   }
 
-  /** Returns the clause mark of the piece's last token: a mark is written where it changes. */
-  #paintPiece(/** @type {HTMLElement} */ box, /** @type {number} */ piece, /** @type {string} */ before) {
+  #paintPiece(/** @type {HTMLElement} */ box, /** @type {number} */ piece, /** @type {string} */ mark) {
     const colouring = /** @type {Colouring} */ (this.colouring);
     const [start, end] = [this.row.starts[piece], this.row.starts[piece + 1]];
     const classes = [];
@@ -169,10 +169,8 @@ export class Drawing {
       box.style.setProperty("--ticks", ticks(classes));
     }
     if (this.current >= start && this.current < end) box.classList.add("current");
-    const mark = colouring.mark(start);
-    if (mark && mark !== before) box.dataset.mark = mark;
+    if (mark) box.dataset.mark = mark;
     else delete box.dataset.mark;
-    return colouring.mark(end - 1);
   }
 
   /** The drawn element of a token's piece. @param {number} token @returns {HTMLElement|undefined} */

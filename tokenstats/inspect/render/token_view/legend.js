@@ -1,6 +1,9 @@
 // The head above the text: what row this is, how to colour it, and what the looks mean.
 import { COLOURINGS } from "./colours.js";
 import { element, grouped, percent } from "./dom.js";
+import { SEVERAL } from "./marks.js";
+
+const NARROW = `, ${SEVERAL} where it is narrow`;
 
 /** @typedef {import("./row.js").Row} Row @typedef {import("./colours.js").Colouring} Colouring */
 
@@ -40,7 +43,7 @@ export function legendOf(row, colouring) {
   const { decisions } = colouring;
   if (colouring.key === "ab") {
     const names = [decisions.name, decisions.other?.name ?? "plain SFT"];
-    entries.push(sample("only-a", `A drops: ${names[0]}`, "A"), sample("only-b", `B drops: ${names[1]}`, "B"), sample("both", "both drop", "AB"));
+    entries.push(sample("only-a", `A drops: ${names[0]}`, "A"), sample("only-b", `B drops: ${names[1]}`, "B"), sample("both", `both drop${NARROW}`, "AB"));
     return element("div", { class: "legend" }, entries);
   }
   if (row.targets.some((token) => decisions.isProtected.has(token))) entries.push(sample("p", "never dropped"));
@@ -49,7 +52,7 @@ export function legendOf(row, colouring) {
     for (const token of row.targets) if (clause.dropped.has(token)) count++;
     entries.push(element("span", {}, [element("span", { class: `t d c${i % 8}`, text: String(i + 1) }), " ", element("code", { text: clause.text }), ` ${grouped(count)}`]));
   });
-  if (row.targets.some((token) => decisions.reasons(token).length > 1)) entries.push(sample("d several", "several clauses", "1+2"));
+  if (row.targets.some((token) => decisions.reasons(token).length > 1)) entries.push(sample("d several", `several clauses${NARROW}`, "1+2"));
   if (colouring.isHeat) {
     entries.push(element("span", {}, [`${COLOURINGS[colouring.key].label} 0 `, element("span", { class: "ramp" }), ` ${colouring.scale}`]));
   }
