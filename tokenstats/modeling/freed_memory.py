@@ -1,7 +1,8 @@
 """Memory that a tensor of the CPU gave back stays with the process, for the next tensor.
 
 glibc returns large blocks to the system as soon as they are free and asks for them again a layer later; each page is then
-filled with zeros and mapped anew. A forward pass spends a tenth to a quarter of its time on that.
+filled with zeros and mapped anew. A forward pass spends a tenth to a quarter of its time on that. What is kept is in pieces of
+other sizes, so the peak grows by a fifth. Scoring can afford it; training, which memory limits, is left as it is.
 """
 
 import ctypes

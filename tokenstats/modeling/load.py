@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from tokenstats.errors import InputError, argument, one_line
 from tokenstats.modeling.first_calls import make_first_calls
 from tokenstats.modeling.folders import OWN_CODE, adapter_base, local_folder, wants_own_code
-from tokenstats.modeling.freed_memory import keep_freed_memory
 from tokenstats.modeling.positions import forget_widths
 from tokenstats.store.manifests import Model
 
@@ -136,8 +135,6 @@ def _load_weights(
     source: str, dtype: str, device: torch.device, attention: str | None, trust_remote_code: bool, four_bit: bool = False
 ) -> PreTrainedModel:
     make_first_calls()
-    if device.type == "cpu":
-        keep_freed_memory()
     folder, wanted = local_folder(source), pick_dtype(dtype, device)
     quantised = _in_four_bits(wanted, device) if four_bit else {}
     if not sys.stderr.isatty():

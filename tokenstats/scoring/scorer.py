@@ -13,6 +13,7 @@ import torch
 
 from tokenstats.errors import InputError, TokenstatsWarning, argument
 from tokenstats.modeling.batches import Advance, Budget
+from tokenstats.modeling.freed_memory import keep_freed_memory
 from tokenstats.modeling.load import pick_device
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint, tokenizer_size
 from tokenstats.schema import SCHEMA_VERSION
@@ -69,6 +70,8 @@ class Scorer:
     def __init__(self, request: Request, local_rank: int = 0):
         self._request, self._budget = request, Budget(request.options.batch_tokens)
         self._device = pick_device(request.options.device, local_rank)
+        if self._device.type == "cpu":
+            keep_freed_memory()
         self._first: ReferencePass | None = None
         self._facts: ModelInfo | None = None
 
