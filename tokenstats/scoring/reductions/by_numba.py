@@ -4,6 +4,8 @@ Plain torch goes over a block ten times. Here each logit is read twice, once for
 """
 
 import math
+import pickle
+from contextlib import suppress
 from dataclasses import fields
 from hashlib import blake2b
 from pathlib import Path
@@ -159,24 +161,40 @@ def _add_row(block: Any, i: int, first_column: int, sums: Any) -> None:
         curved[m, i] = curved[m, i] * scale + new[4]
 
 
-def _compiled() -> Any:
+_UNREADABLE = (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, IndexError)
+"""What numba raises for a kept loop that was cut short, and for one that cannot be written."""
+
+
+class _Loop:
     """The loop over the rows of a block. Compiling takes seconds, so numba keeps what it made for the next process.
 
     What it calls is forced into it: else the process that compiles may run other copies of that, compiled before, than those
     that are kept, and round otherwise. A kept loop is known by the size and time of this file alone, and some installers give
     every file the same time: hence the file's digest, which as a variable of the loop is part of what numba compares.
     """
-    digest = int.from_bytes(blake2b(Path(__file__).read_bytes(), digest_size=7).digest(), "big")
 
-    def add(block: Any, first_column: int, sums: Any) -> None:
-        _this_file = digest
-        for i in prange(block.shape[1]):
-            _add_row(block, i, first_column, sums)
+    def __init__(self) -> None:
+        digest = int.from_bytes(blake2b(Path(__file__).read_bytes(), digest_size=7).digest(), "big")
 
-    try:
-        return njit(parallel=True, cache=True)(add)
-    except RuntimeError:  # there is no folder that this user may write to
-        return njit(parallel=True)(add)
+        def add(block: Any, first_column: int, sums: Any) -> None:
+            _this_file = digest
+            for i in prange(block.shape[1]):
+                _add_row(block, i, first_column, sums)
+
+        self._fresh = njit(parallel=True)(add)
+        try:
+            self.compiled = njit(parallel=True, cache=True)(add)
+        except RuntimeError:  # there is no folder that this user may write to
+            self.compiled = self._fresh
+
+    def __call__(self, block: Any, first_column: int, sums: Any) -> None:
+        try:
+            self.compiled(block, first_column, sums)
+        except _UNREADABLE:  # before anything ran
+            with suppress(OSError):
+                self.compiled._cache.flush()
+            self.compiled = self._fresh
+            self.compiled(block, first_column, sums)
 
 
-_add = _compiled()
+_add = _Loop()
