@@ -21,7 +21,7 @@ from tokenstats.store import Store
 OFF = float("inf")
 SCOPES = {"share of each sequence": "sequence", "share of the dataset": "dataset", "nats": "nats"}
 _FIRST_EXPRESSION = "random(0.2, per=sequence)"
-_SETTLED = 0.35
+_SETTLED = 1.2
 """Seconds after which a press of a button sees what was changed just before it."""
 
 

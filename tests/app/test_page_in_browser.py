@@ -26,6 +26,7 @@ def drag(page, slider, share: float) -> None:
     page.mouse.up()
 
 
+@pytest.mark.thorough  # on a busy machine a change may reach the server after the press, and the wait for it ends too soon
 def test_what_is_saved_is_what_is_on_the_screen_however_soon_after_a_drag(page, server, chats):
     open_row(page, server, 0)
     slider = page.locator(".steer input").first
