@@ -41,16 +41,8 @@ def with_json(command: Callable[..., Answer]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(as_json: bool, **options: Any) -> None:
         answer = command(**options)
-        if not answer.is_said:
-            pass
-        elif as_json:
-            print(json.dumps(answer.facts, ensure_ascii=False))
-        else:
-            text = answer.text()
-            if isinstance(text, str):
-                print(text)
-            else:
-                console().print(text)
+        if answer.is_said:
+            _say(answer, as_json)
         if answer.failed is not None:
             print(f"failed: {answer.failed}", file=sys.stderr)
             sys.exit(1)
@@ -58,6 +50,14 @@ def with_json(command: Callable[..., Answer]) -> Callable[..., None]:
     parameters = list(inspect.signature(command).parameters.values())
     option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
     return with_parameters(run, [*parameters, option])
+
+
+def _say(answer: Answer, as_json: bool) -> None:
+    text = json.dumps(answer.facts, ensure_ascii=False) if as_json else answer.text()
+    if isinstance(text, str):
+        print(text)
+    else:
+        console().print(text)
 
 
 def console() -> "Console":
