@@ -2,8 +2,9 @@
 
 import pandas as pd
 import streamlit as st
+from heard import go
 from hits import choose_hit
-from widgets import friendly, go
+from widgets import friendly
 
 from tokenstats.inspect.preview import Outcome, Preview
 from tokenstats.inspect.rows.bins import Bins, tokens_of_bin

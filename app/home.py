@@ -15,8 +15,9 @@ if str(FOLDER) not in sys.path:  # Streamlit does this too; its tests do not
     sys.path.insert(0, str(FOLDER))
 
 from components.keys import keyboard  # noqa: E402
+from heard import listen, restate, take_wanted  # noqa: E402
 from pages import audit, compare, overview, rows, runs, tokens  # noqa: E402
-from widgets import choice, friendly, still_there, with_what_was_put  # noqa: E402
+from widgets import choice, friendly, still_there  # noqa: E402
 
 from tokenstats.inspect.render.html import style  # noqa: E402
 from tokenstats.store import Store  # noqa: E402
@@ -35,14 +36,16 @@ PAGES = {
 def main() -> None:
     st.set_page_config(page_title="tokenstats", layout="wide", initial_sidebar_state="auto")
     st.html(f"<style>{(FOLDER / 'style.css').read_text(encoding='utf-8')}{style()}</style>")
-    with with_what_was_put(), friendly():
+    restate()
+    with friendly():
         store = choose_store()
-        st.session_state.update(st.session_state.pop("go_to", {}))
         with st.sidebar:
             chosen = choice("Page", list(PAGES), "page", hidden=True)
         PAGES[chosen](store, scoring_box(store))
     with st.sidebar:
         keyboard()
+    take_wanted()  # its reader has gone on to a page that cannot do it
+    listen("page")
 
 
 def choose_store() -> Store:

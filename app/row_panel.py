@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import streamlit as st
 from components.token_view import Chosen, said, token_view
+from heard import go, listen, put, restate
 from loading import load_outcome, load_preview, load_row, load_scales, preview_key, store_key
 from sides import PLAIN, preset_sides, side_of
 from subject import Subject
-from widgets import friendly, go, still_there
+from widgets import friendly, still_there
 
 from tokenstats.inspect.steering import Steering, levels_of_row
 from tokenstats.inspect.tokens.payload import decisions_payload
@@ -35,6 +36,7 @@ def row_panel(store: Store, subject: Subject, steering: Steering | None) -> None
         subject: Whose decisions.
         steering: What the histograms above steer with, if there are any.
     """
+    restate("row")
     with friendly():
         with st.container(horizontal=True, vertical_alignment="bottom"):
             number = _choose_row(store)
@@ -50,6 +52,7 @@ def row_panel(store: Store, subject: Subject, steering: Steering | None) -> None
         _draw(store, subject, number, beside, levels)
         if number + 1 < store.manifest.sequences:  # the next press finds it read
             load_row(store_key(store, subject.scoring), number + 1, subject.scoring, store)
+    listen("row")
 
 
 def _choose_row(store: Store) -> int:
@@ -80,7 +83,7 @@ def _walk(number: int) -> None:
 
 
 def _move(number: int) -> None:
-    st.session_state["row"] = number
+    put({"row": number})
 
 
 def _toggle_mask() -> None:

@@ -1,12 +1,12 @@
 """The rule in the sidebar: thresholds or an expression, and where it is saved to."""
 
 import shlex
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import streamlit as st
 from components.completion import complete
+from heard import put, take_wanted, want
 from loading import load_limits, load_outcome, load_preview, preview_key
 from undo import undo_buttons
 from widgets import choice
@@ -21,8 +21,6 @@ from tokenstats.store import Store
 OFF = float("inf")
 SCOPES = {"share of each sequence": "sequence", "share of the dataset": "dataset", "nats": "nats"}
 _FIRST_EXPRESSION = "random(0.2, per=sequence)"
-_SETTLED = 1.2
-"""Seconds after which a press of a button sees what was changed just before it."""
 
 
 def choose_rule(store: Store, scoring: str | None, has_kl: bool) -> tuple[Rule | None, bool]:
@@ -47,9 +45,6 @@ def _written(store: Store, scoring: str | None, has_kl: bool) -> Rule | None:
     way = "Expression"
     if scoring is not None:
         way = choice("Rule", ["Thresholds", "Expression"], "way", hidden=True)
-    fill = st.session_state.pop("fill", None)
-    if fill is not None:
-        st.session_state["expression"], st.session_state["protect"] = fill
     rule = _expression_field(store, scoring) if way == "Expression" else _knobs(store, scoring, has_kl)
     protect = st.text_input(
         "Never drop", PROTECT, key="protect", help="tokens that no rule may drop; empty for none", bind="query-params"
@@ -89,8 +84,7 @@ def _threshold(column: str, label: str, as_share: bool, preview: Preview) -> flo
 def _expression_field(store: Store, scoring: str | None) -> Rule:
     def fill() -> None:
         if name := st.session_state["preset"]:
-            chosen = Rule.from_preset(name)
-            st.session_state["fill"] = (chosen.drop or f"not ({chosen.keep})"), chosen.protect
+            put(as_written(Rule.from_preset(name)))
 
     dropping = [name for name in preset_names() if Rule.from_preset(name).expression is not None]  # the others only weigh
     st.selectbox("Start from a preset", dropping, index=None, key="preset", on_change=fill, placeholder="choose one")
@@ -102,45 +96,34 @@ def _expression_field(store: Store, scoring: str | None) -> Rule:
     return Rule(drop=written)
 
 
+def as_written(rule: Rule) -> dict[str, str]:
+    """What the fields of an expression say for a rule."""
+    return {"expression": rule.drop or f"not ({rule.keep})", "protect": rule.protect}
+
+
 def offer_to_save(store: Store, scoring: str | None, rule: Rule, is_written: bool, deliver: Callable[[str, str], None]) -> None:
     """Buttons that store the rule as a mask, or hand it over as a file: the rule that is on the screen when they are pressed.
 
-    A press may overtake a change made just before it. So it only notes what is wanted; a moment later, when every change has
-    arrived, the page does it with the rule that it then shows.
+    A press may overtake a change made just before it. So it only notes what is wanted; when the browser has told of every
+    change, the page does it with the rule that it then shows.
     """
     with st.sidebar:
         st.divider()
         name = st.text_input("Save as mask", key="mask_name", placeholder="name", persist_state="session").strip()
         again = st.checkbox("replace a mask of this name", key="replace_mask")
         left, right = st.columns(2)
-        left.button("Save mask", key="save", on_click=_want, args=("mask",), type="primary", disabled=not is_written)
-        right.button("Rule file", key="download", on_click=_want, args=("file",), disabled=not is_written)
+        left.button("Save mask", key="save", on_click=want, args=("mask",), type="primary", disabled=not is_written)
+        right.button("Rule file", key="download", on_click=want, args=("file",), disabled=not is_written)
     _say_saved()
-    wanted = st.session_state.get("wanted")
-    if wanted is None:
+    what = take_wanted()
+    if not what:
         return
-    what, when = wanted
-    if not _is_settled(when):
-        st.rerun()
-    del st.session_state["wanted"]
     if not is_written:
         st.error("Nothing was saved: the rule on the screen has an error.")
     elif what == "file":
         deliver(f"{name or 'rule'}.toml", rule.to_toml())
     else:
         _save(store, scoring, rule, name, again)
-
-
-def _want(what: str) -> None:
-    st.session_state["wanted"] = what, time.monotonic()
-
-
-def _is_settled(when: float) -> bool:
-    """Wait for the rest of the moment; False where we had to, and there may be something new."""
-    left = when + _SETTLED - time.monotonic()
-    if left > 0:
-        time.sleep(left)
-    return left <= 0
 
 
 def _save(store: Store, scoring: str | None, rule: Rule, name: str, again: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 from components.tab import keep_in_tab
-from widgets import put
+from heard import put
 
 from tokenstats.store import Store
 

@@ -1,8 +1,7 @@
 """Small things that several pages show."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
 
 import streamlit as st
 
@@ -23,28 +22,6 @@ def show_numbers(numbers: list[tuple[str, str]]) -> None:
     """Numbers side by side, each with its name."""
     for column, (label, value) in zip(st.columns(len(numbers)), numbers, strict=True):
         column.metric(label, value)
-
-
-def put(states: Mapping[str, Any]) -> None:
-    """Set widgets, in a callback, until a page has been drawn whole.
-
-    Where the next press ends the run before the browser has heard of a new value, the browser sends the old one again.
-    """
-    st.session_state.setdefault("put", {}).update(states)
-
-
-@contextmanager
-def with_what_was_put() -> Iterator[None]:
-    """Around the drawing of a page: widgets are as :func:`put` wants them, and free again once all of it has been drawn."""
-    st.session_state.update(st.session_state.get("put", {}))
-    yield
-    st.session_state.pop("put", None)
-
-
-def go(**states: Any) -> NoReturn:
-    """Draw the whole page anew, with these widgets so: of ``page``, ``row`` and the others that the address has."""
-    st.session_state["go_to"] = states
-    st.rerun(scope="app")
 
 
 def choice(label: str, options: Sequence[str], key: str, hidden: bool = False) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from heard import put
 
 KEYS = {
     "j k": "next row, row before",
@@ -45,4 +46,4 @@ def keyboard() -> None:
 
 
 def _to_search() -> None:
-    st.session_state["page"] = "Rows"
+    put({"page": "Rows"})

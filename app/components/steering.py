@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 from bin_list import list_bin
 from components.token_view import view_component
+from heard import put
 from loading import Key, load_limits, preview_key
 from rule_panel import OFF, SCOPES
-from widgets import put
 
 from tokenstats.inspect.preview import Outcome, Preview
 from tokenstats.inspect.steering import SHARES, Steering, steering, steering_payload

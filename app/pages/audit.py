@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import streamlit as st
+from heard import go
 from loading import load_audit
 from sides import PLAIN
-from widgets import go, show_numbers, still_there
+from widgets import show_numbers, still_there
 
 from tokenstats.inspect.audit.checks import OK, Finding
 from tokenstats.inspect.render import audit_blocks

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 from components.token_view import token_view
+from heard import put
 from loading import load_comparison, load_decided, load_operand, load_row, load_table, store_key
 from sides import AS_STORED, PLAIN, Side, side_names, side_of
 from widgets import still_there
@@ -53,9 +54,12 @@ def _choose_side(store: Store, letter: str, scoring: str | None) -> Side:
 
 def _swap() -> None:
     for kind in ("side", "by"):
-        one, two = (st.session_state.pop(f"{kind}_{letter}", None) for letter in "ab")
-        swapped = {f"{kind}_a": two, f"{kind}_b": one}
-        st.session_state.update({key: value for key, value in swapped.items() if value is not None})
+        one, two = (st.session_state.get(f"{kind}_{letter}") for letter in "ab")
+        for key, value in ((f"{kind}_a", two), (f"{kind}_b", one)):
+            if value is not None:
+                put({key: value})
+            else:
+                st.session_state.pop(key, None)
 
 
 def _rows(store: Store, scoring: str | None, a: Side, b: Side) -> pd.DataFrame:

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import streamlit as st
+from heard import go
 from hits import choose_hit
 from loading import load_decided, load_index, load_table
 from subject import Subject, choose_subject
-from widgets import go
 
 from tokenstats.inspect.rows.decided import DecidedStore
 from tokenstats.inspect.rows.search import SearchBy, search, sequences_for

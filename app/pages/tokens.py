@@ -5,8 +5,10 @@ from html import escape
 import streamlit as st
 from components.joint import joint_view
 from components.steering import steering_view
+from heard import put
 from loading import ALONG_REPLY, HISTOGRAMS, JOINT, load_picture
 from row_panel import row_panel
+from rule_panel import as_written
 from subject import NEW, Subject, choose_subject
 from widgets import choice, show_numbers
 
@@ -44,8 +46,7 @@ def _numbers(store: Store, subject: Subject) -> None:
 
 
 def _edit(rule: Rule) -> None:
-    st.session_state["decisions"], st.session_state["way"] = NEW, "Expression"
-    st.session_state["fill"] = (rule.drop or f"not ({rule.keep})"), rule.protect
+    put({"decisions": NEW, "way": "Expression"} | as_written(rule))
 
 
 def _say_of_what(subject: Subject) -> None:

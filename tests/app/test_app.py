@@ -70,6 +70,16 @@ def choose(app: AppTest, key: str, option: str) -> AppTest:
     return app.segmented_control(key=key).set_value(option).run()
 
 
+def answer(app: AppTest) -> AppTest:
+    """As a browser does that knows all that was drawn, and has told of all changes."""
+    app.session_state["heard"] = app.session_state["asked"]
+    return app.run()
+
+
+def save(app: AppTest) -> AppTest:
+    return answer(app.button(key="save").click().run())
+
+
 def test_moving_a_threshold_shows_what_the_mask_will_drop(start, own):
     app = quiet(start(own.path))
     before = value(app, "Dropped")
@@ -130,7 +140,7 @@ def test_saving_puts_on_disk_what_the_screen_says(start, own):
     app = quiet(app.slider(key="kl_share").set_value(31).run())
     said = value(app, "Dropped")
     app.text_input(key="mask_name").set_value("from-the-app")
-    app = quiet(app.button(key="save").click().run())
+    app = quiet(save(app))
     assert "from\\-the\\-app" in app.success[0].value
     manifest = own.masks["from-the-app"].manifest
     rule = Rule(drop="top(entropy, 0.2, per=sequence) or top(kl, 0.31, per=sequence)")
@@ -144,14 +154,14 @@ def test_a_name_that_is_taken_or_wrong_is_a_friendly_error(start, own):
     app = quiet(start(own.path))
     for name, words in (("random", "there already"), ("../up", "cannot be used"), ("", "cannot be used")):
         app.text_input(key="mask_name").set_value(name)
-        app = app.button(key="save").click().run()
+        app = save(app)
         assert not app.exception
         assert words in app.error[0].value
         assert "--" not in app.error[0].value  # no flag of the command line
         assert value(app, "Dropped")  # the page is still there
     app.text_input(key="mask_name").set_value("random")
     app.checkbox(key="replace_mask").set_value(True)
-    app = quiet(app.button(key="save").click().run())
+    app = quiet(save(app))
     assert own.masks["random"].manifest.rule["drop"] == EKSFT
 
 
@@ -344,7 +354,7 @@ def test_two_scorings_are_compared_by_what_one_rule_drops(start, two_scorings):
         a, b = (read_sequence(store, int(line["row"]), mask=mask) for mask in masks)
         assert line["A only"] == (b.keep & ~a.keep & a.is_target).sum()
         assert line["B only"] == (a.keep & ~b.keep & a.is_target).sum()
-    app = quiet(app.button(key="swap").click().run())
+    app = quiet(answer(app.button(key="swap").click().run()))
     assert (app.selectbox(key="by_a").value, app.selectbox(key="by_b").value) == ("alone", "warm")
 
 
@@ -512,7 +522,7 @@ def test_two_sides_are_compared_row_by_row(start, own):
         a, b = (read_sequence(own, int(line["row"]), mask=mask) for mask in ("eksft", "random"))
         assert line["A only"] + line["B only"] == ((a.keep != b.keep) & a.is_target).sum()
     before = app.selectbox(key="side_a").value
-    app = quiet(app.button(key="swap").click().run())
+    app = quiet(answer(app.button(key="swap").click().run()))
     assert app.selectbox(key="side_b").value == before
     app = app.selectbox(key="side_a").set_value(before).run()
     assert "choose two that differ" in app.error[0].value

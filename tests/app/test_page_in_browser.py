@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browser_pages import metric, open_row
+from browser_pages import SlowAnswers, metric, open_row
 
 from tokenstats import Rule
 
@@ -26,14 +26,17 @@ def drag(page, slider, share: float) -> None:
     page.mouse.up()
 
 
-@pytest.mark.thorough  # on a busy machine a change may reach the server after the press, and the wait for it ends too soon
+def save_as(page, name: str) -> None:
+    page.get_by_label("Save as mask").fill(name)
+    page.get_by_label("Save as mask").press("Enter")
+    page.wait_for_timeout(500)  # what was said of the mask before goes, which moves the page
+
+
 def test_what_is_saved_is_what_is_on_the_screen_however_soon_after_a_drag(page, server, chats):
     open_row(page, server, 0)
     slider = page.locator(".steer input").first
     for n, wait in enumerate((0, 100, 800)):
-        page.get_by_label("Save as mask").fill(f"quick-{wait}")
-        page.get_by_label("Save as mask").press("Enter")
-        page.get_by_test_id("stAlert").wait_for(state="hidden")  # what was said of the mask before has moved the page
+        save_as(page, f"quick-{wait}")
         before = written_rule(page)
         drag(page, slider, 0.3 + 0.1 * n)
         page.wait_for_timeout(wait)
@@ -46,6 +49,51 @@ def test_what_is_saved_is_what_is_on_the_screen_however_soon_after_a_drag(page, 
     with page.expect_download() as download:
         page.get_by_role("button", name="Rule file").click()
     assert Rule.load(Path(download.value.path())).drop == written_rule(page) != on_screen
+
+
+@pytest.mark.parametrize("answers_come", ["before the press", "after the press"])
+def test_what_is_saved_is_what_was_let_go_though_the_browser_has_not_heard_of_it(page, server, chats, answers_come):
+    slow = SlowAnswers(page)
+    open_row(page, server, 0)
+    name = f"unheard {answers_come}".replace(" ", "-")
+    save_as(page, name)
+    before = written_rule(page)
+    with slow.kept():
+        drag(page, page.locator(".steer input").first, 0.6)
+        if answers_come == "before the press":  # so that the server has drawn all of it: the browser still sends the old value
+            slow.wait_for_all()
+        page.get_by_role("button", name="Save mask").click()
+    page.get_by_text("drops").filter(has_text=name).wait_for(timeout=30_000)
+    assert chats.masks[name].manifest.rule["drop"] == written_rule(page) != before
+
+
+def test_what_is_saved_is_where_the_slider_of_the_sidebar_was_let_go(page, server, chats):
+    open_row(page, server, 0)
+    save_as(page, "sidebar")
+    before = written_rule(page)
+    slider = page.get_by_test_id("stSidebar").get_by_role("slider").first
+    slider.focus()
+    for _ in range(3):
+        slider.press("ArrowRight")
+    page.evaluate("document.querySelector('.st-key-save button').click()")  # before Streamlit tells of the slider
+    page.get_by_text("drops").filter(has_text="sidebar").wait_for(timeout=30_000)
+    moved = before.replace("entropy, 0.2,", "entropy, 0.23,")
+    assert chats.masks["sidebar"].manifest.rule["drop"] == written_rule(page) == moved
+
+
+def test_a_quick_second_press_does_not_undo_the_first(page, server):
+    slow = SlowAnswers(page)
+    open_row(page, server, 13)
+    with slow.kept():
+        page.locator("body").press("j")
+        slow.wait_for_all()
+        page.locator("body").press("m")
+    page.get_by_role("button", name="Show what is dropped").wait_for()
+    page.locator(".facts b", has_text="row 14").wait_for()
+    page.wait_for_timeout(600)  # the browser has told that it knows: its reader can go back to where it was
+    page.get_by_label("Row, 0 to").fill("13")
+    page.get_by_label("Row, 0 to").press("Enter")
+    page.locator(".facts b", has_text="row 13").wait_for()
 
 
 @pytest.mark.parametrize("scope", ["share of each sequence", "nats"])
