@@ -31,15 +31,29 @@ def page(store: Store, scoring: str | None) -> None:
     still_there("measure", measures, "measure")
     measure = st.selectbox("Measure", measures, format_func=lambda name: _UNITS.get(name, name), key="measure")
     lines = {
-        f"{name} {curve.phase}".removeprefix(". "): curve
+        f"{curve.phase}: {name}".removesuffix(": ."): curve
         for name, of_run in curves.items()
         for curve in of_run
         if curve.measure == measure
     }
     table = _table(lines)
-    st.line_chart(table, x_label="step", y_label=_UNITS.get(measure, measure), height=380)
+    _draw(table, _UNITS.get(measure, measure))
     with st.expander("Numbers"):
         st.dataframe(table)
+
+
+def _draw(table: pd.DataFrame, title: str) -> None:
+    """The lines, with their names below each other under them: a phone has no room for a list beside the picture."""
+    points = table.reset_index().melt("step", var_name="run", value_name="value").dropna()
+    legend = {"title": None, "orient": "bottom", "direction": "vertical", "labelLimit": 0}
+    encoding = {
+        "x": {"field": "step", "type": "quantitative"},
+        "y": {"field": "value", "type": "quantitative", "title": title, "scale": {"zero": False}},
+        "color": {"field": "run", "type": "nominal", "legend": legend},
+        "strokeDash": {"field": "run", "type": "nominal", "legend": legend},
+    }
+    mark = {"type": "line", "point": len(points) < 50, "tooltip": True}
+    st.vega_lite_chart(points, {"mark": mark, "encoding": encoding, "height": 380}, width="stretch")
 
 
 def _table(lines: dict[str, Curve]) -> pd.DataFrame:

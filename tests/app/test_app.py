@@ -436,10 +436,10 @@ def test_training_runs_beside_the_store_are_drawn_by_step(start, own):
     (folder / "history.json").write_text(json.dumps(history))
     app = choose(quiet(start(own.path)), "page", "Runs")
     table = quiet(app).dataframe[0].value
-    assert table["first/weights training"].tolist() == [0.2, 0.1]
-    assert table["first/weights evaluation"].dropna().to_dict() == {20: 0.4}
+    assert table["training: first/weights"].tolist() == [0.2, 0.1]
+    assert table["evaluation: first/weights"].dropna().to_dict() == {20: 0.4}
     app = quiet(app.selectbox(key="measure").set_value("entropy/kept").run())
-    assert app.dataframe[0].value["first/weights training"].tolist() == [0.5, 0.5]
+    assert app.dataframe[0].value["training: first/weights"].tolist() == [0.5, 0.5]
     (folder / "history.json").write_text("[]")
     assert "is no history of a run" in app.run().error[0].value
     app = app.text_input(key="runs_folder").set_value(str(own.path / "tokens")).run()
