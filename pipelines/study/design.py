@@ -48,9 +48,11 @@ BOTH_TERMS = {"entropy_bonus": 0.05, "entropy_on": "clause 1", "kl_penalty": 0.0
 PRIMARY = Cell("A", 50, 0.5)
 CELLS = (
     PRIMARY,
-    *(Cell("A", rows, noise) for rows in (50, 200, 800) for noise in (0.0, 0.3, 0.5) if (rows, noise) != (50, 0.5)),
-    *(Cell("B", rows) for rows in (50, 200, 800)),
+    *(Cell("A", 50), Cell("A", 200, 0.5), Cell("B", 50), Cell("A", 200), Cell("B", 200)),
+    *(Cell("A", 800, 0.5), Cell("B", 800), Cell("A", 800)),
+    *(Cell("A", rows, 0.3) for rows in (50, 200, 800)),
 )
+"""In the order in which they are done: how far apart they lie before what lies between."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Arm:
         way: how it trains: from its stored mask; with EKSFT's rule evaluated in each step (:data:`FOLLOWED`); or with the mask
             of that rule made anew after each pass (:data:`IN_ROUNDS`). The base is the reference of the latter two.
         exploratory: it is run in the cells outside of the primary one too.
-        wide: its pass@64 is measured.
+        wide: its pass@64 is measured in the primary cell.
         starts_rl: RL starts from it.
     """
 
@@ -130,8 +132,9 @@ class Run:
         return f"{self.base} {self.cell.name} {self.arm.name} {self.seed}{searched}"
 
     @property
-    def is_search(self) -> bool:
-        return self.rate is not None
+    def is_wide(self) -> bool:
+        """Its pass@64 is measured."""
+        return self.arm.wide and self.cell == PRIMARY
 
     def steps(self) -> int:
         passes = PASSES if self.arm.passes is None else self.arm.passes

@@ -54,13 +54,14 @@ def reinforce(start: Path, cell: Cell, seed: int, out: Path, how: Grpo) -> dict[
         ones, which alone teach something; ``length``, tokens of a sample with its end.
     """
     from datasets import Dataset
-    from trl import GRPOTrainer
+
+    from pipelines.study.by_length import ByLength
 
     policy = Policy.load(start)
     data = Dataset.from_list(list(rl_problems(cell, how.steps * how.prompts, seed)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You are using 'rollout_func'", UserWarning)
-        trainer = GRPOTrainer(
+        trainer = ByLength(
             model=policy.model,
             reward_funcs=exact_answer,
             args=_arguments(out, seed, how),

@@ -130,7 +130,7 @@ def examine(run: Run, folder: Path, size: Size) -> dict[str, Any]:
     policy, base = Policy.load(folder), base_policy(run.base)
     is_matched = any(arm.matches == run.arm.name for arm in ARMS)
     return {
-        **count_on_test(policy, run.cell, size.wide_samples if run.arm.wide else SAMPLES, size.problems),
+        **count_on_test(policy, run.cell, size.wide_samples if run.is_wide else SAMPLES, size.problems),
         "styles": in_other_styles(policy),
         "kl": kl_on_own_samples(policy, base, run.cell),
         "fork_entropy": entropy_at_forks(policy, run.cell),

@@ -6,6 +6,10 @@ from transformers import Qwen3ForCausalLM
 
 pytest.importorskip("trl")
 
+from trl import GRPOTrainer
+
+from pipelines.study import by_length
+from pipelines.study.by_length import ROWS_AT_ONCE, ByLength
 from pipelines.study.design import PRIMARY
 from pipelines.study.measures import Policy
 from pipelines.study.rl import Grpo, _Rollout, exact_answer, reinforce, rl_problems
@@ -48,3 +52,24 @@ def test_two_steps_give_two_rewards_and_move_the_weights_the_same_way_again(base
     moved = [(a - b).abs().max().item() for a, b in zip(start.parameters(), one.parameters(), strict=True)]
     assert max(moved) > 0
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_replies_taken_by_length_have_the_log_probabilities_that_trl_itself_gives_them(base, tmp_path, monkeypatch):
+    compared = []
+
+    class Both(ByLength):
+        def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **options):
+            mine, theirs = (
+                kind._get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **options)
+                for kind in (ByLength, GRPOTrainer)
+            )
+            is_reply = attention_mask[:, -logits_to_keep:].bool()
+            compared.extend((a[is_reply] - b[is_reply]).abs().max().item() for a, b in zip(mine[:2], theirs[:2], strict=True))
+            assert len(is_reply) > 2 * ROWS_AT_ONCE
+            assert not attention_mask.all(0)[[0, -1]].any()  # padding on both sides
+            return mine
+
+    monkeypatch.setattr(by_length, "ByLength", Both)
+    reinforce(base, PRIMARY, 5, tmp_path / "out", Grpo(steps=1, prompts=10, samples=8))
+    assert len(compared) == 2
+    assert max(compared) < 1e-4

@@ -46,7 +46,7 @@ def test_a_run_comes_after_what_it_needs():
     for run in plan(("base", "base-1")):
         if run.arm.matches is not None:
             assert replace(run, arm=arm_named(run.arm.matches)).key in seen
-        if not run.is_search and run.arm.passes != 0 and run.arm.matches is None:
+        if run.rate is None and run.arm.passes != 0 and run.arm.matches is None:
             assert {replace(run, seed=SEARCH_SEED, rate=rate).key for rate in design.RATES} <= seen
         seen.add(run.key)
 
