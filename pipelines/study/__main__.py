@@ -18,7 +18,7 @@ import transformers
 
 from pipelines.study.design import PRIMARY, plan
 from pipelines.study.results import FOLDER, Results
-from pipelines.study.tables import print_comparisons, print_rl_tables, print_tables
+from pipelines.study.tables import print_comparisons, print_rl_tables, print_tables, print_wording_table
 from pipelines.tinymath import MODELS, ROOT
 
 BASES = ("base", "base-1")
@@ -40,12 +40,13 @@ def main() -> None:
             for base in bases:
                 do_base(base, args.work)
     if args.pilot:
-        after_sft, after_rl = list(Results(FOLDER / "pilot.jsonl")), []
+        after_sft, after_rl, wordings = list(Results(FOLDER / "pilot.jsonl")), [], []
     else:
-        after_sft, after_rl = (
-            [r for base in bases for r in Results(FOLDER / f"{kind}-{base}.jsonl")] for kind in ("sft", "rl")
+        after_sft, after_rl, wordings = (
+            [r for base in bases for r in Results(FOLDER / f"{kind}-{base}.jsonl")] for kind in ("sft", "rl", "wording")
         )
     print_tables(after_sft)
+    print_wording_table(wordings)
     print_rl_tables(after_rl)
     print_comparisons(after_sft, after_rl)
 
@@ -60,10 +61,15 @@ def do_base(base: str, work: Path) -> None:
     """What the primary comparisons need, RL from there, then the other arms of the primary cell and the other cells."""
     from pipelines.study.rl_runs import do_rl, rl_plan
     from pipelines.study.runner import Runner
+    from pipelines.study.wording import do_wording, wording_plan
 
     runner, runs = Runner(Results(FOLDER / f"sft-{base}.jsonl"), work, _clock()), list(plan((base,)))
     runner.do_all(run for run in runs if run.cell == PRIMARY and run.arm.starts_rl)
+    wordings = Results(FOLDER / f"wording-{base}.jsonl")
+    do_wording(wording_plan(base), runner, wordings)
     do_rl(rl_plan((base,)), runner, Results(FOLDER / f"rl-{base}.jsonl"))
+    runner.do_all(run for run in runs if run.cell == PRIMARY)
+    do_wording(wording_plan(base), runner, wordings)
     runner.do_all(runs)
 
 

@@ -21,6 +21,16 @@ def print_tables(results: Iterable[Record]) -> None:
         print(markdown(COLUMNS, [_row(arm.name, of_cell) for arm in ARMS if _of_arm(of_cell, arm.name)]))
 
 
+def print_wording_table(results: Iterable[Record]) -> None:
+    """How far every arm took on the wording of its rows."""
+    runs = list(results)
+    shares = {arm.name: [100 * record["wording"] for record in _of_arm(runs, arm.name)] for arm in ARMS}
+    rows = [[name, str(len(found)), f"{np.mean(found):.1f}"] for name, found in shares.items() if found]
+    if rows:
+        print(f"\n{PRIMARY.name}, sentences with an equation that are in the wording of the SFT rows\n")
+        print(markdown(["arm", "runs", "in the new wording %"], rows))
+
+
 def print_rl_tables(results: Iterable[Record]) -> None:
     """What RL made of every start."""
     runs = list(results)
