@@ -18,10 +18,11 @@ import transformers
 
 from pipelines.study.design import PRIMARY, plan
 from pipelines.study.results import FOLDER, Results
-from pipelines.study.tables import print_comparisons, print_rl_tables, print_tables, print_wording_table
+from pipelines.study.tables import study_tables
 from pipelines.tinymath import MODELS, ROOT
 
 BASES = ("base", "base-1")
+KINDS = ("sft", "wording", "rl")
 
 
 def main() -> None:
@@ -39,16 +40,14 @@ def main() -> None:
         else:
             for base in bases:
                 do_base(base, args.work)
-    if args.pilot:
-        after_sft, after_rl, wordings = list(Results(FOLDER / "pilot.jsonl")), [], []
-    else:
-        after_sft, after_rl, wordings = (
-            [r for base in bases for r in Results(FOLDER / f"{kind}-{base}.jsonl")] for kind in ("sft", "rl", "wording")
-        )
-    print_tables(after_sft)
-    print_wording_table(wordings)
-    print_rl_tables(after_rl)
-    print_comparisons(after_sft, after_rl)
+    tables = study_tables(list(Results(FOLDER / "pilot.jsonl")), [], []) if args.pilot else committed_tables()
+    for title, table in tables.items():
+        print(f"\n{title}\n\n{table}")
+
+
+def committed_tables() -> dict[str, str]:
+    """Of the results that lie in ``data/study/``."""
+    return study_tables(*([r for base in BASES for r in Results(FOLDER / f"{kind}-{base}.jsonl")] for kind in KINDS))
 
 
 def do_pilot(work: Path) -> None:

@@ -5,50 +5,35 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.study.design import ARMS, COMPARISONS, PRIMARY, SEARCH_SEED
+from pipelines.study.design import ARMS, CELLS, COMPARISONS, EKSFT, PRIMARY, RANDOM, SEARCH_SEED
 from pipelines.study.statistics import Difference, holm, paired_bootstrap
 from pipelines.study.training import precision_and_recall
 
 Record = dict[str, Any]
 
 
-def print_tables(results: Iterable[Record]) -> None:
-    """One table for each cell that has runs, then the comparisons of the primary one."""
-    runs = [record for record in results if record["seed"] != SEARCH_SEED]
-    for cell in dict.fromkeys(record["cell"] for record in runs):
-        of_cell = [record for record in runs if record["cell"] == cell]
-        print(f"\n{cell}: means over runs; ± the standard deviation between them\n")
-        print(markdown(COLUMNS, [_row(arm.name, of_cell) for arm in ARMS if _of_arm(of_cell, arm.name)]))
+def study_tables(after_sft: Iterable[Record], wordings: Iterable[Record], after_rl: Iterable[Record]) -> dict[str, str]:
+    """All that the results say, by title; without what has no runs yet. A table of arms has means over runs."""
+    runs, rl = [record for record in after_sft if record["seed"] != SEARCH_SEED], list(after_rl)
+    found = {"primary comparisons": primary_comparisons(runs, rl)}
+    for cell in CELLS:
+        found[f"cell {cell.name}"] = _table(COLUMNS, [record for record in runs if record["cell"] == cell.name], _row)
+    found |= {
+        "all cells": _cells_table(runs),
+        "new wording": _table(WORDING_COLUMNS, wordings, _wording_row),
+        "after RL": _table(RL_COLUMNS, rl, _rl_row),
+    }
+    return {title: table for title, table in found.items() if table}
 
 
-def print_wording_table(results: Iterable[Record]) -> None:
-    """How far every arm took on the wording of its rows."""
-    runs = list(results)
-    shares = {arm.name: [100 * record["wording"] for record in _of_arm(runs, arm.name)] for arm in ARMS}
-    rows = [[name, str(len(found)), f"{np.mean(found):.1f}"] for name, found in shares.items() if found]
-    if rows:
-        print(f"\n{PRIMARY.name}, sentences with an equation that are in the wording of the SFT rows\n")
-        print(markdown(["arm", "runs", "in the new wording %"], rows))
-
-
-def print_rl_tables(results: Iterable[Record]) -> None:
-    """What RL made of every start."""
-    runs = list(results)
-    if runs:
-        print(f"\n{PRIMARY.name}, after RL: means over runs\n")
-        print(markdown(RL_COLUMNS, [_rl_row(arm.name, runs) for arm in ARMS if _of_arm(runs, arm.name)]))
-
-
-def print_comparisons(after_sft: Iterable[Record], after_rl: Iterable[Record]) -> None:
-    """The primary comparisons that have runs, judged together."""
+def primary_comparisons(after_sft: Iterable[Record], after_rl: Iterable[Record]) -> str:
+    """Those that have runs, judged together."""
     found = []
     for stage, records in (("SFT", after_sft), ("RL", after_rl)):
-        runs = [r for r in records if r["cell"] == PRIMARY.name and r["seed"] != SEARCH_SEED]
+        runs = [record for record in records if record["cell"] == PRIMARY.name]
         pairs = [pair for pair in COMPARISONS if all(_of_arm(runs, arm) for arm in pair)]
         found += [(f"after {stage}: {a} − {b}", difference_between(runs, a, b)) for a, b in pairs]
-    if found:
-        print(f"\n{PRIMARY.name}, primary comparisons, pass@1\n")
-        print(comparison_table(found))
+    return comparison_table(found) if found else ""
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -107,28 +92,62 @@ MEASURES: dict[str, tuple[Callable[[Record], float | None], int]] = {
 """Heading, how it is read from a record (None: it was not measured), and its decimals."""
 
 COLUMNS = ["arm", "runs", "steps", *MEASURES]
-
-
 RL_COLUMNS = ["start", "runs", "pass@1 %", "pass@16 %", "reward, mean of the curve", "groups with mixed rewards %", "tokens"]
+WORDING_COLUMNS = ["arm", "runs", "in the new wording %"]
+CELL_COLUMNS = [
+    "cell",
+    *(arm.name for arm in ARMS if arm.exploratory),
+    "EKSFT − random",
+    "95 % interval",
+    "mask: precision %",
+    "recall %",
+    "kept nll",
+    "dropped nll",
+]
 
 
-def _rl_row(arm: str, runs: Iterable[Record]) -> list[str]:
-    mine = _of_arm(runs, arm)
-    curves = {name: 100 * np.mean([np.mean(record["curves"][name]) for record in mine]) for name in ("reward", "mixed")}
-    passes = [f"{100 * np.mean([record[name] for record in mine]):.1f}" for name in ("pass@1", "pass@16")]
-    length = f"{np.mean([record['length'] for record in mine]):.1f}"
-    return [arm, str(len(mine)), *passes, f"{curves['reward']:.1f}", f"{curves['mixed']:.1f}", length]
+def _table(heads: Sequence[str], runs: Iterable[Record], row: Callable[[str, list[Record]], list[str]]) -> str:
+    """A row for each arm that has runs."""
+    runs = list(runs)
+    rows = [row(arm.name, mine) for arm in ARMS if (mine := _of_arm(runs, arm.name))]
+    return markdown(heads, rows) if rows else ""
+
+
+def _cells_table(runs: Sequence[Record]) -> str:
+    of_cells = {cell.name: [record for record in runs if record["cell"] == cell.name] for cell in CELLS}
+    rows = [_cell_row(name, mine) for name, mine in of_cells.items() if _of_arm(mine, EKSFT) and _of_arm(mine, RANDOM)]
+    return markdown(CELL_COLUMNS, rows) if rows else ""
+
+
+def _cell_row(cell: str, runs: Sequence[Record]) -> list[str]:
+    of_arms = [[100 * record["pass@1"] for record in _of_arm(runs, arm.name)] for arm in ARMS if arm.exploratory]
+    passes = [f"{np.mean(values):.1f}" if values else "" for values in of_arms]
+    d = difference_between(runs, EKSFT, RANDOM)
+    masks = _of_arm(runs, EKSFT)
+    about = [f"{np.mean([read(record) for record in masks]):.0f}" for read in (_precision, _recall)]
+    losses = [f"{np.mean([record['mask'][name] for record in masks]):.3f}" for name in ("kept_nll", "dropped_nll")]
+    return [cell, *passes, f"{100 * d.estimate:+.1f}", f"{100 * d.low:+.1f} to {100 * d.high:+.1f}", *about, *losses]
+
+
+def _rl_row(arm: str, runs: list[Record]) -> list[str]:
+    curves = {name: 100 * np.mean([np.mean(record["curves"][name]) for record in runs]) for name in ("reward", "mixed")}
+    passes = [f"{100 * np.mean([record[name] for record in runs]):.1f}" for name in ("pass@1", "pass@16")]
+    length = f"{np.mean([record['length'] for record in runs]):.1f}"
+    return [arm, str(len(runs)), *passes, f"{curves['reward']:.1f}", f"{curves['mixed']:.1f}", length]
+
+
+def _wording_row(arm: str, runs: list[Record]) -> list[str]:
+    return [arm, str(len(runs)), f"{100 * np.mean([record['wording'] for record in runs]):.1f}"]
 
 
 def _of_arm(runs: Iterable[Record], arm: str) -> list[Record]:
     return [record for record in runs if record["arm"] == arm]
 
 
-def _row(arm: str, runs: Iterable[Record]) -> list[str]:
-    mine = _of_arm(runs, arm)
-    cells = [arm, str(len(mine)), f"{np.mean([record['steps'] for record in mine]):.0f}"]
+def _row(arm: str, runs: list[Record]) -> list[str]:
+    cells = [arm, str(len(runs)), f"{np.mean([record['steps'] for record in runs]):.0f}"]
     for name, (read, decimals) in MEASURES.items():
-        values = [value for record in mine if (value := read(record)) is not None and not np.isnan(value)]
+        values = [value for record in runs if (value := read(record)) is not None and not np.isnan(value)]
         text = f"{np.mean(values):.{decimals}f}" if values else ""
         if name == "pass@1 %" and len(values) > 1:
             text += f" ± {np.std(values, ddof=1):.{decimals}f}"

@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 
+from pipelines.study.__main__ import committed_tables
 from pipelines.study.design import EKSFT, EQUAL_KL, PRIMARY, RANDOM, SEARCH_SEED
+from pipelines.study.document import STUDY, with_tables
 from pipelines.study.plots import arms_figure, cells_figure
-from pipelines.study.tables import comparison_table, difference_between, print_comparisons, print_rl_tables, print_tables
+from pipelines.study.tables import comparison_table, difference_between, study_tables
 
 
 def record(arm: str, seed: int, correct: list[int], base: str = "base", **more: object) -> dict:
+    if arm == EKSFT:
+        more["mask"] = MASK
     shares = np.array(correct) / 4
     return {
         "key": f"{base} {arm} {seed}",
@@ -25,6 +29,14 @@ def record(arm: str, seed: int, correct: list[int], base: str = "base", **more: 
     }
 
 
+CURVES = {"reward": [0.25, 0.75], "mixed": [1.0, 0.5], "length": [40.0, 42.0]}
+# of the 20 tokens left out 15 are style or noise, of 25 that there are
+MASK = {
+    "targets": {"forced": 40, "fork": 5, "style": 10, "noise": 15},
+    "dropped": {"forced": 3, "fork": 2, "style": 9, "noise": 6},
+    "kept_nll": 0.2,
+    "dropped_nll": 2.0,
+}
 RUNS = [
     record(EKSFT, 0, [4, 2], kl=0.1),
     record(EKSFT, 1, [4, 4], kl=0.3),
@@ -43,9 +55,12 @@ def test_a_difference_is_over_the_runs_that_both_arms_have_and_over_bases_alike(
     assert difference_between(RUNS, RANDOM, EKSFT).estimate == pytest.approx(-0.5)
 
 
-def test_a_table_has_a_row_for_each_arm_and_leaves_out_the_search(capsys):
-    print_tables(RUNS)
-    lines = capsys.readouterr().out.splitlines()
+def lines_of(title: str, *results: list[dict]) -> list[str]:
+    return study_tables(*results)[title].splitlines()
+
+
+def test_a_table_has_a_row_for_each_arm_and_leaves_out_the_search():
+    lines = lines_of(f"cell {PRIMARY.name}", RUNS, [], [])
     row = next(line for line in lines if line.startswith(f"| {EKSFT} |"))
     # (0.75 + 1 + 0 + 1) / 4, standard deviation between the four; KL of the two that have one
     assert row.split(" | ")[1:4] == ["4", "28", "68.8 ± 47.3"]
@@ -53,13 +68,12 @@ def test_a_table_has_a_row_for_each_arm_and_leaves_out_the_search(capsys):
     assert not any(line.startswith("| base |") for line in lines)
 
 
-def test_comparisons_of_both_stages_are_judged_together(capsys):
+def test_comparisons_of_both_stages_are_judged_together():
     runs = [*RUNS, *(record(EQUAL_KL, seed, [1, 1]) for seed in (0, 1))]
-    print_comparisons(runs, runs)
-    lines = capsys.readouterr().out.splitlines()
+    rl = [{**r, "pass@16": 1.0, "curves": CURVES} for r in runs if r["seed"] != SEARCH_SEED]
+    lines = lines_of("primary comparisons", runs, [], rl)
     assert len([line for line in lines if line.startswith("| after ")]) == 4
-    print_comparisons([], [])
-    assert capsys.readouterr().out == ""
+    assert study_tables([], [], []) == {}
 
 
 def test_points_are_percent_and_p_values_are_adjusted():
@@ -83,8 +97,23 @@ def test_cells_show_the_difference_that_the_table_has():
     assert figure.axes[0].lines[0].get_xdata()[0] == pytest.approx(50)
 
 
-def test_rl_tables_average_the_curves(capsys):
-    curves = {"reward": [0.25, 0.75], "mixed": [1.0, 0.5], "length": [40.0, 42.0]}
-    print_rl_tables([{**record(EKSFT, 0, [4, 2]), "pass@16": 1.0, "curves": curves}])
-    row = capsys.readouterr().out.splitlines()[-1]
+def test_a_row_of_the_cells_has_their_difference_and_what_was_known_of_the_mask():
+    lines = lines_of("all cells", RUNS, [], [])
+    assert lines[2].split(" | ")[7] == "+50.0"
+    assert lines[2].split(" | ")[9:] == ["75", "60", "0.200", "2.000 |"]
+
+
+def test_rl_tables_average_the_curves():
+    row = lines_of("after RL", [], [], [{**record(EKSFT, 0, [4, 2]), "pass@16": 1.0, "curves": CURVES}])[-1]
     assert row == f"| {EKSFT} | 1 | 75.0 | 100.0 | 50.0 | 75.0 | 40.0 |"
+
+
+def test_a_table_of_the_document_is_replaced_and_one_without_runs_is_emptied():
+    place = "before\n\n<!-- table: {} -->\n\n{}\n\n<!-- end -->\n\nafter\n"
+    written = place.format("a", "| old |") + place.format("b", "| gone |")
+    assert with_tables(written, {"a": "| new |"}) == place.format("a", "| new |") + place.format("b", "No runs yet.")
+
+
+def test_the_document_has_what_the_committed_results_say():
+    text = STUDY.read_text(encoding="utf-8")
+    assert with_tables(text, committed_tables()) == text
