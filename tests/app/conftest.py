@@ -3,15 +3,18 @@
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from inspect_fixtures import byte_level_tokenizer, store_with_masks
+from app_pages import HOME
+from inspect_fixtures import byte_level_tokenizer, copy_of_store, store_with_masks
+from streamlit.testing.v1 import AppTest
 from synthetic import make_store
 
 from tokenstats import Rule, Store, build_mask
@@ -84,6 +87,25 @@ def page(context) -> Iterator[object]:
     opened = context.new_page()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def seen() -> Store:
+    return store_with_masks()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Store:
+    return copy_of_store(tmp_path)
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    def run(*arguments: object) -> AppTest:
+        monkeypatch.setattr(sys, "argv", [HOME, *map(str, arguments)])
+        return AppTest.from_file(HOME, default_timeout=60).run()
+
+    return run
 
 
 def letters_store(path: Path) -> Store:
