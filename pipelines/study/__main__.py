@@ -16,7 +16,7 @@ from pathlib import Path
 
 import transformers
 
-from pipelines.study.design import PRIMARY, plan
+from pipelines.study.design import CELLS, PRIMARY, plan
 from pipelines.study.results import FOLDER, Results
 from pipelines.study.tables import study_tables
 from pipelines.tinymath import MODELS, ROOT
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--pilot", action="store_true", help="a few runs of the first base, apart from those that count")
     parser.add_argument("--table", action="store_true", help="train nothing: print what is there")
     parser.add_argument("--base", choices=BASES, help="only this base: two processes then share the work, one core each")
+    parser.add_argument("--cell", choices=[cell.name for cell in CELLS], help="only this cell, after SFT")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "study", help="scratch folder")
     args = parser.parse_args()
     bases = [name for name in BASES if (MODELS / name).exists() and args.base in (None, name)]
@@ -39,7 +40,7 @@ def main() -> None:
             do_pilot(args.work)
         else:
             for base in bases:
-                do_base(base, args.work)
+                do_base(base, args.work, args.cell)
     tables = study_tables(list(Results(FOLDER / "pilot.jsonl")), [], []) if args.pilot else committed_tables()
     for title, table in tables.items():
         print(f"\n{title}\n\n{table}")
@@ -56,13 +57,16 @@ def do_pilot(work: Path) -> None:
     Runner(Results(FOLDER / "pilot.jsonl"), work, _clock(), PILOT_SIZE).do_all(plan(BASES[:1], pilot=True))
 
 
-def do_base(base: str, work: Path) -> None:
-    """What the primary comparisons need, RL from there, then the other arms of the primary cell and the other cells."""
+def do_base(base: str, work: Path, cell: str | None) -> None:
+    """What the primary comparisons need, RL from there, the other arms of the primary cell, the other cells; or one cell."""
     from pipelines.study.rl_runs import do_rl, rl_plan
     from pipelines.study.runner import Runner
     from pipelines.study.wording import do_wording, wording_plan
 
     runner, runs = Runner(Results(FOLDER / f"sft-{base}.jsonl"), work, _clock()), list(plan((base,)))
+    if cell is not None:
+        runner.do_all(run for run in runs if run.cell.name == cell)
+        return
     runner.do_all(run for run in runs if run.cell == PRIMARY and run.arm.starts_rl)
     wordings = Results(FOLDER / f"wording-{base}.jsonl")
     do_wording(wording_plan(base), runner, wordings)
