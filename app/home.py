@@ -44,7 +44,8 @@ def main() -> None:
         PAGES[chosen](store, scoring_box(store))
     with st.sidebar:
         keyboard()
-    take_wanted()  # its reader has gone on to a page that cannot do it
+    if take_wanted():
+        st.warning("Nothing was saved: the page of the rule was left before the press of its button had arrived.")
     listen("page")
 
 

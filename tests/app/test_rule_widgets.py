@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from app_pages import EKSFT, choose, quiet, save, value
+from app_pages import EKSFT, answer, choose, quiet, save, value
 from inspect_fixtures import (
     share_of,
 )
@@ -64,6 +64,16 @@ def test_saving_puts_on_disk_what_the_screen_says(start, own):
     assert f"{1 - manifest.kept / manifest.targets:.2%}" == said == f"{share_of(own, rule, 'again'):.2%}"
     app = quiet(app.selectbox(key="decisions").set_value("from-the-app").run())
     assert value(app, "Dropped") == said
+
+
+def test_a_save_that_the_page_was_left_for_is_not_done_later_and_the_page_says_so(start, own):
+    app = quiet(start(own.path))
+    app.text_input(key="mask_name").set_value("left-behind")
+    app = app.button(key="save").click().run()
+    app = answer(app.segmented_control(key="page").set_value("Overview").run())
+    assert "Nothing was saved" in app.warning[0].value
+    choose(app, "page", "Tokens")
+    assert "left-behind" not in own.masks
 
 
 def test_a_name_that_is_taken_or_wrong_is_a_friendly_error(start, own):
