@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.labels import Label
 from pipelines.study.design import ARMS, CELLS, COMPARISONS, EKSFT, PRIMARY, RANDOM, SEARCH_SEED
 from pipelines.study.statistics import Difference, holm, paired_bootstrap
 from pipelines.study.training import precision_and_recall
@@ -19,6 +20,7 @@ def study_tables(after_sft: Iterable[Record], wordings: Iterable[Record], after_
     for cell in CELLS:
         found[f"cell {cell.name}"] = _table(COLUMNS, [record for record in runs if record["cell"] == cell.name], _row)
     found |= {
+        "masks": _table(MASK_COLUMNS, [record for record in runs if record["cell"] == PRIMARY.name], _mask_row),
         "all cells": _cells_table(runs),
         "new wording": _table(WORDING_COLUMNS, wordings, _wording_row),
         "after RL": _table(RL_COLUMNS, rl, _rl_row),
@@ -69,14 +71,6 @@ def _styles(record: Record) -> float | None:
     return 100 * float(np.mean(list(record["styles"].values()))) if "styles" in record else None
 
 
-def _precision(record: Record) -> float | None:
-    return 100 * precision_and_recall(record["mask"])[0] if "mask" in record else None
-
-
-def _recall(record: Record) -> float | None:
-    return 100 * precision_and_recall(record["mask"])[1] if "mask" in record else None
-
-
 MEASURES: dict[str, tuple[Callable[[Record], float | None], int]] = {
     "pass@1 %": (_percent("pass@1"), 1),
     "pass@16 %": (_percent("pass@16"), 1),
@@ -85,31 +79,28 @@ MEASURES: dict[str, tuple[Callable[[Record], float | None], int]] = {
     "KL(π‖base)": (lambda record: record.get("kl"), 3),
     "entropy at forks": (lambda record: record.get("fork_entropy"), 3),
     "tokens": (lambda record: record.get("length"), 1),
-    "mask: precision %": (_precision, 0),
-    "recall %": (_recall, 0),
-    "kept nll": (lambda record: record.get("mask", {}).get("kept_nll"), 3),
 }
 """Heading, how it is read from a record (None: it was not measured), and its decimals."""
 
 COLUMNS = ["arm", "runs", "steps", *MEASURES]
 RL_COLUMNS = ["start", "runs", "pass@1 %", "pass@16 %", "reward, mean of the curve", "groups with mixed rewards %", "tokens"]
 WORDING_COLUMNS = ["arm", "runs", "in the new wording %"]
+_ABOUT = ("precision %", "recall %", "kept nll", "dropped nll")
+"""Of a mask: of what it leaves out, the share that is style or noise; of these, the share left out; mean −log p, nats."""
 CELL_COLUMNS = [
     "cell",
     *(arm.name for arm in ARMS if arm.exploratory),
     "EKSFT − random",
     "95 % interval",
-    "mask: precision %",
-    "recall %",
-    "kept nll",
-    "dropped nll",
+    *_ABOUT,
 ]
+MASK_COLUMNS = ["arm", "runs", *(f"{label.name.lower()} left out %" for label in Label), *_ABOUT]
 
 
 def _table(heads: Sequence[str], runs: Iterable[Record], row: Callable[[str, list[Record]], list[str]]) -> str:
-    """A row for each arm that has runs."""
+    """A row for each arm that has runs and something to say."""
     runs = list(runs)
-    rows = [row(arm.name, mine) for arm in ARMS if (mine := _of_arm(runs, arm.name))]
+    rows = [line for arm in ARMS if (mine := _of_arm(runs, arm.name)) and (line := row(arm.name, mine))]
     return markdown(heads, rows) if rows else ""
 
 
@@ -119,14 +110,31 @@ def _cells_table(runs: Sequence[Record]) -> str:
     return markdown(CELL_COLUMNS, rows) if rows else ""
 
 
+def _mask_row(arm: str, runs: list[Record]) -> list[str]:
+    """Of a mask, without any training; an arm without a mask has no row."""
+    masks = [record["mask"] for record in runs if "mask" in record]
+    return [arm, str(len(masks)), *_left_out(masks), *_about(masks)] if masks else []
+
+
+def _left_out(masks: Sequence[Record]) -> list[str]:
+    """The share of the tokens of each label that is left out."""
+    names = [label.name.lower() for label in Label]
+    counts = {name: (sum(m["dropped"][name] for m in masks), sum(m["targets"][name] for m in masks)) for name in names}
+    return [f"{100 * dropped / targets:.0f}" if targets else "" for dropped, targets in counts.values()]
+
+
+def _about(masks: Sequence[Record]) -> list[str]:
+    shares = 100 * np.mean([precision_and_recall(mask) for mask in masks], 0)
+    losses = [[mask[name] for mask in masks if mask[name] is not None] for name in ("kept_nll", "dropped_nll")]
+    return [*(f"{share:.0f}" for share in shares), *(f"{np.mean(of):.3f}" if of else "" for of in losses)]
+
+
 def _cell_row(cell: str, runs: Sequence[Record]) -> list[str]:
     of_arms = [[100 * record["pass@1"] for record in _of_arm(runs, arm.name)] for arm in ARMS if arm.exploratory]
     passes = [f"{np.mean(values):.1f}" if values else "" for values in of_arms]
     d = difference_between(runs, EKSFT, RANDOM)
-    masks = _of_arm(runs, EKSFT)
-    about = [f"{np.mean([read(record) for record in masks]):.0f}" for read in (_precision, _recall)]
-    losses = [f"{np.mean([record['mask'][name] for record in masks]):.3f}" for name in ("kept_nll", "dropped_nll")]
-    return [cell, *passes, f"{100 * d.estimate:+.1f}", f"{100 * d.low:+.1f} to {100 * d.high:+.1f}", *about, *losses]
+    about = _about([record["mask"] for record in _of_arm(runs, EKSFT) if "mask" in record])
+    return [cell, *passes, f"{100 * d.estimate:+.1f}", f"{100 * d.low:+.1f} to {100 * d.high:+.1f}", *about]
 
 
 def _rl_row(arm: str, runs: list[Record]) -> list[str]:

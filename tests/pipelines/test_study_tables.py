@@ -103,6 +103,12 @@ def test_a_row_of_the_cells_has_their_difference_and_what_was_known_of_the_mask(
     assert lines[2].split(" | ")[9:] == ["75", "60", "0.200", "2.000 |"]
 
 
+def test_masks_are_told_by_the_labels_of_what_they_leave_out():
+    lines = lines_of("masks", RUNS, [], [])
+    assert lines[2].split(" | ")[2:] == ["8", "40", "90", "40", "75", "60", "0.200", "2.000 |"]
+    assert len(lines) == 3  # the other arms have no mask here
+
+
 def test_rl_tables_average_the_curves():
     row = lines_of("after RL", [], [], [{**record(EKSFT, 0, [4, 2]), "pass@16": 1.0, "curves": CURVES}])[-1]
     assert row == f"| {EKSFT} | 1 | 75.0 | 100.0 | 50.0 | 75.0 | 40.0 |"
