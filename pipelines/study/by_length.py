@@ -22,10 +22,8 @@ class ByLength(GRPOTrainer):
         order = lengths.argsort()
         found = []
         for rows in order.split(ROWS_AT_ONCE):
-            longest, begin = (
-                int(lengths[rows].max()),
-                int(attention_mask[rows].argmax(1).min()),
-            )  # prompts are padded on the left
+            longest = int(lengths[rows].max())
+            begin = int(attention_mask[rows].argmax(1).min())  # prompts are padded on the left
             columns = slice(begin, prompt + longest)
             of_rows = super()._get_per_token_logps_and_entropies(
                 model, input_ids[rows, columns], attention_mask[rows, columns], longest, **options
