@@ -55,6 +55,22 @@ def scored(tmp_path_factory: pytest.TempPathFactory, base: str, warmup: str, cha
     return store
 
 
+@pytest.fixture(scope="session")
+def seen():
+    """The store of many cases with its masks, made once. Tests do not write to it."""
+    from inspect_fixtures import store_with_masks
+
+    return store_with_masks()
+
+
+@pytest.fixture
+def own(tmp_path: Path):
+    """A copy of it that a test may write to."""
+    from inspect_fixtures import copy_of_store
+
+    return copy_of_store(tmp_path)
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Run a command line in this process; returns (exit status, stdout, stderr)."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_pages import HOME
-from inspect_fixtures import byte_level_tokenizer, copy_of_store, store_with_masks
+from inspect_fixtures import byte_level_tokenizer, store_with_masks
 from streamlit.testing.v1 import AppTest
 from synthetic import make_store
 
@@ -87,16 +87,6 @@ def page(context) -> Iterator[object]:
     opened = context.new_page()
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def seen() -> Store:
-    return store_with_masks()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Store:
-    return copy_of_store(tmp_path)
 
 
 @pytest.fixture

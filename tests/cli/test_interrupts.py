@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from disk import contents, write_jsonl
 from flat_options import grouped
-from inspect_fixtures import copy_of_store
 
 from pipelines.processes import Started, start_command
 from tokenstats import Rule, Store, build_mask
@@ -89,11 +88,6 @@ def test_compute_stops_while_a_large_part_is_being_tokenized(tmp_path, chats, ba
         said = ends_well(process, signal.SIGINT)
     assert "nothing was written yet" in said
     assert half_written(tmp_path) == []
-
-
-@pytest.fixture
-def own(tmp_path) -> Store:
-    return copy_of_store(tmp_path)
 
 
 def pipe_at(path: Path) -> Path:

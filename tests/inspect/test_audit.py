@@ -13,11 +13,9 @@ from inspect_fixtures import (
     IMITATION,
     LONG_ROW,
     byte_level_tokenizer,
-    copy_of_store,
     edit_manifest,
     edit_rows,
     make_store,
-    store_with_masks,
 )
 from rich.console import Console
 from synthetic import random_store
@@ -31,16 +29,6 @@ from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.schema import BY_COMPARISON, BY_COMPLETION, BY_MARKERS, BY_TEXT, BY_TRAINING_TEMPLATE, ROLES
 
 MASKS = ("eksft", "dataset-wide", "random")
-
-
-@pytest.fixture
-def seen() -> Store:
-    return store_with_masks()
-
-
-@pytest.fixture
-def own(tmp_path) -> Store:
-    return copy_of_store(tmp_path)
 
 
 def rows_on_disk(store: Store, mask: str | None) -> list[dict]:

@@ -1,12 +1,9 @@
 """A preview says what the mask will drop before it is built: held against built masks."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from inspect_fixtures import copy_of_store, store_with_masks
 
-from tokenstats import Rule, Store, build_mask
+from tokenstats import Rule, build_mask
 from tokenstats.errors import InputError, RuleError
 from tokenstats.inspect.preview import open_preview, save_mask, threshold_rule
 from tokenstats.inspect.tokens.sequence import read_sequence
@@ -19,16 +16,6 @@ RULES = [
     "top(warm.kl, 50) or nll > quantile(nll, 0.9)",
     "top(entropy, 0.0001) or kl > 7",
 ]
-
-
-@pytest.fixture
-def seen() -> Store:
-    return store_with_masks()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Store:
-    return copy_of_store(tmp_path)
 
 
 @pytest.mark.parametrize("protect", ["is_end_of_turn", ""])

@@ -30,11 +30,6 @@ TAGS = {
 }
 
 
-@pytest.fixture
-def seen() -> Store:
-    return store_with_masks()
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on all masks; tests do not change it."""

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from inspect_fixtures import store_with_masks
 from synthetic import random_store
 
 from tokenstats import Rule, Store
@@ -16,11 +15,6 @@ from tokenstats.inspect.tokens.sequence import SequenceView, read_sequence
 from tokenstats.masking.operands import open_operand
 
 RULE = Rule(drop="top(entropy, 0.3) or top(kl, 0.2, per=sequence)", protect="")
-
-
-@pytest.fixture(scope="module")
-def seen() -> Store:
-    return store_with_masks()
 
 
 def under(store: Store, rule: Rule = RULE):

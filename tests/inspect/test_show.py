@@ -21,11 +21,6 @@ DROPPED = re.compile(r"\[\[([0-9+]*):(.*?)\]\]", re.DOTALL)
 ROWS = range(35)
 
 
-@pytest.fixture
-def seen() -> Store:
-    return store_with_masks()
-
-
 def console(**options) -> Console:
     return Console(**({"width": 100, "file": io.StringIO(), "force_terminal": True, "color_system": "truecolor"} | options))
 

@@ -7,7 +7,7 @@ import shutil
 from typing import get_args
 
 import pytest
-from inspect_fixtures import HOSTILE_ROWS, copy_of_store, edit_manifest, store_with_masks
+from inspect_fixtures import HOSTILE_ROWS, copy_of_store, edit_manifest
 from rich.console import Console
 from test_report import Page, dropped_on_disk, targets_on_disk
 
@@ -34,11 +34,6 @@ RESULTS = {
     "sequence": lambda store: read_sequence(store, 20, mask="eksft"),
 }
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror='alert(2)'>\x1b[31m\x07\u202e"
-
-
-@pytest.fixture(scope="module")
-def seen() -> Store:
-    return store_with_masks()
 
 
 @pytest.fixture(scope="module", params=RESULTS)

@@ -3,6 +3,7 @@
 import threading
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from disk import contents, write_jsonl
@@ -11,7 +12,7 @@ from flat_options import grouped
 from tokenstats.computing import compute
 from tokenstats.corpus.options import CorpusOptions
 from tokenstats.errors import InputError, StoreError
-from tokenstats.scoring.options import EngineOptions
+from tokenstats.scoring.options import EngineOptions, ScoringOptions
 
 ray = pytest.importorskip("ray", reason="needs the ray extra")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files for the garbage collector
@@ -129,6 +130,21 @@ def test_an_address_where_no_cluster_is_is_named(tmp_path: Path, chats, base):
     with pytest.raises(InputError, match="no Ray cluster answers at nonsense"):
         compute(data, model=base, store=tmp_path / "s", engine=EngineOptions(kind="ray", ray_address="nonsense"))
     assert not (tmp_path / "s").exists()
+
+
+def test_without_an_address_the_cluster_is_a_new_one_whatever_a_dead_one_left_behind(tmp_path: Path, chats, base, monkeypatch):
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with TemporaryDirectory(prefix="r") as temporary:  # pytest's own is too long for the sockets that Ray puts there
+        monkeypatch.setenv("RAY_TMPDIR", temporary)
+        left = Path(temporary) / "ray" / "ray_current_cluster"
+        left.parent.mkdir()
+        left.write_text("127.0.0.1:1")
+        assert ray._private.utils.read_ray_address() == "127.0.0.1:1"
+        on_ray = EngineOptions(kind="ray", workers=1)
+        done = compute(data, model=base, store=tmp_path / "s", engine=on_ray, scoring=ScoringOptions(device="cpu"))
+        assert not ray.is_initialized()
+    assert done.store.manifest.sequences == 3
 
 
 def test_no_actor_outlives_a_run_that_failed(cluster, tmp_path: Path, chats, base, warmup, monkeypatch):

@@ -44,7 +44,7 @@ class EngineOptions:
 
     kind: str = field(LOCAL, "local (also below torchrun and srun), or ray: a cluster", one_of(LOCAL, RAY), alias="engine")
     workers: int | None = field(None, "with ray: how many [one for each GPU, else each CPU]", at_least(1))
-    ray_address: str | None = field(None, "with ray: the cluster; without one, this machine")
+    ray_address: str | None = field(None, "with ray: the cluster [RAY_ADDRESS, else this machine alone]")
     patience: float = field(600.0, "seconds that a worker waits for the first one's next part of tokens", above(0))
 
     def __post_init__(self) -> None:

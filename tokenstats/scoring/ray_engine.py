@@ -4,6 +4,7 @@ An actor that dies, or whose node does, loses the part it was at: another one do
 are written by the process that was started, which needs no GPU.
 """
 
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -71,10 +72,15 @@ class _PartScorer:
 
 
 def _connect(address: str | None) -> None:
+    """To the address given, else to that of ``RAY_ADDRESS``, as a Ray job has it, else to a cluster of this machine's own.
+
+    Never to whatever a file of Ray's temporary folder names: the cluster that wrote it may be long dead, and is waited for.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        ray.init(address=address or "local", log_to_driver=False, configure_logging=False)
     except Exception as error:  # Ray raises many kinds here
-        place = "can be reached or started here" if address is None else f"answers at {one_line(address, 80)}"
+        place = f"answers at {one_line(address, 80)}" if address else "can be started here"
         raise InputError(
             f"no Ray cluster {place} ({one_line(error, 150)}); expected the address of one that 'ray status' knows, or none"
         ) from None
