@@ -18,17 +18,29 @@ ray = pytest.importorskip("ray", reason="needs the ray extra")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files for the garbage collector
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+def start_cluster():
     """Two nodes of one CPU each, beside a head that may not work."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # else actors get next to nothing of a machine that runs other tests too
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    workers = [nodes.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
-    yield nodes, workers
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_worker_niceness", "0")  # else actors get next to nothing of a machine that runs other tests too
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        workers = [nodes.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
+        yield nodes, workers
+        ray.shutdown()
+        nodes.shutdown()
+
+
+own_cluster = pytest.fixture(start_cluster, name="own_cluster")
+"""For a test that takes nodes away."""
+shared_cluster = pytest.fixture(start_cluster, scope="module", name="shared_cluster")
+
+
+@pytest.fixture
+def cluster(shared_cluster):
+    """Whole, and this process not connected to it, before and after the test."""
+    yield shared_cluster
     ray.shutdown()
-    nodes.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -39,8 +51,8 @@ def cluster(monkeypatch):
         pytest.param("separate", "part-*", marks=pytest.mark.thorough),
     ],
 )
-def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(cluster, tmp_path: Path, chats, base, warmup, passes, made):
-    nodes, workers = cluster
+def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(own_cluster, tmp_path: Path, chats, base, warmup, passes, made):
+    nodes, workers = own_cluster
     data = write_jsonl(tmp_path / "d.jsonl", chats[:120])
     options = {"model": warmup, "reference": base, "part_tokens": 500, "batch_tokens": 100, "reference_pass": passes}
     done = compute(data, **grouped(**options), store=tmp_path / "alone")
@@ -64,9 +76,9 @@ def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(cluster, tmp_path: P
     assert not ray.is_initialized(), "the run that reached for the cluster lets it go"
 
 
-def test_actors_that_the_cluster_has_no_room_for_are_not_waited_for(cluster, tmp_path: Path, chats, base):
+def test_actors_that_the_cluster_has_no_room_for_are_not_waited_for(own_cluster, tmp_path: Path, chats, base):
     """As after a node was lost at the end of a run: all parts are there, and the new actor finds no free CPU."""
-    nodes, workers = cluster
+    nodes, workers = own_cluster
     nodes.remove_node(workers[0])
     options = {"model": base, "part_tokens": 500, "batch_tokens": 100}
     data = write_jsonl(tmp_path / "d.jsonl", chats[:30])
@@ -132,21 +144,6 @@ def test_an_address_where_no_cluster_is_is_named(tmp_path: Path, chats, base):
     assert not (tmp_path / "s").exists()
 
 
-def test_without_an_address_the_cluster_is_a_new_one_whatever_a_dead_one_left_behind(tmp_path: Path, chats, base, monkeypatch):
-    data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with TemporaryDirectory(prefix="r") as temporary:  # pytest's own is too long for the sockets that Ray puts there
-        monkeypatch.setenv("RAY_TMPDIR", temporary)
-        left = Path(temporary) / "ray" / "ray_current_cluster"
-        left.parent.mkdir()
-        left.write_text("127.0.0.1:1")
-        assert ray._private.utils.read_ray_address() == "127.0.0.1:1"
-        on_ray = EngineOptions(kind="ray", workers=1)
-        done = compute(data, model=base, store=tmp_path / "s", engine=on_ray, scoring=ScoringOptions(device="cpu"))
-        assert not ray.is_initialized()
-    assert done.store.manifest.sequences == 3
-
-
 def test_no_actor_outlives_a_run_that_failed(cluster, tmp_path: Path, chats, base, warmup, monkeypatch):
     """Not even where somebody keeps the error, as a notebook does: its traceback holds on to all that the run had."""
     nodes, _ = cluster
@@ -192,3 +189,18 @@ def test_an_address_beside_a_cluster_that_the_process_is_connected_to_is_refused
     with pytest.raises(InputError, match="ray_address would do nothing: this process is connected to a cluster"):
         compute(data, model=base, store=tmp_path / "s", engine=on_ray)
     assert ray.is_initialized()
+
+
+def test_without_an_address_the_cluster_is_a_new_one_whatever_a_dead_one_left_behind(tmp_path: Path, chats, base, monkeypatch):
+    data = write_jsonl(tmp_path / "d.jsonl", chats[:3])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with TemporaryDirectory(prefix="r") as temporary:  # pytest's own is too long for the sockets that Ray puts there
+        monkeypatch.setenv("RAY_TMPDIR", temporary)
+        left = Path(temporary) / "ray" / "ray_current_cluster"
+        left.parent.mkdir()
+        left.write_text("127.0.0.1:1")
+        assert ray._private.utils.read_ray_address() == "127.0.0.1:1"
+        on_ray = EngineOptions(kind="ray", workers=1)
+        done = compute(data, model=base, store=tmp_path / "s", engine=on_ray, scoring=ScoringOptions(device="cpu"))
+        assert not ray.is_initialized()
+    assert done.store.manifest.sequences == 3
