@@ -16,7 +16,7 @@ from pathlib import Path
 
 import transformers
 
-from pipelines.study.design import CELLS, PRIMARY, plan
+from pipelines.study.design import CELLS, PRIMARY, SEARCH_SEED, plan
 from pipelines.study.results import FOLDER, Results
 from pipelines.study.tables import study_tables
 from pipelines.tinymath import MODELS, ROOT
@@ -65,7 +65,9 @@ def do_base(base: str, work: Path, cell: str | None) -> None:
 
     runner, runs = Runner(Results(FOLDER / f"sft-{base}.jsonl"), work, _clock()), list(plan((base,)))
     if cell is not None:
-        runner.do_all(run for run in runs if run.cell.name == cell)
+        wanted = next(known for known in CELLS if known.name == cell)
+        searches = [run for run in runs if run.cell == wanted.searched and run.seed == SEARCH_SEED]
+        runner.do_all(searches + [run for run in runs if run.cell == wanted])
         return
     runner.do_all(run for run in runs if run.cell == PRIMARY and run.arm.starts_rl)
     wordings = Results(FOLDER / f"wording-{base}.jsonl")

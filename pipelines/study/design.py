@@ -4,7 +4,7 @@ A new arm is one entry of :data:`ARMS`. What it learns is a mask (``masks.py``),
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 from pipelines.chats import Mix
@@ -18,6 +18,7 @@ BATCH, PASSES = 16, 8
 RATES = (1e-4, 3e-4, 1e-3)
 SEARCH_SEED, PILOT_SEEDS, SEEDS, EXPLORATORY_SEEDS = 100, (200, 201), (0, 1, 2, 3, 4), (0, 1)
 WARM_UP_RATE = 3e-4
+MOST_SEARCHED = 200
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Cell:
     def steps_a_pass(self) -> int:
         return ceil(self.rows / BATCH)
 
+    @property
+    def searched(self) -> "Cell":
+        """Where its learning rates are searched for: with at most 200 rows, since a search costs more than the runs."""
+        return replace(self, rows=min(self.rows, MOST_SEARCHED))
+
 
 STORED, FOLLOWED, IN_ROUNDS = "stored", "followed", "in rounds"
 BOTH_TERMS = {"entropy_bonus": 0.05, "entropy_on": "clause 1", "kl_penalty": 0.05, "kl_on": "clause 2"}
@@ -48,11 +54,11 @@ BOTH_TERMS = {"entropy_bonus": 0.05, "entropy_on": "clause 1", "kl_penalty": 0.0
 PRIMARY = Cell("A", 50, 0.5)
 CELLS = (
     PRIMARY,
-    *(Cell("A", 50), Cell("A", 200, 0.5), Cell("B", 50), Cell("A", 200), Cell("B", 200)),
-    *(Cell("A", 800, 0.5), Cell("B", 800), Cell("A", 800)),
+    *(Cell("A", 50), Cell("B", 50), Cell("A", 200), Cell("B", 200), Cell("A", 200, 0.5)),
+    *(Cell("A", 800), Cell("B", 800), Cell("A", 800, 0.5)),
     *(Cell("A", rows, 0.3) for rows in (50, 200, 800)),
 )
-"""In the order in which they are done: how far apart they lie before what lies between."""
+"""In the order in which they are done: how far apart they lie before what lies between; a search before who takes its rate."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ def plan(bases: tuple[str, ...], pilot: bool = False) -> Iterator[Run]:
 
 
 def _runs(base: str, cell: Cell, arms: list[Arm], seeds: tuple[int, ...], rates: tuple[float, ...]) -> Iterator[Run]:
-    searched = [arm for arm in arms if arm.matches is None and arm.passes != 0]
+    searched = [arm for arm in arms if arm.matches is None and arm.passes != 0 and cell.searched == cell]
     yield from (Run(base, cell, arm, SEARCH_SEED, rate) for arm in searched for rate in rates if len(rates) > 1)
     fixed = rates[0] if len(rates) == 1 else None
     # the base is the same for every seed

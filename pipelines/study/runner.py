@@ -74,11 +74,11 @@ class Runner:
         return out
 
     def rate_of(self, run: Run) -> float:
-        """The learning rate given, or else the best of the arm's search; equal-KL SFT has that of plain SFT."""
+        """The learning rate given, or else the best of the arm's search in its cell; equal-KL SFT has that of plain SFT."""
         if run.rate is not None:
             return run.rate
         arm = arm_named(PLAIN) if run.arm.name == EQUAL_KL else run.arm
-        tried = [Run(run.base, run.cell, arm, SEARCH_SEED, rate) for rate in RATES]
+        tried = [Run(run.base, run.cell.searched, arm, SEARCH_SEED, rate) for rate in RATES]
         return max(RATES, key=lambda rate: (self.results[tried[RATES.index(rate)].key]["pass@1"], -rate))
 
     def _do(self, run: Run) -> dict[str, Any]:
