@@ -15,7 +15,8 @@ from pipelines.wordings import NEW_STYLE
 from tokenstats.training import TrainOptions
 
 BATCH, PASSES = 16, 8
-RATES = (1e-4, 3e-4, 1e-3)
+RATES, GENTLE_RATES = (1e-4, 3e-4, 1e-3), (1e-5, 3e-5, 1e-4)
+PILOT_RATE = 3e-4
 SEARCH_SEED, PILOT_SEEDS, SEEDS, EXPLORATORY_SEEDS = 100, (200, 201), (0, 1, 2, 3, 4), (0, 1)
 WARM_UP_RATE = 3e-4
 MOST_SEARCHED = 200
@@ -74,6 +75,7 @@ class Arm:
         options: what it trains with, beside what all have.
         way: how it trains: from its stored mask; with EKSFT's rule evaluated in each step (:data:`FOLLOWED`); or with the mask
             of that rule made anew after each pass (:data:`IN_ROUNDS`). The base is the reference of the latter two.
+        rates: that its learning rate is searched among.
         exploratory: it is run in the cells outside of the primary one too.
         wide: its pass@64 is measured in the primary cell.
         starts_rl: RL starts from it.
@@ -86,6 +88,7 @@ class Arm:
     matches: str | None = None
     options: dict[str, object] = field(default_factory=dict)
     way: str = STORED
+    rates: tuple[float, ...] = RATES
     exploratory: bool = False
     wide: bool = False
     starts_rl: bool = False
@@ -111,6 +114,9 @@ ARMS = (
     Arm("both terms", masks.preset("eksft"), charged=True, options=BOTH_TERMS),
     Arm(FOLLOWED, masks.preset("eksft"), way=FOLLOWED),
     Arm(IN_ROUNDS, way=IN_ROUNDS),
+    Arm("gentle plain SFT", rates=GENTLE_RATES),
+    Arm("gentle EKSFT", masks.preset("eksft"), charged=True, rates=GENTLE_RATES),
+    Arm("gentle random", masks.random_tokens, charged=True, rates=GENTLE_RATES),
 )
 PILOT_ARMS = (BASE, PLAIN, EKSFT, RANDOM, HIGHEST_LOSS, EQUAL_KL)
 COMPARISONS = ((EKSFT, RANDOM), (EKSFT, EQUAL_KL))
@@ -157,17 +163,17 @@ class Run:
 def plan(bases: tuple[str, ...], pilot: bool = False) -> Iterator[Run]:
     """All runs, searches before what needs their rate, in the order in which they are worth doing."""
     if pilot:
-        yield from _runs(bases[0], PRIMARY, [arm_named(name) for name in PILOT_ARMS], PILOT_SEEDS, RATES[1:2])
+        yield from _runs(bases[0], PRIMARY, [arm_named(name) for name in PILOT_ARMS], PILOT_SEEDS, PILOT_RATE)
         return
     for cell in CELLS:
         arms = [arm for arm in ARMS if cell == PRIMARY or arm.exploratory]
         for base in bases:
-            yield from _runs(base, cell, arms, SEEDS if cell == PRIMARY else EXPLORATORY_SEEDS, RATES)
+            yield from _runs(base, cell, arms, SEEDS if cell == PRIMARY else EXPLORATORY_SEEDS)
 
 
-def _runs(base: str, cell: Cell, arms: list[Arm], seeds: tuple[int, ...], rates: tuple[float, ...]) -> Iterator[Run]:
-    searched = [arm for arm in arms if arm.matches is None and arm.passes != 0 and cell.searched == cell]
-    yield from (Run(base, cell, arm, SEARCH_SEED, rate) for arm in searched for rate in rates if len(rates) > 1)
-    fixed = rates[0] if len(rates) == 1 else None
+def _runs(base: str, cell: Cell, arms: list[Arm], seeds: tuple[int, ...], fixed: float | None = None) -> Iterator[Run]:
+    """With a search of each arm's rate, or one that is fixed."""
+    searched = [arm for arm in arms if arm.matches is None and arm.passes != 0 and cell.searched == cell and fixed is None]
+    yield from (Run(base, cell, arm, SEARCH_SEED, rate) for arm in searched for rate in arm.rates)
     # the base is the same for every seed
     yield from (Run(base, cell, arm, seed, fixed) for seed in seeds for arm in arms if arm.passes != 0 or seed == seeds[0])

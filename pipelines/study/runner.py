@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipelines.study.design import ARMS, EQUAL_KL, PLAIN, RATES, SEARCH_SEED, Cell, Run, arm_named
+from pipelines.study.design import ARMS, EQUAL_KL, PLAIN, SEARCH_SEED, Cell, Run, arm_named
 from pipelines.study.masks import Rows
 from pipelines.study.measures import (
     SAMPLES,
@@ -78,8 +78,8 @@ class Runner:
         if run.rate is not None:
             return run.rate
         arm = arm_named(PLAIN) if run.arm.name == EQUAL_KL else run.arm
-        tried = [Run(run.base, run.cell.searched, arm, SEARCH_SEED, rate) for rate in RATES]
-        return max(RATES, key=lambda rate: (self.results[tried[RATES.index(rate)].key]["pass@1"], -rate))
+        tried = {rate: Run(run.base, run.cell.searched, arm, SEARCH_SEED, rate).key for rate in arm.rates}
+        return max(tried, key=lambda rate: (self.results[tried[rate]]["pass@1"], -rate))
 
     def _do(self, run: Run) -> dict[str, Any]:
         if run.arm.passes == 0:

@@ -31,14 +31,14 @@ from tokenstats.schema import BY_COMPARISON, BY_COMPLETION, BY_MARKERS, BY_TEXT,
 MASKS = ("eksft", "dataset-wide", "random")
 
 
-def rows_on_disk(store: Store, mask: str | None) -> list[dict]:
+def rows_on_disk(store: Store, mask: str | None, scoring: str = "warm") -> list[dict]:
     """Every row of the store as plain Python values."""
-    families = ["tokens", "stats/warm"] + ([f"masks/{mask}"] if mask else [])
+    families = ["tokens", f"stats/{scoring}"] + ([f"masks/{mask}"] if mask else [])
     tables = [pa.concat_tables([store.part(f, i) for i in range(store.part_count)]).to_pylist() for f in families]
     return [{k: v for family in row for k, v in family.items()} for row in zip(*tables, strict=True)]
 
 
-def recount(store: Store, mask: str | None) -> dict:
+def recount(store: Store, mask: str | None, scoring: str = "warm") -> dict:
     """What the audit should say, counted token by token in plain Python."""
     ends = set(store.manifest.tokenizer.end_of_turn_ids)
     count: Counter = Counter()
@@ -46,7 +46,7 @@ def recount(store: Store, mask: str | None) -> dict:
     turns, classes, ends_of_replies = Counter(), Counter(), Counter()
     of_token: dict[int, list[int]] = {}
     sums: dict[str, list[float]] = {c: [0.0, 0.0] for c in ("entropy", "kl", "nll")}
-    for row in rows_on_disk(store, mask):
+    for row in rows_on_disk(store, mask, scoring):
         targets = [i for i, t in enumerate(row["is_target"]) if t and i > 0]
         keep = row.get("keep", row["is_target"])
         count["sequences"] += 1
@@ -184,6 +184,24 @@ def test_a_mask_that_drops_nothing_or_too_much_is_noticed(own):
     assert "more is dropped than learned" in finding(audit(own, "all"), "share_dropped").message
     assert finding(audit(own, "all"), "reply_starts").verdict == "warning"
     assert finding(audit(own, "nothing"), "reply_starts").verdict == "ok"
+
+
+def test_a_mask_that_keeps_only_what_is_known_is_noticed(scored, tmp_path):
+    store = Store(shutil.copytree(scored.path, tmp_path / "store"))
+    verdicts = {}
+    for name, rule in {"surest": "nll > 0.05", "likely": "nll > 2", "unlikely": "nll < 0.5", "all": "nll < 0"}.items():
+        build_mask(store, Rule(drop=rule, protect=""), name)
+        found, (kept, dropped) = audit(store, name), recount(store, name, "warmup")["sums"]["nll"]
+        answer = finding(found, "left_to_learn")
+        verdicts[name] = answer.verdict
+        if found.kept < found.targets:
+            means = kept / found.kept, dropped / (found.targets - found.kept)
+            assert answer.message.startswith(
+                "mean −log p of what is kept is {:.3f} nats, of what is dropped {:.3f}".format(*means)
+            )
+            assert (answer.verdict == "warning") == (means[0] < 0.02)
+    assert verdicts == {"surest": "warning", "likely": "ok", "unlikely": "ok", "all": "ok"}
+    assert "little left to learn" in finding(audit(store, "surest"), "left_to_learn").message
 
 
 def test_replies_without_an_end_are_listed_but_cut_ones_are_not(own):

@@ -232,7 +232,7 @@ def _with_share(share: Share) -> dict[str, Any]:
 def _means(found: AuditCounts) -> tuple[Means, ...]:
     kept, dropped = found.all.kept, found.all.dropped
     return tuple(
-        Means(name, sums[0] / kept if kept else None, sums[1] / dropped if dropped else None)
+        Means(name, float(sums[0] / kept) if kept else None, float(sums[1] / dropped) if dropped else None)
         for name in MEANS_OF
         if (sums := found.sums.get(name)) is not None
     )

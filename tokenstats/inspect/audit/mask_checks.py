@@ -10,6 +10,7 @@ from tokenstats.store import Store
 _MOST = 0.5  # of tokens: a rule that drops more than it keeps deserves a second look
 _NEARLY_ALL = 0.9  # of a group's tokens: the model hardly learns them
 _OFTEN, _MORE = 2.0, 0.1  # times the share of all, and that much above it: a group that the rule is really about
+_LITTLE = 0.02  # nats: docs/STUDY.md has where this lies between masks that helped and masks that did harm
 _FEW = 0.01  # of all targets: a group as small as this is counted, but not judged
 
 
@@ -32,6 +33,18 @@ def share_dropped(case: Case) -> Answer:
     verdict = WARNING if hint and not (weighted and not counts.dropped) else OK
     text = f"{counts.dropped:,} of {counts.targets:,} targets are dropped ({counts.share_dropped:.1%})"
     return Answer(verdict, text + hint, counts.dropped, counts.targets)
+
+
+@check(Made.OF_SCORED_MASK)
+def left_to_learn(case: Case) -> Answer:
+    """a mean −log p of the kept tokens below 0.02 nats: warning ([why](STUDY.md#what-a-store-says-beforehand))"""
+    counts, (kept, dropped) = case.counts.all, case.counts.sums["nll"]
+    if not counts.kept or not counts.dropped:
+        return Answer(OK, "nothing is kept" if counts.dropped else "nothing is dropped")
+    mean = float(kept) / counts.kept
+    text = f"mean −log p of what is kept is {mean:.3f} nats, of what is dropped {dropped / counts.dropped:.3f}"
+    little = mean < _LITTLE
+    return Answer(WARNING if little else OK, text + "; what is kept is known already: there is little left to learn" * little)
 
 
 @check(Made.OF_MASK)
