@@ -70,11 +70,8 @@ def do_base(base: str, work: Path, cell: str | None) -> None:
         runner.do_all(searches + [run for run in runs if run.cell == wanted])
         return
     runner.do_all(run for run in runs if run.cell == PRIMARY and run.arm.starts_rl)
-    wordings = Results(FOLDER / f"wording-{base}.jsonl")
-    do_wording(wording_plan(base), runner, wordings)
+    do_wording(wording_plan(base), runner, Results(FOLDER / f"wording-{base}.jsonl"))
     do_rl(rl_plan((base,)), runner, Results(FOLDER / f"rl-{base}.jsonl"))
-    runner.do_all(run for run in runs if run.cell == PRIMARY)
-    do_wording(wording_plan(base), runner, wordings)
     runner.do_all(runs)
 
 

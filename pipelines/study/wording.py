@@ -16,8 +16,9 @@ _SEED = 600
 
 
 def wording_plan(base: str) -> Iterable[Run]:
-    """Every policy of the primary cell, arms side by side."""
-    return (Run(base, PRIMARY, arm, seed) for seed in SEEDS for arm in ARMS if arm.passes != 0 or seed == SEEDS[0])
+    """The policies that RL starts from, which are kept, arms side by side."""
+    arms = [arm for arm in ARMS if arm.starts_rl]
+    return (Run(base, PRIMARY, arm, seed) for seed in SEEDS for arm in arms if arm.passes != 0 or seed == SEEDS[0])
 
 
 def do_wording(runs: Iterable[Run], runner: Runner, results: Results) -> None:
