@@ -38,6 +38,13 @@ class Mix:
 
 def chats(count: int, seed: int | str, mix: Mix = Mix(), taken: Collection[str] = ()) -> Iterator[dict]:
     """Yield ``count`` chats, the right answer beside them. Questions in ``taken`` are not used."""
+    return (chat for _, chat in problems_and_chats(count, seed, mix, taken))
+
+
+def problems_and_chats(
+    count: int, seed: int | str, mix: Mix = Mix(), taken: Collection[str] = ()
+) -> Iterator[tuple[Problem, dict]]:
+    """The same, each beside the problem that it is about."""
     rng = random.Random(seed)
     made = 0
     while made < count:
@@ -48,7 +55,7 @@ def chats(count: int, seed: int | str, mix: Mix = Mix(), taken: Collection[str] 
         made += 1
         request = REQUESTS[style] if mix.requests and rng.random() < mix.requests else ""
         worked = flawed(problem, rng) if mix.flawed and rng.random() < mix.flawed else problem
-        yield as_chat(problem, solve(worked, style, rng, mix.noise), request) | {"style": style}
+        yield problem, as_chat(problem, solve(worked, style, rng, mix.noise), request) | {"style": style}
 
 
 def load_chats(path: Path) -> list[dict]:

@@ -101,6 +101,24 @@ class Problem:
     steps: list[Step] = field(default_factory=list)
 
 
+def exceeds(problem: Problem, numbers: Numbers) -> bool:
+    """Is a number of the problem, or of its right solution, larger than ``numbers`` would have made it?"""
+    return any(_step_exceeds(step, numbers) for step in problem.steps)
+
+
+def _step_exceeds(step: Step, numbers: Numbers) -> bool:
+    left, right = step.left.value, step.right.value
+    match step.kind:
+        case "hold":
+            return right > numbers.each or step.result > numbers.quantity
+        case "price":
+            return left > numbers.quantity
+        case "share" | "multiply":
+            return max(left, step.result) > numbers.total
+    given = [operand.value for operand in (step.left, step.right) if operand.step is None]
+    return max(given, default=0) > numbers.plain or right > numbers.quantity or max(left, step.result) > numbers.total
+
+
 class _Builder:
     """Collects sentences and steps while a problem grows."""
 

@@ -17,12 +17,9 @@ from pathlib import Path
 import transformers
 
 from pipelines.study.design import CELLS, PRIMARY, SEARCH_SEED, plan
-from pipelines.study.results import FOLDER, Results
+from pipelines.study.results import BASES, FOLDER, KINDS, Results, committed
 from pipelines.study.tables import study_tables
 from pipelines.tinymath import MODELS, ROOT
-
-BASES = ("base", "base-1")
-KINDS = ("sft", "wording", "rl")
 
 
 def main() -> None:
@@ -48,7 +45,7 @@ def main() -> None:
 
 def committed_tables() -> dict[str, str]:
     """Of the results that lie in ``data/study/``."""
-    return study_tables(*([r for base in BASES for r in Results(FOLDER / f"{kind}-{base}.jsonl")] for kind in KINDS))
+    return study_tables(*map(committed, KINDS))
 
 
 def do_pilot(work: Path) -> None:

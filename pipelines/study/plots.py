@@ -6,16 +6,14 @@ A plot whose runs are not there yet is not made, and said so. Every point is a r
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.study.__main__ import BASES
-from pipelines.study.design import ARMS, CELLS, EKSFT, PRIMARY, RANDOM, SEARCH_SEED
-from pipelines.study.results import FOLDER, Results
-from pipelines.study.tables import Record, difference_between
+from pipelines.study.comparisons import difference_between
+from pipelines.study.design import ARMS, CELLS, EKSFT, PRIMARY, RANDOM
+from pipelines.study.results import Record, committed, without_searches
 from pipelines.tinymath import ROOT
 from tokenstats.inspect.render.figures import INK, LINES, MARKERS, MUTED, new_figure, title
 
@@ -106,11 +104,7 @@ def _points(ax: Axes, values: Sequence[float], height: float) -> None:
 
 
 def main() -> None:
-    def read(kind: str) -> list[dict[str, Any]]:
-        records = [record for base in BASES for record in Results(FOLDER / f"{kind}-{base}.jsonl")]
-        return [record for record in records if record["seed"] != SEARCH_SEED]
-
-    after_sft, after_rl = read("sft"), read("rl")
+    after_sft, after_rl = without_searches(committed("sft")), committed("rl")
     for name, draw in FIGURES.items():
         figure = draw(after_sft, after_rl)
         if figure is None:

@@ -1,66 +1,36 @@
 """Tables of docs/STUDY.md, in Markdown, from the raw results alone."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from pipelines.labels import Label
-from pipelines.study.design import ARMS, CELLS, COMPARISONS, EKSFT, PRIMARY, RANDOM, SEARCH_SEED
-from pipelines.study.statistics import Difference, holm, paired_bootstrap
-from pipelines.study.training import precision_and_recall
-
-Record = dict[str, Any]
+from pipelines.study.by_base import by_base, larger_table, searches_table
+from pipelines.study.comparisons import ABOUT_A_MASK, about_masks, beside_eksft, cells_table, primary_comparisons
+from pipelines.study.design import ARMS, CELLS, PRIMARY
+from pipelines.study.markdown import markdown
+from pipelines.study.results import Record, of_arm, of_cell, without_searches
 
 
 def study_tables(after_sft: Iterable[Record], wordings: Iterable[Record], after_rl: Iterable[Record]) -> dict[str, str]:
     """All that the results say, by title; without what has no runs yet. A table of arms has means over runs."""
-    runs, rl = [record for record in after_sft if record["seed"] != SEARCH_SEED], list(after_rl)
-    found = {"primary comparisons": primary_comparisons(runs, rl)}
+    everything, rl = list(after_sft), list(after_rl)
+    runs = without_searches(everything)
+    primary = of_cell(runs, PRIMARY)
+    found = {"primary comparisons": primary_comparisons(runs, rl), "EKSFT and every arm": beside_eksft(primary)}
     for cell in CELLS:
-        found[f"cell {cell.name}"] = _table(COLUMNS, [record for record in runs if record["cell"] == cell.name], _row)
+        found[f"cell {cell.name}"] = _table(COLUMNS, of_cell(runs, cell), _row)
     found |= {
-        "masks": _table(MASK_COLUMNS, [record for record in runs if record["cell"] == PRIMARY.name], _mask_row),
-        "all cells": _cells_table(runs),
+        "by base": by_base(primary),
+        "searches": searches_table(record for record in of_cell(everything, PRIMARY) if record not in primary),
+        "masks": _table(MASK_COLUMNS, primary, _mask_row),
+        "all cells": cells_table(runs),
+        "larger numbers": larger_table(runs),
         "new wording": _table(WORDING_COLUMNS, wordings, _wording_row),
-        "after RL": _table(RL_COLUMNS, rl, _rl_row),
+        "after RL": _table(RL_COLUMNS, _whole_seeds(rl), _rl_row),
+        "EKSFT and every start of RL": beside_eksft(rl),
     }
     return {title: table for title, table in found.items() if table}
-
-
-def primary_comparisons(after_sft: Iterable[Record], after_rl: Iterable[Record]) -> str:
-    """Those that have runs, judged together."""
-    found = []
-    for stage, records in (("SFT", after_sft), ("RL", after_rl)):
-        runs = [record for record in records if record["cell"] == PRIMARY.name]
-        pairs = [pair for pair in COMPARISONS if all(_of_arm(runs, arm) for arm in pair)]
-        found += [(f"after {stage}: {a} − {b}", difference_between(runs, a, b)) for a, b in pairs]
-    return comparison_table(found) if found else ""
-
-
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def difference_between(runs: Iterable[Record], one: str, other: str) -> Difference:
-    """The paired difference of two arms' shares of right samples, over the runs that both have."""
-    shares = {(r["base"], r["seed"], r["arm"]): np.array(r["correct"]) / r["samples"] for r in runs}
-    paired = [(base, seed) for base, seed, arm in shares if arm == one and (base, seed, other) in shares]
-    bases = sorted({base for base, _ in paired})
-    seeds = {base: sorted(seed for of, seed in paired if of == base) for base in bases}
-    return paired_bootstrap(
-        [np.array([shares[base, seed, one] - shares[base, seed, other] for seed in seeds[base]]) for base in bases]
-    )
-
-
-def comparison_table(differences: Sequence[tuple[str, Difference]]) -> str:
-    adjusted = holm([difference.p for _, difference in differences])
-    rows = [
-        [name, f"{100 * d.estimate:+.1f}", f"{100 * d.low:+.1f} to {100 * d.high:+.1f}", f"{d.p:.4f}", f"{p:.4f}"]
-        for (name, d), p in zip(differences, adjusted, strict=True)
-    ]
-    return markdown(["difference", "points", "95 % interval", "p", "p by Holm"], rows)
 
 
 def _percent(name: str) -> Callable[[Record], float | None]:
@@ -85,35 +55,27 @@ MEASURES: dict[str, tuple[Callable[[Record], float | None], int]] = {
 COLUMNS = ["arm", "runs", "steps", *MEASURES]
 RL_COLUMNS = ["start", "runs", "pass@1 %", "pass@16 %", "reward, mean of the curve", "groups with mixed rewards %", "tokens"]
 WORDING_COLUMNS = ["arm", "runs", "in the new wording %"]
-_ABOUT = ("precision %", "recall %", "kept nll", "dropped nll")
-"""Of a mask: of what it leaves out, the share that is style or noise; of these, the share left out; mean −log p, nats."""
-CELL_COLUMNS = [
-    "cell",
-    *(arm.name for arm in ARMS if arm.exploratory),
-    "EKSFT − random",
-    "95 % interval",
-    *_ABOUT,
-]
-MASK_COLUMNS = ["arm", "runs", *(f"{label.name.lower()} left out %" for label in Label), *_ABOUT]
+MASK_COLUMNS = ["arm", "runs", *(f"{label.name.lower()} left out %" for label in Label), *ABOUT_A_MASK]
 
 
 def _table(heads: Sequence[str], runs: Iterable[Record], row: Callable[[str, list[Record]], list[str]]) -> str:
     """A row for each arm that has runs and something to say."""
     runs = list(runs)
-    rows = [line for arm in ARMS if (mine := _of_arm(runs, arm.name)) and (line := row(arm.name, mine))]
+    rows = [line for arm in ARMS if (mine := of_arm(runs, arm.name)) and (line := row(arm.name, mine))]
     return markdown(heads, rows) if rows else ""
 
 
-def _cells_table(runs: Sequence[Record]) -> str:
-    of_cells = {cell.name: [record for record in runs if record["cell"] == cell.name] for cell in CELLS}
-    rows = [_cell_row(name, mine) for name, mine in of_cells.items() if _of_arm(mine, EKSFT) and _of_arm(mine, RANDOM)]
-    return markdown(CELL_COLUMNS, rows) if rows else ""
+def _whole_seeds(runs: Sequence[Record]) -> list[Record]:
+    """The runs of those seeds of a base at which every arm has one."""
+    arms = {record["arm"] for record in runs}
+    there = {(r["base"], r["seed"], r["arm"]) for r in runs}
+    return [r for r in runs if all((r["base"], r["seed"], arm) in there for arm in arms)]
 
 
 def _mask_row(arm: str, runs: list[Record]) -> list[str]:
     """Of a mask, without any training; an arm without a mask has no row."""
     masks = [record["mask"] for record in runs if "mask" in record]
-    return [arm, str(len(masks)), *_left_out(masks), *_about(masks)] if masks else []
+    return [arm, str(len(masks)), *_left_out(masks), *about_masks(masks)] if masks else []
 
 
 def _left_out(masks: Sequence[Record]) -> list[str]:
@@ -121,20 +83,6 @@ def _left_out(masks: Sequence[Record]) -> list[str]:
     names = [label.name.lower() for label in Label]
     counts = {name: (sum(m["dropped"][name] for m in masks), sum(m["targets"][name] for m in masks)) for name in names}
     return [f"{100 * dropped / targets:.0f}" if targets else "" for dropped, targets in counts.values()]
-
-
-def _about(masks: Sequence[Record]) -> list[str]:
-    shares = 100 * np.mean([precision_and_recall(mask) for mask in masks], 0)
-    losses = [[mask[name] for mask in masks if mask[name] is not None] for name in ("kept_nll", "dropped_nll")]
-    return [*(f"{share:.0f}" for share in shares), *(f"{np.mean(of):.3f}" if of else "" for of in losses)]
-
-
-def _cell_row(cell: str, runs: Sequence[Record]) -> list[str]:
-    of_arms = [[100 * record["pass@1"] for record in _of_arm(runs, arm.name)] for arm in ARMS if arm.exploratory]
-    passes = [f"{np.mean(values):.1f}" if values else "" for values in of_arms]
-    d = difference_between(runs, EKSFT, RANDOM)
-    about = _about([record["mask"] for record in _of_arm(runs, EKSFT) if "mask" in record])
-    return [cell, *passes, f"{100 * d.estimate:+.1f}", f"{100 * d.low:+.1f} to {100 * d.high:+.1f}", *about]
 
 
 def _rl_row(arm: str, runs: list[Record]) -> list[str]:
@@ -146,10 +94,6 @@ def _rl_row(arm: str, runs: list[Record]) -> list[str]:
 
 def _wording_row(arm: str, runs: list[Record]) -> list[str]:
     return [arm, str(len(runs)), f"{100 * np.mean([record['wording'] for record in runs]):.1f}"]
-
-
-def _of_arm(runs: Iterable[Record], arm: str) -> list[Record]:
-    return [record for record in runs if record["arm"] == arm]
 
 
 def _row(arm: str, runs: list[Record]) -> list[str]:

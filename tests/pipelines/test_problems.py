@@ -9,7 +9,7 @@ import pytest
 from pipelines.chats import Mix, chats, load_chats, stated_answer
 from pipelines.flaws import flawed
 from pipelines.pretrain import STAGES
-from pipelines.problems import LARGER, OPERATIONS, SMALL, Problem, make_problem
+from pipelines.problems import LARGER, OPERATIONS, SMALL, Numbers, Operand, Problem, Step, exceeds, make_problem
 from pipelines.solutions import solve
 from pipelines.tinymath import (
     DATA,
@@ -42,6 +42,33 @@ def test_a_solution_ends_on_the_answer_and_every_equation_in_it_is_right(style, 
         assert stated_answer(text) == problem.answer
         for left, op, right, result in EQUATION.findall(text):
             assert OPERATIONS[op](int(left), int(right)) == int(result), text
+
+
+def test_no_problem_exceeds_the_numbers_that_it_was_made_of_and_most_larger_ones_exceed_the_smaller():
+    rng = random.Random(4)
+    larger = [make_problem(rng, LARGER) for _ in range(500)]
+    assert not any(exceeds(problem, SMALL) for problem in problems(500))
+    assert not any(exceeds(problem, LARGER) for problem in larger)
+    assert 0.5 < sum(exceeds(problem, SMALL) for problem in larger) / 500 < 0.8
+
+
+@pytest.mark.parametrize(
+    ("left", "op", "right", "kind"),
+    [
+        (Operand(2), "*", Operand(13), "hold"),  # 13 in each
+        (Operand(7), "*", Operand(9), "hold"),  # 63 in all
+        (Operand(41), "+", Operand(5), "gain"),  # a plain 41
+        (Operand(180, 0), "+", Operand(20), "gain"),  # 200 in the end
+        (Operand(61, 0), "*", Operand(2), "price"),  # 61 are sold
+        (Operand(201, 0), "/", Operand(3), "share"),
+        (Operand(100, 0), "*", Operand(2), "multiply"),
+    ],
+)
+def test_a_number_that_is_too_large_in_its_place_exceeds(left, op, right, kind):
+    step = Step(left, op, right, OPERATIONS[op](left.value, right.value), kind, {})
+    problem = replace(problems(1)[0], steps=[step])
+    assert exceeds(problem, SMALL)
+    assert not exceeds(problem, Numbers(total=999, quantity=999, plain=999, each=999))
 
 
 def test_operands_that_are_results_are_the_results_of_earlier_steps():

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from pipelines.study.__main__ import committed_tables
+from pipelines.study.by_base import is_beyond
+from pipelines.study.comparisons import comparison_table, difference_between
 from pipelines.study.design import EKSFT, EQUAL_KL, PRIMARY, RANDOM, SEARCH_SEED
 from pipelines.study.document import STUDY, with_tables
 from pipelines.study.plots import arms_figure, cells_figure
-from pipelines.study.tables import comparison_table, difference_between, study_tables
+from pipelines.study.tables import study_tables
 
 
 def record(arm: str, seed: int, correct: list[int], base: str = "base", **more: object) -> dict:
@@ -99,8 +101,40 @@ def test_cells_show_the_difference_that_the_table_has():
 
 def test_a_row_of_the_cells_has_their_difference_and_what_was_known_of_the_mask():
     lines = lines_of("all cells", RUNS, [], [])
-    assert lines[2].split(" | ")[7] == "+50.0"
-    assert lines[2].split(" | ")[9:] == ["75", "60", "0.200", "2.000 |"]
+    row = dict(zip(lines[0].split(" | "), lines[2].split(" | "), strict=True))
+    # three pairs: base (0.75, 1) and base-1 (1); without the run of seed 7, to which random has none beside it
+    assert (row["pairs"], row[EKSFT], row[RANDOM], row["EKSFT − random"]) == ("3", "93.8", "43.8", "+50.0")
+    assert row["95 % interval"] == "", "one seed of base-1 says nothing of how seeds differ"
+    assert lines[2].split(" | ")[-4:] == ["75", "60", "0.200", "2.000 |"]
+
+
+def test_an_arm_that_lacks_a_run_beside_a_pair_has_no_mean_and_a_base_is_beside_every_seed():
+    base = {**record("base", 0, [1, 1]), "steps": 0}
+    lines = lines_of("all cells", [*RUNS, base, {**base, "base": "base-1"}, record("plain SFT", 0, [4, 4])], [], [])
+    row = dict(zip(lines[0].split(" | "), lines[2].split(" | "), strict=True))
+    assert (row["base"], row["plain SFT"]) == ("25.0", "")
+    lines = lines_of("EKSFT and every arm", [*RUNS, base, record("plain SFT", 0, [4, 4])], [], [])
+    found = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines[2:]}
+    # EKSFT of base at seeds 0, 1, 7: 0.75, 1, 0, less 0.25 each
+    assert found["EKSFT − base"][:4] == ["3", "+33.3", "", "+33.3"]
+    assert found["EKSFT − plain SFT"][:2] == ["1", "-25.0"]
+    assert found["EKSFT − random"][:4] == ["3", "+50.0", "+50.0", "+50.0"]
+
+
+def test_each_base_has_its_own_columns_and_every_rate_that_was_tried_is_told():
+    searches = [record(EKSFT, SEARCH_SEED, [4, 0], key=f"base {EKSFT} {SEARCH_SEED} at {rate}") for rate in ("0.0001", "1e-05")]
+    runs = [*(run for run in RUNS if run["seed"] != SEARCH_SEED), *searches]
+    assert lines_of("searches", runs, [], [])[2:] == [f"| {EKSFT} | 50.0 | 50.0 |"]
+    assert lines_of("searches", runs, [], [])[0] == "| arm | base: 1e-05 | base: 0.0001 |"
+    row = lines_of("by base", [{**run, "rate": 3e-4} for run in runs], [], [])[2].split(" | ")
+    assert row[1:] == ["0.0003", "28", "0.200", "58.3 ± 52.0", "0.0003", "28", "", "100.0 |"]
+
+
+def test_problems_beyond_the_numbers_of_the_base_are_told_apart():
+    beyond = is_beyond()
+    run = {**record(EKSFT, 0, (4 * ~beyond).tolist()), "cell": "B-50-0"}
+    row = lines_of("larger numbers", [run], [], [])[2].split(" | ")
+    assert row == [f"| B-50-0 {EKSFT}", "1", "100.0", "0.0 |"]
 
 
 def test_masks_are_told_by_the_labels_of_what_they_leave_out():
@@ -110,7 +144,9 @@ def test_masks_are_told_by_the_labels_of_what_they_leave_out():
 
 
 def test_rl_tables_average_the_curves():
-    row = lines_of("after RL", [], [], [{**record(EKSFT, 0, [4, 2]), "pass@16": 1.0, "curves": CURVES}])[-1]
+    runs = [{**record(EKSFT, seed, [4, 2]), "pass@16": 1.0, "curves": CURVES} for seed in (0, 1)]
+    lacking = {**record(RANDOM, 0, [0, 0]), "pass@16": 1.0, "curves": CURVES}  # so seed 1 of EKSFT has nothing beside it
+    row = next(line for line in lines_of("after RL", [], [], [*runs, lacking]) if EKSFT in line)
     assert row == f"| {EKSFT} | 1 | 75.0 | 100.0 | 50.0 | 75.0 | 40.0 |"
 
 

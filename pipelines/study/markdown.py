@@ -1,0 +1,19 @@
+"""Numbers and tables as docs/STUDY.md has them."""
+
+from collections.abc import Iterable, Sequence
+
+from pipelines.study.statistics import Difference
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def points(share: float) -> str:
+    """A difference of shares, in percentage points."""
+    return f"{100 * share:+.1f}"
+
+
+def interval(difference: Difference) -> str:
+    return f"{points(difference.low)} to {points(difference.high)}"
