@@ -3,7 +3,7 @@
     python -m pipelines.run_docs README.md docs/*.md docs/*.ipynb            # say what differs; exit status 1 if any
     python -m pipelines.run_docs README.md docs/*.md docs/*.ipynb --write    # put today's output in its place
 
-Each page is run on its own, from top to bottom, in a folder of its own with data/ in it and the demo's store, with its two
+Each page is run on its own, from top to bottom, in a folder of its own with data/ in it and the README's store, with its two
 masks, in runs/store. Blocks are run by what stands behind their backticks:
 
     ```console     lines that begin with "$ " are commands; what follows each, up to the next, is its output

@@ -35,8 +35,17 @@ def test_the_notebook_runs_and_shows_what_stands_there(store, tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\((?!https?://)([^)#\s]+)", text):
-        assert (page.parent / link).exists(), link
+    for link in re.findall(r"\]\((?!https?://)([^)\s]+)", text):
+        place, _, anchor = link.partition("#")
+        target = page.parent / place if place else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target.read_text(encoding="utf-8")), link
+
+
+def anchors_of(text: str) -> set[str]:
+    """Those that GitHub gives the headings of a page: its letters in lower case, hyphens for blanks, and nothing else."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize(

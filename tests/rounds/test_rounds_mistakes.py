@@ -36,6 +36,10 @@ def everything_in(folder: Path) -> dict[Path, int]:
         ({"rule": Rule(drop="warm.entropy > 2 or kl > 1")}, "no scoring 'warm'"),
         ({"max_steps": None}, "max_steps is missing; expected the optimizer steps of the whole run"),
         ({"rounds": RoundOptions(warmup_steps=7)}, "warmup_steps got 7; expected fewer than max_steps, 7"),
+        (
+            {"rounds": RoundOptions(warmup_steps=1), "warmup_ratio": 0.2},
+            "warmup_steps got 1, and the first step of a rise has learning rate 0",
+        ),
         ({"rounds": replace(WARM, prefix="../x")}, r"scoring name '\.\./x-0' cannot be used"),
         ({"normalise": "targets"}, "normalise would do nothing: the rule does not weigh its tokens"),
         ({"kl_penalty": 0.1, "kl_on": "clause 3"}, "kl_on got clause '3', which the rule does not have; its clauses: 1: top"),

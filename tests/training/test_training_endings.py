@@ -130,7 +130,7 @@ def test_a_limit_that_the_start_has_reached_is_an_error_before_training(
 def test_the_weights_of_the_best_evaluation_are_the_result(
     store: Store, model: str, held_out: set[int], tmp_path: Path, lora: dict
 ) -> None:
-    options = replace(HARMFUL, best_by="eval_loss", **lora)
+    options = replace(HARMFUL, best_by="eval_loss", warmup_ratio=0.05, **lora)
     summary = train(store, model=model, mask="some", out=tmp_path / "out", options=options)
     curve = {entry["step"]: entry["loss"] for entry in history(tmp_path / "out")["evaluation"] if entry["step"]}
     assert summary.best_step == min(curve, key=lambda step: curve[step])

@@ -20,7 +20,7 @@ from transformers.trainer_utils import SchedulerType
 from tokenstats.errors import InputError
 from tokenstats.store import Store
 from tokenstats.training import train
-from tokenstats.training.arguments import check_schedule
+from tokenstats.training.arguments import check_schedule, rising_steps
 from tokenstats.training.option_values import SCHEDULES, parse_schedule_args
 from tokenstats.training.options import TrainOptions
 
@@ -40,6 +40,21 @@ def gradients(store: Store, model: str) -> tuple[Qwen3ForCausalLM, list[torch.Te
         cross_entropy(logits[kept], tokens[kept], reduction="sum").backward()
         count += int(kept.sum())
     return network, [parameter.grad / count for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize(("steps", "rising"), [(1, 0), (6, 0), (33, 0), (34, 1), (100, 3)])
+def test_no_run_is_short_enough_to_be_all_rise(steps: int, rising: int) -> None:
+    assert rising_steps(TrainOptions(), steps) == rising
+
+
+def test_a_single_step_moves_the_model_and_a_rise_begins_at_rate_0(store: Store, model: str, tmp_path: Path) -> None:
+    assert QUICK.warmup_ratio == TrainOptions().warmup_ratio > 0
+    train(store, model=model, mask="some", out=tmp_path / "one", options=replace(QUICK, max_steps=1))
+    moved = saved_parameters(tmp_path / "one")
+    assert any(not torch.equal(moved[name], was) for name, was in saved_parameters(Path(model)).items())
+    train(store, model=model, mask="some", out=tmp_path / "rise", options=replace(QUICK, max_steps=4, warmup_ratio=0.5))
+    rates = [step["learning_rate"] for step in json.loads((tmp_path / "rise" / "history.json").read_text())["training"]]
+    assert rates[:3] == [0.0, QUICK.learning_rate / 2, QUICK.learning_rate]
 
 
 @pytest.mark.parametrize(

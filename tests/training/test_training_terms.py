@@ -146,7 +146,8 @@ def test_rows_held_out_are_told_the_same_way(
 def test_accumulation_and_devices_change_nothing(
     store: Store, models: tuple[str, str], terms: TrainOptions, tmp_path: Path
 ) -> None:
-    options = replace(terms, metrics="targets")
+    # Adam's first step is the sign of a gradient, so one that is nearly 0 makes a step of its rounding: that step has rate 0
+    options = replace(terms, metrics="targets", warmup_ratio=0.2)
     for batch_size, accumulation in ((8, 1), (1, 8)):
         cut = replace(options, batch_size=batch_size, accumulation=accumulation)
         train(store, model=models[0], mask="some", out=tmp_path / str(accumulation) / "some", options=cut)

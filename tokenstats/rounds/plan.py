@@ -15,6 +15,7 @@ from tokenstats.run_file import to_toml
 from tokenstats.schema import STATISTIC_BY_NAME
 from tokenstats.store import Store, check_name
 from tokenstats.store.families import MASKS, STATS
+from tokenstats.training.arguments import rising_steps
 from tokenstats.training.options import EXACT, TrainOptions
 from tokenstats.training.provenance import without_folders
 from tokenstats.training.token_sets import choose_tokens
@@ -148,6 +149,11 @@ class Plan:
             raise InputError(
                 f"{argument('warmup_steps')} got {self.rounds.warmup_steps}; expected fewer than {argument('max_steps')}, "
                 f"{self.steps}: the warm-up is part of the run"
+            )
+        if self.rounds.warmup_steps == 1 and rising_steps(self.options, self.steps):
+            raise InputError(
+                f"{argument('warmup_steps')} got 1, and the first step of a rise has learning rate 0: the model would "
+                f"not have moved; expected 2 or more, or {argument('warmup_ratio', 0)}"
             )
 
     def _check_rule(self) -> None:

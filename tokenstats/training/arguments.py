@@ -51,7 +51,7 @@ def trainer_arguments(options: TrainOptions, out: Path, resumed: bool) -> Traini
         optim=options.optimizer,
         lr_scheduler_type=SCHEDULES[options.schedule],
         lr_scheduler_kwargs=dict(options.schedule_args or {}),
-        warmup_steps=options.warmup_ratio,
+        warmup_steps=0,  # see rising_steps: how many there are in all is known later
         weight_decay=options.weight_decay,
         adam_beta2=options.beta2,
         max_grad_norm=options.max_grad_norm,
@@ -105,6 +105,14 @@ def _check_optimizer(options: TrainOptions, arguments: TrainingArguments) -> Non
         refuse(options, "beta2", because=f"{argument('optimizer', options.optimizer)} has none; leave it out")
 
 
+def rising_steps(options: TrainOptions, steps: int) -> int:
+    """Over how many of the ``steps`` the learning rate rises: whole ones, rounded down.
+
+    The first step of a rise has rate 0. transformers rounds up, so that a run of a single step would learn nothing.
+    """
+    return int(steps * options.warmup_ratio + 1e-9)
+
+
 def check_schedule(options: TrainOptions, steps: int) -> None:
     """Raise InputError where a schedule does not take its arguments, or lacks one, in a run of so many steps."""
     name = SchedulerType(SCHEDULES[options.schedule])
@@ -118,7 +126,7 @@ def check_schedule(options: TrainOptions, steps: int) -> None:
             )
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=options.learning_rate or 1.0)
     try:
-        made = get_scheduler(name, optimizer, math.ceil(steps * options.warmup_ratio), steps, said)
+        made = get_scheduler(name, optimizer, rising_steps(options, steps), steps, said)
         rates = [made.lr_lambdas[0](step) for step in range(0, steps, max(1, steps // 100))]
         if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
             raise ValueError("the learning rate would not be a number of at least 0")

@@ -21,7 +21,7 @@ from tokenstats.errors import InputError, argument, one_line
 from tokenstats.modeling.positions import width_classes
 from tokenstats.store import Store, open_store
 from tokenstats.store.parts import write_json
-from tokenstats.training.arguments import check_schedule, trainer_arguments
+from tokenstats.training.arguments import check_schedule, rising_steps, trainer_arguments
 from tokenstats.training.batching import BatchPlan, OptimizerBatches
 from tokenstats.training.callbacks import Callback, callbacks_of, check_callbacks
 from tokenstats.training.data import load_training_data
@@ -163,7 +163,9 @@ def prepare(request: Request, plan: Plan | None, arguments: TrainingArguments) -
     batch_plan = BatchPlan.of(options, arguments.world_size)
     batch_plan.check(data)
     batches = OptimizerBatches(data.train, options.seed, batch_plan, mixture=rows.mixture)
-    check_schedule(options, options.max_steps or math.ceil((options.epochs or 1) * batches.steps))
+    steps = options.max_steps or math.ceil((options.epochs or 1) * batches.steps)
+    check_schedule(options, steps)
+    arguments.warmup_steps = rising_steps(options, steps)
     loaded = load_trainable(request.model, options, arguments.device, arguments.bf16, store, data)
     batches.classes = width_classes(loaded.model, batches.lengths)
     objective, reference = (None, None) if plan is None else build_objective(plan, loaded, request, data, arguments)
