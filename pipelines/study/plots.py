@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.study.comparisons import difference_between
+from pipelines.study.comparisons import FEWEST, difference_between, paired
 from pipelines.study.design import ARMS, CELLS, EKSFT, PRIMARY, RANDOM
-from pipelines.study.results import Record, committed, without_searches
+from pipelines.study.results import Record, committed, of_arm, without_searches
 from pipelines.tinymath import ROOT
 from tokenstats.inspect.render.figures import INK, LINES, MARKERS, MUTED, new_figure, title
 
@@ -27,13 +27,18 @@ def arms_figure(after_sft: Sequence[Record], after_rl: Sequence[Record]) -> Figu
     if not names:
         return None
     figure, axes = new_figure(10.4, 0.9 + 0.27 * len(names), 2)
+    bases = sorted({record["base"] for record in runs})
     for ax, measure in zip(axes, ("pass@1", "pass@16"), strict=True):
         for place, name in enumerate(names):
-            _points(ax, [100 * record[measure] for record in runs if record["arm"] == name], len(names) - 1 - place)
+            mine = of_arm(runs, name)
+            _points(ax, [[100 * r[measure] for r in mine if r["base"] == base] for base in bases], len(names) - 1 - place)
         ax.set_yticks(range(len(names)), reversed(names))
         ax.tick_params(axis="y", labelcolor=INK)
         ax.grid(True, axis="x", color="#e9e7e1", linewidth=0.8)
         title(ax, f"{measure} after SFT, {PRIMARY.rows} rows, {PRIMARY.noise:.0%} noise", "% of test problems")
+    for base, colour in zip(bases, LINES[1:], strict=False):
+        axes[0].scatter([], [], s=14, color=colour, label=base)
+    axes[0].legend(fontsize=8, frameon=False, loc="lower left", labelcolor=INK)
     return figure
 
 
@@ -43,11 +48,15 @@ def kl_figure(after_sft: Sequence[Record], after_rl: Sequence[Record]) -> Figure
     if not runs:
         return None
     figure, (ax,) = new_figure(7.2, 4.2)
-    for number, arm in enumerate(arm for arm in ARMS if any(record["arm"] == arm.name for record in runs)):
-        mine = [record for record in runs if record["arm"] == arm.name]
-        marker, colour = MARKERS[(number + number // len(LINES)) % len(MARKERS)], LINES[number % len(LINES)]
+    named = [arm.name for arm in ARMS if (arm.starts_rl or arm.exploratory) and of_arm(runs, arm.name)]
+    others = [record for record in runs if record["arm"] not in named]
+    looks = [*zip(MARKERS, LINES, strict=False)]
+    for label, mine, (marker, colour) in (
+        *((name, of_arm(runs, name), look) for name, look in zip(named, looks, strict=False)),
+        *([("other arms", others, (".", MUTED))] if others else []),
+    ):
         x, y = [record["kl"] for record in mine], [100 * record["pass@1"] for record in mine]
-        ax.scatter(x, y, s=26, marker=marker, color=colour, label=arm.name, linewidths=0, alpha=0.85)
+        ax.scatter(x, y, s=26, marker=marker, color=colour, label=label, linewidths=0, alpha=0.85)
     ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor=INK)
     title(ax, "Distance from the base and accuracy", "KL(π‖base) on own samples, nats a token", "pass@1, %")
     return figure
@@ -58,16 +67,16 @@ def cells_figure(after_sft: Sequence[Record], after_rl: Sequence[Record]) -> Fig
     found = []
     for cell in CELLS:
         runs = [record for record in after_sft if record["cell"] == cell.name]
-        if all(any(record["arm"] == arm for record in runs) for arm in (EKSFT, RANDOM)):
-            found.append((cell, difference_between(runs, EKSFT, RANDOM)))
+        if pairs := paired(runs, EKSFT, RANDOM):
+            found.append((cell, difference_between(runs, EKSFT, RANDOM), min(map(len, pairs.values())) >= FEWEST))
     if not found:
         return None
     figure, (ax,) = new_figure(7.2, 1.0 + 0.3 * len(found))
-    for place, (_, d) in enumerate(reversed(found)):
-        low, high = 100 * (d.estimate - d.low), 100 * (d.high - d.estimate)
-        ax.errorbar(100 * d.estimate, place, xerr=[[low], [high]], fmt="o", color=LINES[1], markersize=5, linewidth=1.2)
+    for place, (_, d, has_interval) in enumerate(reversed(found)):
+        bar = [[100 * (d.estimate - d.low)], [100 * (d.high - d.estimate)]] if has_interval else None
+        ax.errorbar(100 * d.estimate, place, xerr=bar, fmt="o", color=LINES[1], markersize=5, linewidth=1.2)
     ax.axvline(0, color=MUTED, linewidth=0.8)
-    ax.set_yticks(range(len(found)), [f"{c.regime}, {c.rows} rows, {c.noise:.0%} noise" for c, _ in reversed(found)])
+    ax.set_yticks(range(len(found)), [f"{c.regime}, {c.rows} rows, {c.noise:.0%} noise" for c, *_ in reversed(found)])
     title(ax, "EKSFT − random, pass@1 after SFT", "percentage points, 95 % interval")
     return figure
 
@@ -97,10 +106,12 @@ FIGURES: dict[str, Callable[[Sequence[Record], Sequence[Record]], Figure | None]
 }
 
 
-def _points(ax: Axes, values: Sequence[float], height: float) -> None:
-    spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(1)
-    ax.scatter(values, height + spread, s=14, color=LINES[1], alpha=0.6, linewidths=0)
-    ax.plot([np.mean(values)] * 2, [height - 0.32, height + 0.32], color=LINES[0], linewidth=2)
+def _points(ax: Axes, values: Sequence[Sequence[float]], height: float) -> None:
+    """Those of each base in a colour of its own, a little apart in height, and a bar at the mean of all."""
+    for of_base, colour, middle in zip(values, LINES[1:], (0.09, -0.09), strict=False):
+        spread = np.linspace(-0.08, 0.08, len(of_base)) if len(of_base) > 1 else np.zeros(len(of_base))
+        ax.scatter(of_base, height + middle + spread, s=14, color=colour, alpha=0.7, linewidths=0)
+    ax.plot([np.mean(np.concatenate(values))] * 2, [height - 0.32, height + 0.32], color=LINES[0], linewidth=2)
 
 
 def main() -> None:
