@@ -11,8 +11,11 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def points(share: float) -> str:
-    """A difference of shares, in percentage points."""
-    return f"{100 * share:+.1f}"
+    """A difference of shares, in percentage points.
+
+    Many lie halfway between two tenths, and sums in another order would send them now up, now down: so they are rounded twice.
+    """
+    return f"{round(100 * share, 6):+.1f}"
 
 
 def interval(difference: Difference) -> str:

@@ -8,6 +8,7 @@ from pipelines.study.by_base import is_beyond
 from pipelines.study.comparisons import comparison_table, difference_between
 from pipelines.study.design import EKSFT, EQUAL_KL, PRIMARY, RANDOM, SEARCH_SEED
 from pipelines.study.document import STUDY, with_tables
+from pipelines.study.markdown import points
 from pipelines.study.plots import arms_figure, cells_figure
 from pipelines.study.tables import study_tables
 
@@ -83,6 +84,12 @@ def test_points_are_percent_and_p_values_are_adjusted():
     row = table.splitlines()[2].split(" | ")
     assert row[1] == "+50.0"
     assert float(row[4].strip(" |")) == pytest.approx(min(1, 2 * float(row[3])), abs=1e-4)
+
+
+def test_a_difference_halfway_between_two_tenths_is_told_alike_whatever_its_last_bit():
+    nearby = [-0.0525, np.nextafter(-0.0525, 0), np.nextafter(-0.0525, -1), -0.0525 + 1e-15, -0.0525 - 1e-15]
+    assert len({f"{100 * share:+.1f}" for share in nearby}) == 2
+    assert {points(share) for share in nearby} == {"-5.2"}
 
 
 def test_every_run_is_a_point_of_its_arm_and_the_bar_is_their_mean():
