@@ -43,7 +43,7 @@ def primary_comparisons(after_sft: Iterable[Record], after_rl: Iterable[Record])
     found = []
     for stage, records in (("SFT", after_sft), ("RL", after_rl)):
         runs = of_cell(records, PRIMARY)
-        pairs = [pair for pair in COMPARISONS if all(of_arm(runs, arm) for arm in pair)]
+        pairs = [pair for pair in COMPARISONS if paired(runs, *pair)]
         found += [(f"after {stage}: {a} − {b}", difference_between(runs, a, b)) for a, b in pairs]
     return comparison_table(found) if found else ""
 

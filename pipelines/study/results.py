@@ -10,6 +10,8 @@ from pipelines.study.design import SEARCH_SEED, Cell
 from pipelines.tinymath import DATA
 
 FOLDER = DATA / "study"
+BASES = ("base", "base-1")
+KINDS = ("sft", "wording", "rl")
 Record = dict[str, Any]
 
 
@@ -52,10 +54,6 @@ class Results:
     def _whole_length(self) -> int:
         """Bytes up to the end of the last whole line."""
         return self.path.read_bytes().rfind(b"\n") + 1 if self.path.exists() else 0
-
-
-BASES = ("base", "base-1")
-KINDS = ("sft", "wording", "rl")
 
 
 def committed(kind: str) -> list[Record]:

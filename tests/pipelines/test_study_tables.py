@@ -77,6 +77,8 @@ def test_comparisons_of_both_stages_are_judged_together():
     lines = lines_of("primary comparisons", runs, [], rl)
     assert len([line for line in lines if line.startswith("| after ")]) == 4
     assert study_tables([], [], []) == {}
+    apart = [record(EKSFT, 0, [4, 2]), record(RANDOM, 1, [2, 0])]  # as a run that is stopped may leave them
+    assert "primary comparisons" not in study_tables(apart, [], [])
 
 
 def test_points_are_percent_and_p_values_are_adjusted():
