@@ -12,8 +12,9 @@ from training_fixtures import QUICK, add_mask, byte_tokenizer, every_third_dropp
 
 from tokenstats.errors import InputError, StoreError, TokenstatsError
 from tokenstats.masking.rule import Rule
-from tokenstats.rounds.options import RoundOptions
+from tokenstats.rounds.options import NOT_IN_ROUNDS, RoundOptions
 from tokenstats.rounds.run import train_rounds
+from tokenstats.run_file import to_toml
 from tokenstats.store import Store
 
 WARM = RoundOptions(warmup_steps=2)
@@ -60,6 +61,35 @@ def test_mistakes_are_named_and_nothing_is_written(store: Store, model: str, tmp
         train_rounds(store, out=tmp_path / "out", **{**arguments, "options": replace(arguments["options"], **wrong)})
     assert "\n" not in str(caught.value)
     assert everything_in(tmp_path) == before
+
+
+NEEDED = {"patience": {"best_by": "eval_loss"}, "load_in_4bit": {"lora_rank": 2}}
+"""What an option needs beside it to be taken by a training that is not in rounds."""
+VALUES = {
+    "best_by": "eval_loss",
+    "patience": 2,
+    "stop_at_kl": 0.1,
+    "shares": "1",
+    "continue_adapter": True,
+    "epochs": 2.0,
+    "reference_cache": "cache",
+    "load_in_4bit": True,
+}
+
+
+@pytest.mark.parametrize("name", NOT_IN_ROUNDS)
+def test_what_the_help_does_not_offer_is_refused_by_name(cli, store: Store, model: str, tmp_path: Path, name: str) -> None:
+    _, offered, _ = cli("rounds", "--help")
+    assert "--max-steps" in offered
+    assert f"--{name.replace('_', '-')}" not in offered
+    config, out = tmp_path / "run.toml", tmp_path / "out"
+    settings = {"max_steps": 7, "kl_penalty": 0.1, "kl_on": "kept", "reference": model, "eval_share": 0.5, "eval_steps": 2}
+    config.write_text(to_toml({**settings, **NEEDED.get(name, {}), name: VALUES[name]}))
+    places = (store.path, "--model", model, "--rule", "eksft", "--every", 2, "--warmup-steps", 2, "--out", out)
+    status, _, said = cli("rounds", *places, "--config", config)
+    assert status == 2
+    assert name in said
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from tokenstats.cli.from_options import Unoffered
 from tokenstats.cli.options import StorePath
 from tokenstats.cli.printing import Answer, many, with_json
 from tokenstats.cli.run_files import with_run_file
 from tokenstats.cli.train_export import is_first_process, leave_process_group, trained
-from tokenstats.rounds.options import RoundOptions
+from tokenstats.rounds.options import NOT_IN_ROUNDS, RoundOptions
 from tokenstats.training.options import TrainOptions
 
 
@@ -23,7 +24,7 @@ def rounds(
     every: Annotated[int, typer.Option(help="optimizer steps from one mask to the next")],
     out: Annotated[Path, typer.Option(help="folder for the result; new or empty")],
     rounds: RoundOptions,
-    options: TrainOptions,
+    options: Annotated[TrainOptions, Unoffered(NOT_IN_ROUNDS)],
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out where it was stopped")] = False,
 ) -> Answer:
     """Fine-tune a model on masks that are made anew from it, every so many steps."""

@@ -50,7 +50,7 @@ def with_run_file(command: Callable[..., None]) -> Callable[..., None]:
     Its arguments are texts, paths, whole numbers, flags and options dataclasses.
     """
     arguments = inspect.signature(command).parameters.values()
-    groups = {each.name: each.annotation for each in arguments if dataclasses.is_dataclass(each.annotation)}
+    groups = {each.name: _type_of(each) for each in arguments if dataclasses.is_dataclass(_type_of(each))}
     own = [each.name for each in arguments if each.name not in groups and not _is_flag(each)]
     numbers = [each.name for each in arguments if _type_of(each) is int]
     several = [each.name for each in arguments if get_origin(_type_of(each)) is list]

@@ -6,6 +6,11 @@ from tokenstats.options import Check, at_least, check, field, one_of
 from tokenstats.scoring.options import SEPARATE, TOGETHER, ScoringOptions
 from tokenstats.training.options import TrainOptions
 
+OF_ONE_LEG = ("best_by", "patience", "stop_at_kl", "shares", "continue_adapter")
+"""Options of training that a run in legs does not have: what ends it early, several stores, an adapter that goes on."""
+NOT_IN_ROUNDS = (*OF_ONE_LEG, "epochs", "reference_cache", "load_in_4bit")
+"""Options of training that rounds refuse, whatever their value: their help need not offer them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundOptions:

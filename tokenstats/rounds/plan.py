@@ -10,7 +10,7 @@ from tokenstats.masking.engine.targets import physical_columns
 from tokenstats.masking.rule import Rule, rule_text
 from tokenstats.modeling.folders import local_folder
 from tokenstats.options import effective, given, refuse, to_dict
-from tokenstats.rounds.options import RoundOptions
+from tokenstats.rounds.options import OF_ONE_LEG, RoundOptions
 from tokenstats.run_file import to_toml
 from tokenstats.schema import STATISTIC_BY_NAME
 from tokenstats.store import Store, check_name
@@ -23,8 +23,6 @@ from tokenstats.training.token_sets import choose_tokens
 _MOVED = (
     f"give {argument('warmup_steps')}, steps of plain SFT before the first mask, or train a {argument('model')} that has moved"
 )
-_OF_ONE_LEG = ("best_by", "patience", "stop_at_kl", "shares", "continue_adapter")
-"""Options of training that a run in legs does not have: what ends it early, several stores, an adapter that goes on."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,7 @@ class Plan:
                 f"{argument('reference_cache')} is made of the tokens of one mask, and rounds make several; leave it out: the "
                 "reference runs beside the policy"
             )
-        refuse(options, *_OF_ONE_LEG, because="rounds train a model, or a new adapter, on one store to the last step")
+        refuse(options, *OF_ONE_LEG, because="rounds train a model, or a new adapter, on one store to the last step")
         if options.load_in_4bit:
             raise InputError(
                 f"{argument('load_in_4bit', True)} would train a policy on rounded weights, and rounds score it on its base "
