@@ -131,6 +131,7 @@ def test_without_markers_targets_come_from_comparison(tokenizer, tmp_path, base)
         bare, tmp_path, [{"messages": [*CHAT, {"role": "user", "content": "so?"}, {"role": "assistant", "content": "yes"}]}]
     )
     assert store.manifest.template.targets == "with and without the reply"
+    assert store.manifest.template.found_by == "rendering each chat with and without the reply"
     assert learned(bare, only_row(store)) == "2+2=4<|im_end|>|yes<|im_end|>"
     assert store.manifest.tokenizer.end_of_turn_ids == (bare.convert_tokens_to_ids("<|im_end|>"),)
 

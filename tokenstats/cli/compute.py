@@ -44,7 +44,7 @@ def _tokens(store: Path, whole: "StoreManifest") -> list[str]:
     data = whole.dataset
     lines = [
         f"{store}: {many(whole.sequences, 'sequence')}, {whole.tokens:,} tokens, {whole.targets:,} targets "
-        f"(by {whole.template.targets})"
+        f"(by {whole.template.found_by})"
     ]
     if data.truncated:
         lines.append(f"  {many(data.truncated, 'sequence')} cut at {whole.template.max_length} tokens")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tokenstats.errors import StoreError, one_line
-from tokenstats.schema import MAX_CLAUSES, SCHEMA_VERSION, STATISTICS, TOPK_COLUMNS
+from tokenstats.schema import BY_COMPARISON, MAX_CLAUSES, SCHEMA_VERSION, STATISTICS, TOPK_COLUMNS
 from tokenstats.store.drafts import places_of
 from tokenstats.store.parts import MissingFile, digest_of, write_json
 
@@ -160,6 +160,11 @@ class Template(_Record):
     max_length: Count | None
     source: str = "own"
     special_text: str = "as-is"
+
+    @property
+    def found_by(self) -> str:
+        """``targets`` in a sentence: "found by …"."""
+        return "rendering each chat with and without the reply" if self.targets == BY_COMPARISON else self.targets
 
 
 class StoreManifest(_Manifest):

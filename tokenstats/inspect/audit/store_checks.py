@@ -24,14 +24,14 @@ def intact_parts(case: Case) -> Answer:
 def template(case: Case) -> Answer:
     """how targets were found. Note where the chat template has no generation markers of its own. Also told: rows that lose
     reasoning, or write special tokens out"""
-    data, found_by = case.store.manifest.dataset, case.store.manifest.template.targets
+    data, template = case.store.manifest.dataset, case.store.manifest.template
     hint = {
         BY_COMPARISON: ": the chat template has no generation markers; look whether the stretches are right",
         BY_TRAINING_TEMPLATE: ": the chat template has no generation markers of its own",
-    }.get(found_by, "")
-    rows = tuple(range(min(3, case.store.manifest.sequences))) if found_by == BY_COMPARISON else ()
+    }.get(template.targets, "")
+    rows = tuple(range(min(3, case.store.manifest.sequences))) if template.targets == BY_COMPARISON else ()
     noted = "".join(f"; {n:,} rows: {remark} (first: row {data.first_noted[remark]})" for remark, n in data.noted.items())
-    return Answer(NOTE if hint else OK, f"targets were found by: {found_by}{hint}{noted}", rows=rows)
+    return Answer(NOTE if hint else OK, f"targets were found by: {template.found_by}{hint}{noted}", rows=rows)
 
 
 @check(Made.ALWAYS)
