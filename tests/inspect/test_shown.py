@@ -74,6 +74,8 @@ def test_a_terminal_with_colours_shows_colours(shown):
 def test_for_people_who_debug_a_result_is_its_fields_without_the_store(shown):
     assert repr(shown).startswith(f"{type(shown).__name__}(")
     assert "store=Store" not in repr(shown)
+    assert "array(" not in repr(shown)
+    assert len(repr(shown)) < 5_000, "no numbers of every token, no tables"
 
 
 def test_a_store_says_what_is_in_it(seen):

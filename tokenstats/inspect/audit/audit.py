@@ -6,7 +6,7 @@
 Reads part by part: memory does not grow with the dataset.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +113,14 @@ class Audit(Shown):
     last_token: Share
     doubled_bos: int
     nothing_kept: int
-    by_role: tuple[Share, ...]
-    by_turn: tuple[Share, ...]
-    by_position: tuple[Share, ...]
-    by_class: tuple[Share, ...]
-    by_clause: tuple[Share, ...]
+    by_role: tuple[Share, ...] = field(repr=False)
+    by_turn: tuple[Share, ...] = field(repr=False)
+    by_position: tuple[Share, ...] = field(repr=False)
+    by_class: tuple[Share, ...] = field(repr=False)
+    by_clause: tuple[Share, ...] = field(repr=False)
     weights: Weights | None
-    means: tuple[Means, ...]
-    most_dropped: tuple[DroppedToken, ...]
+    means: tuple[Means, ...] = field(repr=False)
+    most_dropped: tuple[DroppedToken, ...] = field(repr=False)
     findings: tuple[Finding, ...]
 
     @property

@@ -110,16 +110,16 @@ class SequenceView(Shown):
     row: int
     seq_id: str
     truncated: bool
-    ids: np.ndarray
-    role: np.ndarray
-    is_target: np.ndarray
-    keep: np.ndarray
-    reason: np.ndarray
-    protected: np.ndarray
+    ids: np.ndarray = field(repr=False)
+    role: np.ndarray = field(repr=False)
+    is_target: np.ndarray = field(repr=False)
+    keep: np.ndarray = field(repr=False)
+    reason: np.ndarray = field(repr=False)
+    protected: np.ndarray = field(repr=False)
     clauses: tuple[str, ...] = ()
     mask: str | None = None
     scoring: str | None = None
-    statistics: dict[str, list[Any]] = field(default_factory=dict)
+    statistics: dict[str, list[Any]] = field(default_factory=dict, repr=False)
     caveat: str | None = None
 
     def __len__(self) -> int:
