@@ -1,4 +1,4 @@
-"""Processes of their own that begin with torch and transformers imported.
+"""Processes of their own that begin with torch, transformers and matplotlib imported.
 
 A new interpreter takes seconds to import them; the tests that kill processes, and the docs, start dozens. All are forked from
 one server that has imported them once and done nothing else. To the caller a process is as one of ``subprocess.Popen``.
@@ -16,7 +16,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _context = get_context("forkserver")
-_context.set_forkserver_preload(["tokenstats.cli", "tokenstats.computing", "tokenstats.training"])
+_SLOW = (
+    "tokenstats.cli",
+    "tokenstats.computing",
+    "tokenstats.training.trainer",
+    "tokenstats.rounds.run",
+    "tokenstats.inspect.report",
+    "tokenstats.inspect.render.figure_training",
+)
+_context.set_forkserver_preload(_SLOW)
 
 
 class Started:

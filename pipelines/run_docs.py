@@ -110,9 +110,13 @@ def run_command(command: str, folder: Path) -> str:
     line = command.removeprefix("$ ").replace("\\\n", " ")
     environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
     program, *words = words_of(line)
+    words, file = (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, None)
     if program == "tokenstats" and not any(set(word) <= set("();<>|&") for word in words):  # no shell is needed
-        printed = "".join(start_command(*words, folder=folder, **environment).communicate(timeout=300)[::-1])
-        return "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
+        out, err = start_command(*words, folder=folder, **environment).communicate(timeout=300)
+        if file is not None:
+            (folder / file).write_text(out, encoding="utf-8")
+            out = ""
+        return "".join(f"{line.rstrip()}\n" for line in (err + out).splitlines())
     line = re.sub(r"(^|[|;&] *)tokenstats ", rf"\1{sys.executable} -m tokenstats ", line)
     done = subprocess.run(
         ["bash", "-c", line],
