@@ -34,9 +34,9 @@ _log = logging.getLogger(__name__)
 def compute(
     dataset: str | Path,
     *,
-    model: str,
+    model: str | Path,
     store: str | Path,
-    reference: str | None = None,
+    reference: str | Path | None = None,
     name: str | None = None,
     corpus: CorpusOptions = CorpusOptions(),
     scoring: ScoringOptions = ScoringOptions(),
@@ -66,12 +66,12 @@ def compute(
         StoreError: The store holds something else, the disk refuses, or a model gives numbers that are none.
     """
     store, name = Path(store), scoring_name(model, name)
-    request = Request(model, reference, scoring)
+    request = Request(str(model), None if reference is None else str(reference), scoring)
     _check_apart(store, dataset)
     worker = Worker.from_environment() if engine.kind == LOCAL else Worker()
     source = open_source(dataset, corpus.split)
-    tokenizer = load_tokenizer(model, scoring.trust_remote_code)
-    plan = plan_corpus(source, tokenizer, model, corpus, scoring.trust_remote_code)
+    tokenizer = load_tokenizer(request.model, scoring.trust_remote_code)
+    plan = plan_corpus(source, tokenizer, request.model, corpus, scoring.trust_remote_code)
     with closing(start_engine(request, worker, engine)) as crew:
         passes = Passes(store, name, crew, worker)
         # models before tokens: what cannot be scored should leave no store behind
@@ -89,8 +89,8 @@ def compute(
 def score_store(
     store: Store | str | Path,
     *,
-    model: str,
-    reference: str | None = None,
+    model: str | Path,
+    reference: str | Path | None = None,
     name: str | None = None,
     scoring: ScoringOptions = ScoringOptions(),
     worker: Worker | None = None,
@@ -113,9 +113,9 @@ def score_store(
         StoreError: The store holds something else of this name, or the disk refuses.
     """
     opened, name = open_store(store), scoring_name(model, name)
-    request = Request(model, reference, scoring)
+    request = Request(str(model), None if reference is None else str(reference), scoring)
     found, expected = (
-        tokenizer_fingerprint(load_tokenizer(model, scoring.trust_remote_code)),
+        tokenizer_fingerprint(load_tokenizer(request.model, scoring.trust_remote_code)),
         opened.manifest.tokenizer.fingerprint,
     )
     if found != expected:
@@ -133,7 +133,7 @@ def score_store(
         return passes.score(parts, engine.load(), part_settings(opened.part_file(TOKENS, 0)))
 
 
-def scoring_name(model: str, name: str | None = None) -> str:
+def scoring_name(model: str | Path, name: str | None = None) -> str:
     """The name of a scoring: as given, or by the model's folder. Raises InputError for one that cannot be used."""
     name = check_name(name if name is not None else _name_of(model), "scoring")
     if name in STATISTIC_BY_NAME or name in TOKENS_SCHEMA.names:
@@ -143,7 +143,7 @@ def scoring_name(model: str, name: str | None = None) -> str:
     return name
 
 
-def _name_of(model: str) -> str:
+def _name_of(model: str | Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip(".-")[:64] or "scoring"
 
 

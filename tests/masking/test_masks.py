@@ -191,6 +191,14 @@ def test_random_control_matches_its_model_row_by_row_among_droppable_tokens(stor
     assert manifest.scorings == {"masks/eksft": store.masks["eksft"].manifest.fingerprint}
 
 
+def test_a_mask_cannot_have_the_budget_of_itself(store):
+    """It would be out of date as soon as it is made."""
+    build_mask(store, Rule.load("eksft"), "eksft")
+    with pytest.raises(InputError, match="mask 'eksft' cannot have the budget of itself; choose another name"):
+        build_mask(store, Rule(drop="random(0.5)", budget="same as eksft"), "eksft", replace=True)
+    assert store.masks["eksft"].manifest.rule["drop"].startswith("top(entropy")
+
+
 def test_random_is_uniform_over_positions_and_follows_its_seed(store):
     build_mask(store, Rule(drop="random(0.25, seed=1)", protect=""), "one", replace=True)
     build_mask(store, Rule(drop="random(0.25, seed=2)", protect=""), "two", replace=True)

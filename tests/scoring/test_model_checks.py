@@ -253,6 +253,26 @@ def test_a_tokenizer_of_a_single_word_still_gives_a_probe(base):
     assert probe_ids(tokenizer, 3).shape[1] >= 2
 
 
+@pytest.mark.parametrize("special", [False, True])
+def test_a_word_that_was_added_and_has_no_embedding_is_no_reason_to_refuse_a_model(special, base, chats, tmp_path):
+    """Only a row with that word is."""
+    tokenizer, folder = AutoTokenizer.from_pretrained(base), tmp_path / "model"
+    (model := AutoModelForCausalLM.from_pretrained(base)).save_pretrained(folder)
+    known = model.get_input_embeddings().num_embeddings
+    tokenizer.add_tokens([f"<extra {i}>" for i in range(known + 1 - len(tokenizer))], special_tokens=special)
+    tokenizer.save_pretrained(folder)
+    said = f"its tokenizer has {known + 1} ids: statistics are over the first {known}"
+    with pytest.warns(TokenstatsWarning, match=said):
+        done = compute(write_jsonl(tmp_path / "chats.jsonl", chats[:4]), model=folder, store=tmp_path / "store")
+    assert done.store.manifest.sequences == 4
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": f"b {tokenizer.decode([known])} c"}])
+    with (
+        pytest.warns(TokenstatsWarning, match=said),
+        pytest.raises(InputError, match=f"holds id {known}, but the model knows {known} tokens"),
+    ):
+        compute(rows, model=folder, store=tmp_path / "other")
+
+
 @pytest.mark.parametrize("word", [70, 402, 650])
 def test_a_policy_that_differs_in_one_word_is_scored(word, base, chats, tmp_path):
     """Only texts with that word tell the two apart, or the word's own probability where the head is tied."""

@@ -1,5 +1,6 @@
 """One chat template: what it writes, how it prompts for a reply and how it closes one. Found by rendering small chats."""
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -27,7 +28,7 @@ class ChatTemplate:
     """A Jinja template with a tokenizer's special tokens.
 
     has_prompt:  ``add_generation_prompt`` makes a difference
-    closes:      the last reply is closed; closes_all: those before it are too
+    closes_last: the last reply is closed; closes_all: those before it are
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, text: str):
@@ -39,6 +40,7 @@ class ChatTemplate:
         self._closings: set[str] = set()
         self._check_syntax()
         self._as_parts = self._wants_parts()
+        self._quotes_arguments = self._writes_text_twice()
         self.prompt = self._find_prompt()
         self.has_prompt = bool(self.prompt)
         self._find_closings()
@@ -51,6 +53,17 @@ class ChatTemplate:
             )
         except Exception as error:  # templates raise what they like
             raise BadRow(f"the chat template refuses it: {one_line(error, 80)}") from None
+
+    def with_objects(self, messages: list[Message]) -> tuple[list[Message], list[str]]:
+        """The messages as this template wants them, and a remark on them where they were given otherwise.
+
+        OpenAI gives a call's arguments as JSON text. A template that writes them with ``tojson`` would write the text as a
+        text in a text, which no model is asked for: what serves models reads them as objects too.
+        """
+        if not self._quotes_arguments:
+            return messages, []
+        shaped = [_with_objects(message) for message in messages]
+        return shaped, [] if shaped == messages else ["arguments of tool calls are JSON text, given to the template as objects"]
 
     def marked_spans(self, messages: list[Message], tools: Tools) -> list[Span]:
         """What stands in the template's generation blocks."""
@@ -95,6 +108,13 @@ class ChatTemplate:
         self._as_parts = True
         return self._rest([_USER]) is not None
 
+    def _writes_text_twice(self) -> bool:
+        """Does it write arguments that are JSON text as a text with quotes of its own?"""
+        try:
+            return r"{\"k\": \"v\"}" in self.apply([_USER, _CALLS[1]], None)
+        except BadRow:
+            return False
+
     def _find_prompt(self) -> str:
         """What ``add_generation_prompt`` adds after a user's message."""
         without, with_prompt = (self._rest([_USER], prompt=prompt) for prompt in (False, True))
@@ -111,19 +131,27 @@ class ChatTemplate:
         tail, between = self._rest([_USER, _REPLY]), self._rest([_USER, _REPLY, _USER], of=1)
         eos = self.tokenizer.eos_token or ""
         self._know_closings({self._first_tokens(tail, between or "") if tail is not None else eos})
+        self.closes_last = bool(self._closings)
+        if not self.closes_last and between is not None:
+            self._know_closings({self._closed_in_the_middle(between)})
         found = self.closing(between) if between is not None else None
-        self.closes_all = self.closes and (between is None or found is not None)
-        if not self.closes:
+        self.closes_all = bool(self._closings) and (between is None or found is not None)
+        if not self._closings:
             return
         self._know_closings({found.group().strip()} if found else set())
         for rest, end in self._other_ends():
             if self.closing(rest) is None:
                 self._know_closings({end})
 
+    def _closed_in_the_middle(self, between: str) -> str:
+        """What closes all replies but the last, left open (Qwen1.5): a token fewer than the headers."""
+        text, token = self.apply([_USER, _REPLY, _USER], None), self._added_token(between)
+        headers = {found.group() for found in self._added.finditer(between)} - {token}
+        return token if token and any(text.count(header) > text.count(token) for header in headers) else ""
+
     def _know_closings(self, more: set[str]) -> None:
         self._closings = (self._closings | more) - {""}
         self._closing = _any_of(self._closings)
-        self.closes = bool(self._closings)
 
     def closing_tokens(self) -> set[str]:
         """The token that ends each closing: ``<|END_OF_TURN_TOKEN|>`` of ``<|END_RESPONSE|><|END_OF_TURN_TOKEN|>``."""
@@ -197,6 +225,25 @@ def render_marked(
     except BadRow:
         return text, None
     return text, edges if found == text else None
+
+
+def _with_objects(message: Message) -> Message:
+    """A message whose calls have objects for arguments, where they have the JSON texts of objects."""
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": [_with_object(call) for call in calls]} if calls else message
+
+
+def _with_object(call: dict) -> dict:
+    function = call.get("function") or call
+    text = function.get("arguments")
+    try:
+        read = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return call
+    if not isinstance(read, dict):
+        return call
+    function = {**function, "arguments": read}
+    return {**call, "function": function} if call.get("function") else function
 
 
 def _any_of(words: set[str]) -> re.Pattern:

@@ -6,12 +6,13 @@
     alpaca          {"instruction": "…", "input": "…", "output": "…"}
     text            {"text": "…"}                                                every token is a target
 
-A row that does not hold what its shape promises raises :class:`BadRow`; the caller counts it and leaves it out.
+Of prompt + completion nothing in the prompt is learned, not even a reply; nor is a reply with ``"weight": 0``. A row that does
+not hold what its shape promises raises :class:`BadRow`; the caller counts it and leaves it out.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenstats.errors import InputError, argument, nearest, one_line
@@ -32,6 +33,8 @@ OPTIONAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "alpaca": ("input", "system", "tools"),
     "text": (),
 }
+NOT_READ = ("history", "chat_template_kwargs")
+"""Columns that other tools make something of: rows that have them are remarked on."""
 KNOWN_COLUMNS = sorted({c for columns in (*SHAPES.values(), *OPTIONAL_COLUMNS.values()) for c in columns})
 
 ROLE_ALIASES = {
@@ -57,13 +60,24 @@ class BadRow(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """One row: a chat, or else a prompt and what follows it as plain strings."""
+    """One row: a chat, or else a prompt and what follows it as plain strings.
+
+    Attributes:
+        given: So many messages are the prompt: of the replies among them nothing is learned.
+        remarks: What of the row is not read, where its reader may think that it is.
+    """
 
     messages: list[Message] | None = None
     tools: list[dict] | None = None
     prompt: str = ""
     completion: str = ""
     system: str | None = None
+    given: int = 0
+    remarks: tuple[str, ...] = ()
+
+    def is_learned(self, index: int) -> bool:
+        """Is the reply at this place of the messages one to learn from?"""
+        return self.messages is not None and index >= self.given and self.messages[index].get("weight") != 0
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -121,25 +135,31 @@ def read_example(row: Mapping[str, Any], shape: str, columns: Mapping[str, str])
     def get(name: str) -> Any:
         return row.get(columns.get(name, name))
 
-    tools = _tools(get("tools"))
-    if shape == "messages":
-        return Example(_with_system(_messages(get("messages")), get("system")), tools)
-    if shape == "conversations":
-        return Example(_with_system(_messages(get("conversations")), get("system")), tools)
-    if shape == "alpaca":
+    if shape == "text":
+        return Example(completion=_text(get("text"), "text"))
+    tools, system = _tools(get("tools")) or _tools_of(row.get("functions")), get("system")
+    remarks = tuple(f"its column {name} is not read" for name in NOT_READ if row.get(name))
+    given: list[Message] = []
+    if shape == "prompt":
+        prompt, completion = get("prompt"), get("completion")
+        if not (isinstance(prompt, list) and isinstance(completion, list)):
+            prompt, completion = _text(prompt, "prompt"), _text(completion, "completion")
+            return Example(None, tools, prompt, completion, _text(system, "system") if system else None, remarks=remarks)
+        given, replies = _messages(prompt), _messages(completion)
+        if given[-1]["role"] == replies[0]["role"] == "assistant":
+            raise BadRow("the completion goes on with a reply that the prompt begins: make one message of the two")
+        chat = given + replies
+    elif shape == "alpaca":
         extra = get("input")
         request = _text(get("instruction"), "instruction") + (f"\n{_text(extra, 'input')}" if extra else "")
         chat = [{"role": "user", "content": request}, {"role": "assistant", "content": _text(get("output"), "output")}]
-        return Example(_with_system(chat, get("system")), tools)
-    if shape == "prompt":
-        prompt, completion = get("prompt"), get("completion")
-        if isinstance(prompt, list) and isinstance(completion, list):
-            return Example(_with_system(_messages(prompt) + _messages(completion), get("system")), tools)
-        system = get("system")
-        return Example(
-            None, tools, _text(prompt, "prompt"), _text(completion, "completion"), _text(system, "system") if system else None
-        )
-    return Example(None, None, "", _text(get("text"), "text"))
+    else:
+        chat = _messages(get(shape))
+    if system and chat[0]["role"] == "system":
+        remarks = (*remarks, "its column system is not read: the messages begin with a system message")
+        system = None
+    example = Example(chat, tools, given=len(given), remarks=remarks)
+    return _with_system(example, system) if system else example
 
 
 def as_chat(example: Example) -> Example:
@@ -147,7 +167,8 @@ def as_chat(example: Example) -> Example:
     if example.messages is not None:
         return example
     chat = [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.completion}]
-    return Example(_with_system(chat, example.system), example.tools)
+    example = replace(example, messages=chat)
+    return _with_system(example, example.system) if example.system else example
 
 
 def _messages(value: Any) -> list[Message]:
@@ -167,6 +188,11 @@ def _message(value: Any) -> Message:
     message["role"] = ROLE_ALIASES.get(role.lower(), role.lower())
     if role.lower() == "function_call" and (call := _function_call(content)):
         return {**message, "content": "", "tool_calls": call}
+    if message["role"] == "assistant" and message.get("weight", 1) not in (0, 1):
+        raise BadRow("the weight of a reply is neither 0 (not to be learned) nor 1")
+    former = message.pop("function_call", None)  # OpenAI's, of one call
+    if former is not None and "tool_calls" not in message:
+        message["tool_calls"] = [{"type": "function", "function": former}]
     calls = message.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(_is_call(c) for c in calls)):
         raise BadRow("tool_calls are not a list of calls")
@@ -215,10 +241,15 @@ def _tools(value: Any) -> list[dict] | None:
     return value or None
 
 
-def _with_system(messages: list[Message], system: Any) -> list[Message]:
-    if system and messages[0]["role"] != "system":
-        return [{"role": "system", "content": _text(system, "system")}, *messages]
-    return messages
+def _tools_of(functions: Any) -> list[dict] | None:
+    """OpenAI's former name for tools, each without the object around it."""
+    found = _tools(functions)
+    return [{"type": "function", "function": function} for function in found] if found else None
+
+
+def _with_system(example: Example, text: Any) -> Example:
+    message = {"role": "system", "content": _text(text, "system")}
+    return replace(example, messages=[message, *(example.messages or [])], given=example.given + (example.given > 0))
 
 
 def _text(value: Any, name: str) -> str:

@@ -12,12 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from tokenstats.corpus.arrow_rows import as_json, read_parquet
 from tokenstats.errors import InputError, argument, one_line
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
+_OF_DATA = (".ndjson", ".csv", ".tsv", ".arrow", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".tar")
+"""Suffixes of files that are not read, and that nobody puts beside rows without meaning them."""
 Row = dict[str, Any]
 
 
@@ -59,7 +59,12 @@ def open_source(dataset: str | Path, split: str | None = None) -> Source:
                 f"{one_line(split, 60)!r}; name that split's own file"
             )
         source = _open_files(path)
-    elif path.suffix in SUFFIXES or path.is_absolute() or str(dataset).startswith((".", "~")) or str(dataset).count("/") > 1:
+    elif (
+        path.suffix.lower() in SUFFIXES
+        or path.is_absolute()
+        or str(dataset).startswith((".", "~"))
+        or str(dataset).count("/") > 1
+    ):
         raise InputError(
             f"no dataset at {dataset}: expected a {', '.join(SUFFIXES)} file, a folder of them, or a Hub dataset id"
         )
@@ -71,25 +76,37 @@ def open_source(dataset: str | Path, split: str | None = None) -> Source:
 
 
 def _open_files(path: Path) -> Source:
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-        if not files:
-            raise InputError(f"{path} holds no {', '.join(SUFFIXES)} file")
-    elif path.suffix in SUFFIXES:
-        files = [path]
-    else:
+    files = _files_in(path) if path.is_dir() else [path]
+    if files[0].suffix.lower() not in SUFFIXES:
         raise InputError(
             f"{path} is a {path.suffix or 'file without suffix'}; expected {', '.join(SUFFIXES)} or a folder of them"
         )
+    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": read_parquet}
 
     def read() -> Iterator[Row]:
         for file in files:
             try:
-                yield from {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}[file.suffix](file)
+                yield from readers[file.suffix.lower()](file)
             except OSError as error:
                 raise InputError(f"cannot read {file}: {error.strerror or error}") from error
 
     return Source(str(path), read)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The files of a folder and the folders in it that hold rows; of what is hidden, such as an editor's copies, none."""
+    there = sorted(p for p in folder.rglob("*") if p.is_file())
+    seen = [p for p in there if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    unread = [p for p in seen if p.suffix.lower() in _OF_DATA]
+    if unread:
+        raise InputError(
+            f"{folder} holds {one_line(unread[0].relative_to(folder), 80)}, which would not be read; "
+            f"expected {', '.join(SUFFIXES)} files: unpack or convert it, or move it away"
+        )
+    files = [p for p in seen if p.suffix.lower() in SUFFIXES]
+    if not files:
+        raise InputError(f"{folder} holds no {', '.join(SUFFIXES)} file")
+    return files
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
@@ -113,12 +130,22 @@ def _parse_object(line: bytes, where: str) -> Row:
     return row
 
 
+def _hint_of(path: Path) -> str:
+    """Files named .json often hold an object a line."""
+    try:
+        with open(path, "rb") as file:
+            json.loads(file.readline())
+    except (ValueError, RecursionError):
+        return ""
+    return ", or name it .jsonl: its first line is an object of its own"
+
+
 def _read_json(path: Path) -> Iterator[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}, line {error.lineno} is not JSON (column {error.colno}: {error.msg}); mend the file"
+            f"{path}, line {error.lineno} is not JSON (column {error.colno}: {error.msg}); mend the file{_hint_of(path)}"
         ) from None
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error, 100)}") from None
@@ -128,34 +155,6 @@ def _read_json(path: Path) -> Iterator[Row]:
         if not isinstance(row, dict):
             raise InputError(f"{path}, entry {number} is a {type(row).__name__}; expected an object with named columns")
         yield row
-
-
-def _read_parquet(path: Path) -> Iterator[Row]:
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if len(set(names)) < len(names):
-                raise InputError(f"{path} has two columns of one name ({one_line(', '.join(names), 100)}); rename one of them")
-            for batch in file.iter_batches(batch_size=1024):
-                yield from _rows_of(batch, path)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a readable Parquet file: {one_line(error, 100)}") from None
-
-
-def _rows_of(batch: pa.RecordBatch, path: Path) -> list[Row]:
-    """Rows as Python values. Raises InputError that names a column which Python cannot hold: a date of the year 300,000."""
-    try:
-        return batch.to_pylist()
-    except (OverflowError, ValueError, UnicodeDecodeError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        for name in batch.schema.names:
-            try:
-                batch.column(name).to_pylist()
-            except (OverflowError, ValueError, UnicodeDecodeError) as reason:
-                raise InputError(
-                    f"{path}, column {one_line(name, 60)!r} ({batch.schema.field(name).type}) has a value that cannot be read "
-                    f"({one_line(reason, 80)}); mend the column or leave it out of the file"
-                ) from None
-        raise InputError(f"{path} cannot be read: {one_line(error, 100)}") from None
 
 
 def _open_hub(name: str, split: str) -> Source:
@@ -171,4 +170,5 @@ def _open_hub(name: str, split: str) -> Source:
         raise InputError(
             f"no file or folder {name!r}, and as a Hub dataset it cannot be loaded: {one_line(error, 150)}"
         ) from None
-    return Source(f"{name}:{split}", lambda: iter(loaded))
+    schema = loaded.features.arrow_schema
+    return Source(f"{name}:{split}", lambda: (as_json(row, schema, decoded=True) for row in loaded))

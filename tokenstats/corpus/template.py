@@ -27,7 +27,7 @@ from tokenstats.errors import InputError, argument, one_line
 from tokenstats.options import refuse
 from tokenstats.schema import BY_COMPARISON, BY_COMPLETION, BY_MARKERS, BY_TEXT, BY_TRAINING_TEMPLATE, ROLES
 
-_DEFINITION = 2  # of targets: a store that was made with another is not gone on with
+_DEFINITION = 3  # of targets: a store that was made with another is not gone on with
 _ROLE_CODE = {name: code for code, name in enumerate(ROLES)}
 
 
@@ -109,10 +109,14 @@ class Renderer:
         messages = example.messages or []
         if not any(m["role"] == "assistant" for m in messages):
             raise BadRow("no assistant turn")
-        chat = Conversation(self._variant(example.tools), messages, example.tools)
+        template = self._variant(example.tools)
+        messages, remarks = template.with_objects(messages)
+        chat = Conversation(template, messages, example.tools)
         turns = chat.turns()
+        learned = {i: turn for i, turn in turns.items() if example.is_learned(i)}
         said = spans_of(chat.edges)
-        return Rendered(chat.text, chat.targets(turns), _roles(chat, turns), said, chat.unbounded(), chat.remarks)
+        remarks = [*example.remarks, *remarks, *chat.remarks]
+        return Rendered(chat.text, chat.targets(learned), _roles(chat, turns), said, chat.unbounded(), remarks)
 
     def encode_as_is(self, rendered: list[Rendered]) -> list[Encoded]:
         """Special tokens that rows write out are those tokens."""

@@ -34,6 +34,7 @@ class Conversation:
         self._placements, self.edges = self._place_marks()
         self.remarks: list[str] = []
         self._check_shown()
+        self._check_tools()
 
     def targets(self, turns: dict[int, Turn | None]) -> list[Span]:
         """What is learned, of all that the assistant writes: all of it, or what the template's generation blocks hold."""
@@ -92,7 +93,7 @@ class Conversation:
     def _place_marks(self) -> tuple[list[Placement], list[Edge]]:
         count = len(self.messages)
         # without closing tokens a reply's own last space is its end: where whitespace is stripped must be told one by one
-        for where in (Placement.OUTER, Placement.INNER) if self.template.closes else (Placement.OUTER,):
+        for where in (Placement.OUTER, Placement.INNER) if self.template.closes_last else (Placement.OUTER,):
             placements = [where] * count
             if (edges := self._edges(placements)) is not None:
                 return placements, edges
@@ -134,6 +135,13 @@ class Conversation:
                 which = "the last" if i == replies[-1] else "an earlier"
                 self._remark(f"the template leaves out the reasoning of {which} reply")
 
+    def _check_tools(self) -> None:
+        try:
+            if self.tools and self.template.apply(self.messages, None) == self.text:
+                self._remark("the template leaves out the tools")
+        except BadRow:
+            return
+
     def _remark(self, text: str) -> None:
         if text not in self.remarks:
             self.remarks.append(text)
@@ -156,8 +164,10 @@ class Conversation:
             return self._header_end_by_text(i, first)
         if self.text.startswith(prompt, here):
             end = here + len(prompt)
-            again = self.template.prompt  # after a tool's answer DiffusionGemma prompts with nothing, and writes a header
-            return end + len(again) if again and first and self.text[end:first].startswith(again) else end
+            # after a tool's answer DiffusionGemma prompts with nothing, and writes a header; Qwen1.5 does so after a reply
+            header = self.template.prompt
+            at = self.text.find(header, here, first) if header and first else -1
+            return at + len(header) if here <= at <= end < at + len(header) else end
         shared = common_length(self.text[here:first], prompt)
         # words come where the prompt goes on, as DeepSeek-R1's does with <think>; or it went on with mere space
         if here + shared == first or not prompt[shared:].strip():
@@ -191,11 +201,16 @@ class Conversation:
 
     def _before_plain_reply(self, i: int, anchor: Edge | None) -> str | None:
         """From the anchor on, what the template writes before the first word of a reply that is one word, in this place."""
-        messages = [*self.messages[:i], _PLAIN, *self.messages[i + 1 :]]
-        placements = [*self._placements[:i], Placement.OUTER, *self._placements[i + 1 :]]
-        try:
-            text, edges = render_marked(self.template, self._pen, messages, self.tools, placements)
-        except BadRow:
+        whole = len(self.messages)
+        for upto in (whole, i + 1):  # a template may refuse what follows a call behind a plain reply
+            messages = [*self.messages[:i], _PLAIN, *self.messages[i + 1 : upto]]
+            placements = [*self._placements[:i], Placement.OUTER, *self._placements[i + 1 : upto]]
+            try:
+                text, edges = render_marked(self.template, self._pen, messages, self.tools, placements)
+                break
+            except BadRow:
+                continue
+        else:
             return None
         word = next((edge for edge in edges or [] if edge.message == i), None)
         if edges is None or word is None:
@@ -218,10 +233,12 @@ class Conversation:
         later = self.edges if last is None else self.edges[last + 1 :]
         following = [edge for edge in later if edge.message > i and edge.at >= after]
         rest = self.text[after : following[0].at if following else None]
-        if found := self.template.closing(rest, last is None or self.edges[last].key.kind == WORDS):
-            return Turn(start, after + found.start(), after + found.end())
         is_last = i == len(self.messages) - 1
-        if self.template.closes_all or (is_last and self.template.closes):
+        found = self.template.closing(rest, last is None or self.edges[last].key.kind == WORDS)
+        # where only the last reply is closed, what stands behind another header closes that one
+        if found and (is_last or self.template.closes_all or not rest[: found.start()].strip()):
+            return Turn(start, after + found.start(), after + found.end())
+        if self.template.closes_last if is_last else self.template.closes_all:
             raise BadRow("the template does not show where a reply ends: its targets cannot be told")
         own = rest if is_last else self._own_end(i, start)
         if own is not None and not rest.startswith(own):

@@ -61,6 +61,8 @@ def build_mask(
     check_name(name, "mask")
     if name == "none":
         raise InputError("a mask cannot be called 'none': that means plain SFT, without a mask; choose another name")
+    if rule.budget_mask == name:
+        raise InputError(f"mask {name!r} cannot have the budget of itself; choose another name for it, or another budget")
     check_scoring_is_read(scoring, rule.columns)
     scorings = resolve_scorings(store, rule.columns, scoring)
     settings = _settings(store, rule, scorings)

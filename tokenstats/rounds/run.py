@@ -56,7 +56,7 @@ class RoundsSummary:
 def train_rounds(
     store: Store | str | Path,
     *,
-    model: str,
+    model: str | Path,
     rule: str | Path | Rule,
     every: int,
     out: str | Path,
@@ -92,9 +92,9 @@ def train_rounds(
     """
     expect("every", every, at_least(1), int)
     found, source = (rule, None) if isinstance(rule, Rule) else (Rule.load(rule), str(rule))
-    plan = Plan(open_store(store), model, found, Path(out).expanduser(), every, rounds, options, source)
+    plan = Plan(open_store(store), str(model), found, Path(out).expanduser(), every, rounds, options, source)
     plan.check()
-    check_tokenizer(plan.store, model, options.trust_remote_code)
+    check_tokenizer(plan.store, plan.model, options.trust_remote_code)
     crew = Crew.of(options.device)
     record = _begin(plan, resume, crew)
     masks: tuple[dict[str, Any], ...] = ()

@@ -28,7 +28,11 @@ Ask = Callable[[Tensor], Tensor]
 
 
 def probe_ids(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> Tensor:
-    """[1, T] ids, the same in every process: a text of many kinds, then ids of all the vocabulary; no special ones."""
+    """[1, T] ids, the same in every process: a text of many kinds, then ids of all the vocabulary; no special ones.
+
+    Nor words that were added to a tokenizer: their model may have no embedding of them, and need none where no row has one.
+    """
+    vocabulary = min(vocabulary, tokenizer.vocab_size or vocabulary)
     text = tokenizer(_TEXT * 3, add_special_tokens=False)["input_ids"]
     special = special_ids(tokenizer)
     spread = np.linspace(0, vocabulary - 1, _SPREAD).astype(int).tolist()

@@ -115,7 +115,7 @@ def check_tokenizer(store: Store, model: str, trust_remote_code: bool) -> None:
     if found != expected:
         raise InputError(
             f"{model} has another tokenizer ({found[:8]}) than {store.path} was written with ({expected[:8]}): its ids mean "
-            "other words; train a model with the same tokenizer, or compute a store with this one"
+            "other words; take a model with the same tokenizer, or compute a store with this one"
         )
 
 

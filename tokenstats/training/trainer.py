@@ -57,7 +57,7 @@ class Prepared:
 def train(
     store: Store | str | Path | Sequence[Store | str | Path],
     *,
-    model: str,
+    model: str | Path,
     out: str | Path,
     mask: str | Sequence[str | None] | None,
     options: TrainOptions = TrainOptions(),
@@ -96,7 +96,7 @@ def train(
     stores = [open_store(each) for each in ([store] if isinstance(store, Store | str | Path) else store)]
     check_shares(options.shares, len(stores))
     sources = choose_sources(stores, mask)
-    return _train(Request(sources, model, Path(out).expanduser(), options.resolved, follow, tuple(callbacks)), resume)
+    return _train(Request(sources, str(model), Path(out).expanduser(), options.resolved, follow, tuple(callbacks)), resume)
 
 
 def train_leg(
@@ -120,7 +120,7 @@ def train_leg(
         InputError, StoreError: As :func:`train`; the run in ``out`` is of another store or model.
     """
     sources = choose_sources([open_store(store)], mask)
-    return _train(Request(sources, model, Path(out).expanduser(), options.resolved, leg=leg), resume=False)
+    return _train(Request(sources, str(model), Path(out).expanduser(), options.resolved, leg=leg), resume=False)
 
 
 def _train(request: Request, resume: bool) -> TrainSummary:

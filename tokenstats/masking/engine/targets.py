@@ -125,7 +125,8 @@ class Targets:
             logprob = self.statistics[scoring, DERIVED[name]]
             if name.endswith("nll"):
                 return -logprob
-            return np.exp(logprob.astype(np.float64) * (-1 if name == "ppl" else 1))
+            with np.errstate(over="ignore"):  # below −709 nats a perplexity is more than a float64 holds: infinite
+                return np.exp(logprob.astype(np.float64) * (-1 if name == "ppl" else 1))
         if name in STATISTIC_COLUMNS:
             return self.statistics[scoring, name]
         return getattr(self, f"_{name}")
