@@ -29,6 +29,10 @@ def test_rows_are_counted_from_either_end_and_iterated(store):
     for beyond in (len(store), -len(store) - 1):
         with pytest.raises(IndexError, match=f"it holds rows 0 to {len(store) - 1}"):
             _ = store[beyond]
+    assert store[np.int64(2)].number == 2
+    for wrong in (slice(2, 4), "3", 2.0):
+        with pytest.raises(TypeError, match=r"a row is one whole number, got .*; several: "):
+            _ = store[wrong]
 
 
 def test_a_mask_is_made_from_a_preset_a_rule_or_its_parts(store, tmp_path):
@@ -38,6 +42,7 @@ def test_a_mask_is_made_from_a_preset_a_rule_or_its_parts(store, tmp_path):
         store.add_mask("a", rule),
         store.add_mask("b", tmp_path / "rule.toml"),
         store.add_mask("c", drop="entropy > 2", protect=""),
+        store.add_mask("fields", {"drop": "entropy > 2", "protect": ""}),
         store.add_mask("d", ts.Rule(drop="entropy > 2"), protect=""),
     ]
     assert len({mask.manifest.rule_fingerprint for mask in made}) == 1

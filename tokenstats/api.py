@@ -9,7 +9,8 @@
 It stands above the stages, and loads each only when it is used.
 """
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,10 @@ class Store(StoreOnDisk):
 
     def __getitem__(self, number: int) -> "SequenceView":
         """A sequence, counted from 0, or from the end where negative. Raises IndexError beyond the last."""
+        try:
+            number = operator.index(number)
+        except TypeError:
+            raise TypeError(f"a row is one whole number, got {number!r}; several: [store[i] for i in range(2, 4)]") from None
         if not -len(self) <= number < len(self):
             raise IndexError(f"row {number} is not in the store: it holds rows 0 to {len(self) - 1}")
         return self.row(number % len(self))
@@ -62,7 +67,7 @@ class Store(StoreOnDisk):
     def add_mask(
         self,
         name: str,
-        rule: "Rule | str | Path | None" = None,
+        rule: "Rule | Mapping[str, Any] | str | Path | None" = None,
         *,
         scoring: str | None = None,
         replace: bool = False,
@@ -72,7 +77,7 @@ class Store(StoreOnDisk):
 
         Args:
             name: Of the mask.
-            rule: A rule, a preset's name or a ``.toml`` file; None where ``drop``, ``keep`` or ``weight`` say it.
+            rule: A rule or its fields, a preset's name or a ``.toml`` file; None where ``drop``, ``keep`` or ``weight`` say it.
             scoring: Which scoring the rule's bare column names mean; not needed where the store has one.
             replace: Put it in the place of another mask of this name.
             **parts: Of a rule, or to change one: ``drop``, ``keep``, ``weight``, ``protect``, ``min_kept``, ``too_few``,
@@ -89,7 +94,9 @@ class Store(StoreOnDisk):
         for word in parts:
             if word not in known:
                 raise InputError(f"a rule has no {word!r}{nearest(word, known)}; expected: {', '.join(known)}")
-        base = {} if rule is None else (rule if isinstance(rule, Rule) else Rule.load(rule)).to_dict()
+        if not isinstance(rule, Rule | Mapping | None):
+            rule = Rule.load(rule)
+        base = rule.to_dict() if isinstance(rule, Rule) else rule or {}
         return build_mask(self, Rule.from_dict({**base, **parts}), name, scoring=scoring, replace=replace)
 
     def to_dataset(self, mask: str | None = None, *, form: str | None = None, ignore_weights: bool = False) -> "Dataset":

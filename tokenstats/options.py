@@ -93,7 +93,8 @@ def expect(name: str, value: object, must: Check, kind: type = str) -> None:
     """Raise InputError where the argument ``name`` was given a value of another type, or not what it must be."""
     if _is_a(value, get_origin(kind) or kind) and must.holds(value):
         return
-    shown = repr(one_line(value, 60)) if isinstance(value, str) else one_line(value, 60)
+    # np.int64(4), where a number of Python was expected, would read as one
+    shown = repr(one_line(value, 60)) if isinstance(value, str) else one_line(repr(value), 60)
     close = nearest(value, list(must.known)) if isinstance(value, str) else ""
     raise InputError(f"{argument(name)} got {shown}{close}; expected {must.expected}")
 

@@ -58,6 +58,7 @@ def do_base(base: str, work: Path, cell: str | None) -> None:
     """What the primary comparisons need, RL from there, the other arms of the primary cell, the other cells; or one cell."""
     from pipelines.study.rl_runs import do_rl, rl_plan
     from pipelines.study.runner import Runner
+    from pipelines.study.stores import do_stores, stores_plan
     from pipelines.study.wording import do_wording, wording_plan
 
     runner, runs = Runner(Results(FOLDER / f"sft-{base}.jsonl"), work, _clock()), list(plan((base,)))
@@ -69,6 +70,7 @@ def do_base(base: str, work: Path, cell: str | None) -> None:
     runner.do_all(run for run in runs if run.cell == PRIMARY and run.arm.starts_rl)
     do_wording(wording_plan(base), runner, Results(FOLDER / f"wording-{base}.jsonl"))
     do_rl(rl_plan((base,)), runner, Results(FOLDER / f"rl-{base}.jsonl"))
+    do_stores(stores_plan(base), runner, Results(FOLDER / f"stores-{base}.jsonl"))
     runner.do_all(runs)
 
 

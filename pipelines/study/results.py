@@ -11,7 +11,7 @@ from pipelines.tinymath import DATA
 
 FOLDER = DATA / "study"
 BASES = ("base", "base-1")
-KINDS = ("sft", "wording", "rl")
+KINDS = ("sft", "wording", "rl", "stores")
 Record = dict[str, Any]
 
 

@@ -10,9 +10,12 @@ from pipelines.study.comparisons import ABOUT_A_MASK, about_masks, beside_eksft,
 from pipelines.study.design import ARMS, CELLS, PRIMARY
 from pipelines.study.markdown import markdown
 from pipelines.study.results import Record, of_arm, of_cell, without_searches
+from pipelines.study.stores import stores_table
 
 
-def study_tables(after_sft: Iterable[Record], wordings: Iterable[Record], after_rl: Iterable[Record]) -> dict[str, str]:
+def study_tables(
+    after_sft: Iterable[Record], wordings: Iterable[Record], after_rl: Iterable[Record], stores: Iterable[Record] = ()
+) -> dict[str, str]:
     """All that the results say, by title; without what has no runs yet. A table of arms has means over runs."""
     everything, rl = list(after_sft), list(after_rl)
     runs = without_searches(everything)
@@ -25,6 +28,7 @@ def study_tables(after_sft: Iterable[Record], wordings: Iterable[Record], after_
         "searches": searches_table(record for record in of_cell(everything, PRIMARY) if record not in primary),
         "masks": _table(MASK_COLUMNS, primary, _mask_row),
         "all cells": cells_table(runs),
+        "stores": stores_table(stores, runs),
         "larger numbers": larger_table(runs),
         "new wording": _table(WORDING_COLUMNS, wordings, _wording_row),
         "after RL": _table(RL_COLUMNS, _whole_seeds(rl), _rl_row),

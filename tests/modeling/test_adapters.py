@@ -13,6 +13,7 @@ from pipelines.matrix import as_tokens, definitions
 from pipelines.tiny_models import VOCABULARY, tiny_model
 from tokenstats.errors import InputError
 from tokenstats.modeling.batches import Budget
+from tokenstats.modeling.folders import adapter_base
 from tokenstats.scoring.options import Request, ScoringOptions
 from tokenstats.scoring.pair import load_pair
 from tokenstats.scoring.score_part import score_part
@@ -45,6 +46,15 @@ REFUSED = {
 }
 """They need more than tokens, look at later ones, or peft itself cannot run them; each with a word of the refusal."""
 NEEDS = {"ADAMSS": "sklearn"}
+
+
+def test_a_base_that_is_not_where_the_adapter_says_is_named_with_the_adapter(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "data/models/base of mine"}')
+    said = r"is an adapter of 'data/models/base of mine', and that is not here: no model folder at .*base_model_name_or_path"
+    with pytest.raises(InputError, match=said):
+        adapter_base(tmp_path)
+
+
 KINDS = [kind.value for kind in peft.PeftType]
 
 

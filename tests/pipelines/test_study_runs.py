@@ -12,11 +12,12 @@ from transformers import AutoTokenizer
 from pipelines.labels import Label
 from pipelines.study import design, masks, measures
 from pipelines.study.design import ARMS, CELLS, PRIMARY, SEARCH_SEED, Cell, Run, arm_named, plan
-from pipelines.study.masks import Rows, moved_runs
+from pipelines.study.masks import WARM, Rows, moved_runs
 from pipelines.study.measures import Policy, entropy_at_forks, kl_on_own_samples
 from pipelines.study.results import Results
 from pipelines.study.rows import prepare_rows, worked_problems
 from pipelines.study.runner import Runner
+from pipelines.study.stores import STATISTICS, do_stores
 from pipelines.study.training import about_mask, fine_tune, mask_name, precision_and_recall, prepare_mask, steps_that_match
 from pipelines.tinymath import held_out_questions
 from tokenstats import Rule, Store
@@ -64,6 +65,20 @@ def test_no_training_row_has_a_question_that_is_held_out_and_larger_cells_hold_t
         few, many = (worked_problems(replace(cell, rows=count), seed=1) for count in (20, 60))
         assert [s.text for _, s in few] == [s.text for _, s in many[:20]]
         assert not {p.question for p, _ in many} & held_out_questions()
+
+
+def test_what_a_store_says_is_of_its_targets_and_said_once(rows, work, tmp_path):
+    heard, results = [], Results(tmp_path / "stores.jsonl")
+    runner = Runner(Results(tmp_path / "sft.jsonl"), work, heard.append)
+    for _ in range(2):
+        do_stores([Run("base", SMALL, arm_named("EKSFT"), 0)], runner, results)
+    (said,) = results
+    assert len(heard) == 1
+    views = [rows.store.row(number, scoring=WARM) for number in range(SMALL.rows)]
+    for name in STATISTICS:
+        values = [v for view in views for v, t in zip(view.statistics[name], view.is_target, strict=True) if t]
+        assert said[name] == pytest.approx(np.mean(np.array(values, float)), rel=1e-6)
+    assert said["ref_logprob"] < said["logprob"] < 0, "a pass has learned something"
 
 
 def test_labels_lie_on_the_targets_of_the_store(rows, base):

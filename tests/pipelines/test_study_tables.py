@@ -145,6 +145,17 @@ def test_problems_beyond_the_numbers_of_the_base_are_told_apart():
     assert row == [f"| B-50-0 {EKSFT}", "1", "100.0", "0.0 |"]
 
 
+def test_cells_are_in_the_order_of_what_a_pass_has_learned_of_their_rows():
+    def store(cell: str, base: str, ref_logprob: float, logprob: float) -> dict:
+        return {"cell": cell, "base": base, "ref_logprob": ref_logprob, "logprob": logprob, "kl": 0.1, "entropy": 0.5}
+
+    # of the primary cell: base (−2, −1) twice, base-1 (−4, −2): means over bases 3 and 1.5, half of it learned
+    stores = [store(PRIMARY.name, "base", -2.0, -1.0)] * 2 + [store(PRIMARY.name, "base-1", -4.0, -2.0)]
+    lines = lines_of("stores", RUNS, [], [], [*stores, store("B-50-0", "base", -0.4, -0.3)])
+    assert lines[2] == "| B-50-0 | 1 | 0.400 | 0.300 | 25 | 0.100 | 0.500 |  |  |"
+    assert lines[3] == f"| {PRIMARY.name} | 3 | 3.000 | 1.500 | 50 | 0.100 | 0.500 | +50.0 |  |"
+
+
 def test_masks_are_told_by_the_labels_of_what_they_leave_out():
     lines = lines_of("masks", RUNS, [], [])
     assert lines[2].split(" | ")[2:] == ["8", "40", "90", "40", "75", "60", "0.200", "2.000 |"]

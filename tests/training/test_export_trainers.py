@@ -1,5 +1,6 @@
 """Exports in the trainers that read them: what carries loss there is what the mask keeps, token for token."""
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -7,14 +8,17 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
 import torch
+import yaml
 from training_fixtures import add_mask, build_store, every_third_dropped, nll_of, sequences, uneven
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, DataCollatorWithFlattening, PreTrainedTokenizerFast
 
 from tokenstats.store import Store
 from tokenstats.training import ExportOptions, ExportSummary, TrainOptions, export, train
+from tokenstats.training.guides import how_to_read
 
 datasets = pytest.importorskip("datasets")
 trl = pytest.importorskip("trl")
@@ -108,6 +112,18 @@ def sft_trainer(rows: object, model: str, out: Path, longest: int, **changes: ob
     if settings.get("packing"):
         settings["max_length"] = longest
     return trl.SFTTrainer(model, args=trl.SFTConfig(output_dir=str(out), **settings), train_dataset=rows)
+
+
+@pytest.mark.parametrize("name", ["plain-1.0", "a folder", "q #1", "k: v", "q[1]*", 'it\'s "so"', "- é"])
+def test_a_snippet_finds_the_files_whatever_their_folder_is_called(tmp_path: Path, name: str) -> None:
+    (data := tmp_path / name / "data").mkdir(parents=True)
+    (file := data / "train-00000-of-00001.parquet").touch()
+    facts = {"form": "labels", "data": str(data), "disk": str(tmp_path / name), "longest": 5}
+    assert yaml.safe_load(how_to_read("axolotl", **facts))["datasets"][0]["path"] == str(data)
+    assert yaml.safe_load(how_to_read("llama-factory", **facts))["tokenized_path"] == str(tmp_path / name)
+    said = ast.parse(how_to_read("trl", **facts))
+    (pattern,) = [n.value for n in ast.walk(said) if isinstance(n, ast.Constant) and "train-*" in str(n.value)]
+    assert fsspec.filesystem("file").glob(pattern) == [str(file)], "which is what datasets looks with"
 
 
 @pytest.mark.parametrize("how", READERS)

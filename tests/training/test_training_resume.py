@@ -1,6 +1,7 @@
 """A stopped run goes on to where an undisturbed one ends; what is saved loads, and says where it came from."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
 from tokenstats.errors import InputError
 from tokenstats.store import Store
+from tokenstats.store.drafts import claimed
 from tokenstats.training import train
 from tokenstats.training.callbacks import Flow
 
@@ -50,6 +52,31 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(
     assert largest_difference(tmp_path / "whole", tmp_path / "killed") == 0.0
     assert replace(resumed, out="") == replace(whole, out="")
     assert history_without_times(tmp_path / "killed") == history_without_times(tmp_path / "whole")
+
+
+def test_a_folder_that_another_run_writes_to_is_refused_and_left_alone(store: Store, model: str, tmp_path: Path) -> None:
+    """Until its first checkpoint a run has nothing there that would say so."""
+    with claimed(tmp_path / "out"), pytest.raises(InputError, match=r"another run is writing to .*/out; choose another folder"):
+        train(store, model=model, mask="some", out=tmp_path / "out", options=QUICK)
+    assert list((tmp_path / "out").iterdir()) == []
+    train(store, model=model, mask="some", out=tmp_path / "out", options=QUICK)
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_pieces_of_weights_that_a_kill_left_are_gone_and_damage_is_named(store: Store, model: str, tmp_path: Path) -> None:
+    options, out = replace(QUICK, max_steps=4, save_steps=2, keep_checkpoints=2), tmp_path / "out"
+    train(store, model=model, mask="some", out=out, options=options)
+    shutil.rmtree(out / "checkpoint-4")
+    pieces = [out / ".tmpAb12Cd", out / "checkpoint-2" / ".tmpqDvo88"]  # as safetensors names them
+    for piece in pieces:
+        piece.write_bytes(b"half of the weights")
+    whole = (out / "checkpoint-2" / "optimizer.pt").read_bytes()
+    (out / "checkpoint-2" / "optimizer.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"checkpoint-2 is damaged \(.*\); delete it, and go on from the one before"):
+        train(store, model=model, mask="some", out=out, options=options, resume=True)
+    (out / "checkpoint-2" / "optimizer.pt").write_bytes(whole)
+    train(store, model=model, mask="some", out=out, options=options, resume=True)
+    assert not any(piece.exists() for piece in pieces)
 
 
 def history_without_times(folder: Path) -> dict[str, list[dict[str, float]]]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -149,7 +150,9 @@ def _write_missing_parts(corpus: Corpus, folder: Path, finished: set[int]) -> Ge
         pending = next(sequences, None)
         # after the last sequence the counts go on to the end: trailing rows may have been left out
         state = counts.to_json() if pending is None else batch[-1].counts
-        write_part(folder, index, _table(batch), settings, {"counts": state, "end": pending is None, "tokens": size})
+        told = {"counts": state, "end": pending is None, "tokens": size}
+        _check_nobody_else(folder, index, told)
+        write_part(folder, index, _table(batch), settings, told)
         yield index, size
         index += 1
         if pending is None:
@@ -158,6 +161,13 @@ def _write_missing_parts(corpus: Corpus, folder: Path, finished: set[int]) -> Ge
         f"{n:,} rows: {reason} (first: row {counts.first_dropped[reason]})" for reason, n in counts.dropped.items()
     )
     raise InputError(f"{corpus.source.name} has no row to learn from. {reasons}. Targets found by: {corpus.renderer.targets}")
+
+
+def _check_nobody_else(folder: Path, index: int, told: dict[str, Any]) -> None:
+    """Raise StoreError where a part lies there meanwhile, of other rows than the one that is to be written."""
+    path = part_path(folder, index)
+    if path.exists() and part_progress(path) != told:
+        raise StoreError(f"{folder.parent} is being made of other rows by another run; choose another folder for the store")
 
 
 def _table(sequences: list[Sequence]) -> pa.Table:

@@ -7,6 +7,7 @@
 Reads part by part: memory does not grow with the dataset.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,8 @@ class Comparison(Shown):
 
 def compare(
     store: Store | str | Path,
-    a: str | Rule | Operand,
-    b: str | Rule | Operand,
+    a: str | Rule | Mapping[str, Any] | Operand,
+    b: str | Rule | Mapping[str, Any] | Operand,
     *,
     scoring: str | None = None,
     scoring_b: str | None = None,
@@ -114,7 +115,7 @@ def compare(
 
     Args:
         store: A store, or its path.
-        a: A mask of the store, else a preset, else a ``.toml`` file; or a :class:`Rule`; or what is open already.
+        a: A mask of the store, else a preset, else a ``.toml`` file; a :class:`Rule` or its fields; or what is open.
         b: The same.
         scoring: Decide by these statistics, for the rules of masks too, anew.
         scoring_b: Decide by these for ``b``.

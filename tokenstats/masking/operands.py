@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from tokenstats.errors import InputError, nearest, one_line
 from tokenstats.masking.engine.aggregates import Aggregates
@@ -69,7 +70,7 @@ class Operand:
         return replace(targets, statistics=own)
 
 
-def open_operand(store: Store, what: str | Rule, scoring: str | None) -> Operand:
+def open_operand(store: Store, what: str | Rule | Mapping[str, Any], scoring: str | None) -> Operand:
     """Find out what is meant: a mask of the store, else a preset, else a ``.toml`` file, and resolve its thresholds.
 
     Args:
@@ -83,6 +84,8 @@ def open_operand(store: Store, what: str | Rule, scoring: str | None) -> Operand
     """
     if scoring is not None:
         store.scorings[scoring]  # raises where it is not there
+    if isinstance(what, Mapping):
+        what = Rule.from_dict(what)
     if isinstance(what, Rule):
         return _of_rule(store, "rule", Kind.RULE, what, scoring)
     if what not in store.masks:

@@ -43,6 +43,14 @@ def adapter_base(folder: Path) -> str | None:
     base = _adapter_config(folder).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise InputError(f"{folder}/adapter_config.json names no base model: expected base_model_name_or_path")
+    try:
+        local_folder(base)
+    except InputError as error:
+        raise InputError(
+            f"{folder} is an adapter of {one_line(base, 80)!r}, and that is not here: {error}; a path is read from the folder "
+            "that one works in: go where it was trained, or put the base's place into base_model_name_or_path of its "
+            "adapter_config.json"
+        ) from None
     return base
 
 

@@ -20,6 +20,7 @@ from tokenstats.store import Store
 from tokenstats.store.families import STATS, TOKENS, Family
 from tokenstats.store.manifests import MANIFEST, Part, ScoringManifest, now
 from tokenstats.store.parts import (
+    check_settings,
     digest_of,
     finished_parts,
     is_readable,
@@ -91,14 +92,20 @@ class Passes:
         finished = set(finished_parts(self.folder, settings, what, mine=self.worker.takes, check=unfinished))
         progress = Progress(f"scoring {self.name}", partial(part_path, self.folder), self.worker)
         with closing(progress):
-            made = self.engine.score(self.store, self.name, self._missing(parts, finished, progress), settings, progress)
+            missing = self._missing(parts, finished, settings, progress)
+            made = self.engine.score(self.store, self.name, missing, settings, progress)
         opened = Store(self.store)
         if (made or not (self.folder / MANIFEST).exists()) and self._all_whole(opened, made):
             remove_all_states(self.folder)
-            _write_manifest(opened, self.folder, info, settings)
+            _write_manifest(opened, self.folder, info, settings, self._meanwhile)
         return opened.scorings[self.name] if opened.has(f"{STATS}/{self.name}") else None
 
-    def _missing(self, parts: Parts, finished: set[int], progress: Progress) -> Iterator[int]:
+    @property
+    def _meanwhile(self) -> str:
+        """What is said where a run that began after this one writes a scoring of the same name."""
+        return f"scoring {self.name!r} in {self.store} is being made by another run too, and a part of it"
+
+    def _missing(self, parts: Parts, finished: set[int], settings: dict[str, Any], progress: Progress) -> Iterator[int]:
         tokens_of = Store(self.store) if (self.store / MANIFEST).exists() else None  # else they are being written just now
         for index, tokens in parts:
             mine = self.worker.takes(index)
@@ -106,6 +113,8 @@ class Passes:
                 self._check_rows(index)
             progress.found(index, tokens, index in finished)
             if mine and index not in finished:
+                if (path := part_path(self.folder, index)).exists():
+                    check_settings(path, settings, self._meanwhile)
                 if tokens_of is not None:
                     tokens_of.part(TOKENS, index, ["seq_id"])  # refuses what was changed since
                 yield index
@@ -132,13 +141,15 @@ class Passes:
         return True
 
 
-def _write_manifest(store: Store, folder: Path, info: ModelInfo, settings: dict[str, Any]) -> None:
-    """Add up the parts and write the manifest, last."""
+def _write_manifest(store: Store, folder: Path, info: ModelInfo, settings: dict[str, Any], meanwhile: str) -> None:
+    """Add up the parts and write the manifest, last. Raises StoreError for a part of other settings."""
     progress = [part_progress(part_path(folder, i)) for i in range(store.part_count)]
     scored = sum(p["scored"] for p in progress)
     parts = tuple(
         Part(rows=p.rows, tokens=p.tokens, digest=digest_of(part_path(folder, i))) for i, p in enumerate(store.manifest.parts)
     )
+    for index in range(store.part_count):  # after its digest: a part that is put there later is not the one that it is of
+        check_settings(part_path(folder, index), settings, meanwhile)
     packages = ("tokenstats", "torch", "transformers", "pyarrow")
     ScoringManifest(
         created=now(),

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tokenstats.errors import StoreError
+from tokenstats.errors import InputError, StoreError
 
 TEMPORARY = ".writing-"
 _FORMER = ".former-"
@@ -112,6 +112,22 @@ def draft_of(place: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         _unfinished.discard(draft)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A folder that this process alone writes to while the block lasts; made where it is not there.
+
+    Raises InputError where another process has it. A process that ends, however it does, gives it back.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if not _locked(handle):
+            raise InputError(f"another run is writing to {folder}; choose another folder, or wait until it has ended")
+        yield
+    finally:
         os.close(handle)
 
 

@@ -101,20 +101,24 @@ def finished_parts(
     if not folder.is_dir():
         return []
     clear_leftovers(folder, mine)
-    wanted = json.loads(_to_json(settings))
     indices = []
     for path in sorted(p for p in folder.glob("part-*.parquet") if is_part(p)):
         own = mine(_index_of(path))
         if check and not (is_whole(path, remove=True) if own else is_readable(path)):
             continue
-        found = _metadata(path, _SETTINGS)
-        if found != wanted:
-            raise StoreError(
-                f"{what} was made with other settings: {describe_difference(found, wanted)}; ask for the same again, or choose "
-                "another name or folder"
-            )
+        check_settings(path, settings, what)
         indices.append(_index_of(path))
     return indices
+
+
+def check_settings(path: Path, settings: Settings, what: str) -> None:
+    """Raise StoreError where a part was made with other settings, naming each that differs."""
+    found, wanted = _metadata(path, _SETTINGS), json.loads(_to_json(settings))
+    if found != wanted:
+        raise StoreError(
+            f"{what} was made with other settings: {describe_difference(found, wanted)}; ask for the same again, or choose "
+            "another name or folder"
+        )
 
 
 def clear_leftovers(folder: Path, mine: Callable[[int], bool] = lambda _: True) -> None:

@@ -3,6 +3,9 @@
 Read in the trainers' own code; TRL 1.16, transformers 5.23 and verl's interface are also run by the tests.
 """
 
+import glob
+import json
+import re
 from dataclasses import dataclass
 
 from tokenstats.errors import InputError, argument
@@ -170,7 +173,13 @@ def choose(form: str | None, trainer: str | None) -> tuple[str, str]:
 
 def how_to_read(trainer: str, form: str, *, data: str, disk: str, longest: int) -> str:
     """The trainer's snippet for rows in ``data`` (and ``disk``)."""
-    learned = FORMS[form].columns[-1]
-    return GUIDES[trainer].snippet.format(
-        data=data, files=f"{data}/train-*.parquet", disk=disk, longest=longest, learned=learned
-    )
+    guide, learned = GUIDES[trainer], FORMS[form].columns[-1]
+    files = f"{glob.escape(data)}/train-*.parquet"
+    if guide.language == "yaml":
+        data, disk = _in_yaml(data), _in_yaml(disk)
+    return guide.snippet.format(data=data, files=files, disk=disk, longest=longest, learned=learned)
+
+
+def _in_yaml(path: str) -> str:
+    """A path as YAML reads it back: in quotes where it has more than letters, digits and a few signs (a JSON text is YAML)."""
+    return path if re.fullmatch(r"[\w/.][\w/.-]*", path) else json.dumps(path, ensure_ascii=False)

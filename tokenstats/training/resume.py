@@ -48,6 +48,13 @@ def last_checkpoint(out: Path) -> Path | None:
     return whole[max(whole)] if whole else None
 
 
+def clear_pieces(out: Path) -> None:
+    """Remove weights that a killed run was writing, as large as the model: safetensors writes beside the file, and renames."""
+    for piece in [*out.glob(".tmp??????"), *out.glob("checkpoint-*/.tmp??????")]:
+        if piece.is_file():
+            piece.unlink(missing_ok=True)
+
+
 def step_of(checkpoint: Path | None) -> int:
     """The optimizer steps that a checkpoint was made after; 0 for none."""
     return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))

@@ -9,8 +9,8 @@ Under ``torchrun`` each process trains on its own share of every batch (data par
 
 import json
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 from tokenstats.errors import InputError, argument, one_line
 from tokenstats.modeling.positions import width_classes
 from tokenstats.store import Store, open_store
+from tokenstats.store.drafts import claimed
 from tokenstats.store.parts import write_json
 from tokenstats.training.arguments import check_schedule, rising_steps, trainer_arguments
 from tokenstats.training.batching import BatchPlan, OptimizerBatches
@@ -36,7 +37,15 @@ from tokenstats.training.options import TrainOptions
 from tokenstats.training.picture import draw_run
 from tokenstats.training.record import Record, record_of
 from tokenstats.training.request import Request
-from tokenstats.training.resume import OF_ALL_LEGS, check_same_run, find_checkpoint, has_ended, last_checkpoint, state_of
+from tokenstats.training.resume import (
+    OF_ALL_LEGS,
+    check_same_run,
+    clear_pieces,
+    find_checkpoint,
+    has_ended,
+    last_checkpoint,
+    state_of,
+)
 from tokenstats.training.selection import Selector
 from tokenstats.training.setup import Plan, build_objective, plan_run
 from tokenstats.training.summary import TrainSummary, summary_of
@@ -132,20 +141,31 @@ def _train(request: Request, resume: bool) -> TrainSummary:
     prepared = prepare(request, plan, arguments)
     if checkpoint is not None:
         check_same_run(request.out, prepared.record, OF_ALL_LEGS if request.leg is not None else None)
-    was_there = request.out.exists()
-    trainer = trainer_for(request, prepared, arguments)
-    try:
+    with _own_folder(request.out, arguments.process_index == 0):
+        if checkpoint is None and request.leg is None and arguments.process_index == 0:
+            find_checkpoint(request.out, resume)  # once more: another run may have ended there meanwhile
+        clear_pieces(request.out)
+        trainer = trainer_for(request, prepared, arguments)
         _run(trainer, checkpoint, request.options)
+        history = history_of(trainer.state.log_history)
+        if trainer.is_world_process_zero() and request.ends_the_run:
+            _save(request, prepared, history)
+    first_epoch = prepared.batches.rows_of(0)
+    return summary_of(request, prepared.rows, first_epoch, prepared.record["training"]["loss"], trainer.state, history)
+
+
+@contextmanager
+def _own_folder(out: Path, is_writer: bool) -> Iterator[None]:
+    """The folder of the result, no other run's meanwhile. One that was made for a run which then made no step is gone again."""
+    was_there = out.exists()
+    try:
+        with claimed(out) if is_writer else nullcontext():
+            yield
     except InputError:
         if not was_there:
             with suppress(OSError):
-                request.out.rmdir()  # made by the trainer, and empty where no step was made
+                out.rmdir()
         raise
-    history = history_of(trainer.state.log_history)
-    if trainer.is_world_process_zero() and request.ends_the_run:
-        _save(request, prepared, history)
-    first_epoch = prepared.batches.rows_of(0)
-    return summary_of(request, prepared.rows, first_epoch, prepared.record["training"]["loss"], trainer.state, history)
 
 
 def prepare(request: Request, plan: Plan | None, arguments: TrainingArguments) -> Prepared:
@@ -218,6 +238,12 @@ def _run(trainer: MaskedTrainer, checkpoint: Path | None, options: TrainOptions)
             f"out of memory with {argument(size, getattr(options, size))} ({one_line(error, 100)}); lower it and raise "
             f"{argument('accumulation')} as much, give {argument('gradient_checkpointing', True)}, or train an adapter "
             f"({argument('lora_rank')})"
+        ) from None
+    except RuntimeError as error:
+        if checkpoint is None or "PytorchStreamReader" not in str(error):
+            raise
+        raise InputError(
+            f"{checkpoint} is damaged ({one_line(error, 80)}); delete it, and go on from the one before, or begin anew"
         ) from None
 
 
