@@ -213,6 +213,12 @@ def test_a_real_process_ends_with_status_2_and_no_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_home_that_is_nobodys_is_one_line(cli, small):
+    status, _, err = cli("export", small, "--mask", "none", "--to", "~nobody-of-that-name/rows")
+    assert status == 2
+    assert err == "error: a path begins with ~ and the name of somebody who has no home here; write it out, or as ./~NAME\n"
+
+
 @pytest.mark.parametrize(("option", "value"), [("--workers", 4), ("--ray-address", "auto")])
 def test_options_of_a_cluster_are_refused_without_one(cli, data, tmp_path, warmup, option, value):
     status, out, err = cli("compute", data, "--model", warmup, "--store", tmp_path / "store", option, value)

@@ -6,7 +6,7 @@ import pytest
 from synthetic import END_OF_TURN, random_store
 
 from tokenstats import Rule, build_mask, compare, sweep
-from tokenstats.errors import InputError, RuleError, StoreError
+from tokenstats.errors import InputError, NotThere, RuleError, StoreError
 from tokenstats.store import Store
 
 COLUMNS = {"tokens": ["input_ids", "is_target"], "stats/warm": ["entropy", "kl", "logprob"]}
@@ -189,6 +189,14 @@ def test_random_control_matches_its_model_row_by_row_among_droppable_tokens(stor
     assert 0 < found.jaccard < 0.7
     # the mask named by the budget is part of what the control was made from
     assert manifest.scorings == {"masks/eksft": store.masks["eksft"].manifest.fingerprint}
+
+
+def test_a_budget_of_a_mask_that_is_not_there_is_named(store):
+    gone = {"drop": "random(f, seed=1)", "budget": "same as gone"}
+    with pytest.raises(NotThere, match=r"no mask 'gone' in .*; it holds: "):
+        build_mask(store, Rule.from_dict({**gone, "drop": "random(0.1)"}), "control")
+    with pytest.raises(NotThere, match=r"no mask 'gone' in .*; it holds: "):
+        sweep(store, gone, {"f": ["0.1"]})
 
 
 def test_a_mask_cannot_have_the_budget_of_itself(store):

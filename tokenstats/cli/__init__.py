@@ -75,6 +75,8 @@ def _run() -> None:
             _stop(f"{one_line(error.filename, 200)}: {error.strerror}; choose another path, or mend its rights")
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
             _stop(f"{one_line(error.format_message(), 500)} See 'tokenstats --help'.")
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's, of ~nobody
+            _stop("a path begins with ~ and the name of somebody who has no home here; write it out, or as ./~NAME")
         raise
 
 

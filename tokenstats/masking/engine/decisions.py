@@ -105,7 +105,8 @@ def stored_decisions(store: Store, mask: str | None, targets: Targets, *, weight
     """
     if mask is None:
         return Decisions(targets, np.zeros(len(targets), bool), np.zeros(len(targets), np.uint16))
-    names = ["keep", "reason"] + ["weight"] * (weights and store.masks[mask].manifest.weighted)
+    weighs = store.masks[mask].manifest.weighted  # says which masks there are, where this is none
+    names = ["keep", "reason"] + ["weight"] * (weights and weighs)
     # a store remembers the part read last: whoever shares it with other threads is not disturbed
     table = copy(store).part(f"{MASKS}/{mask}", targets.part, names)
     keep, reason, *weight = (flat(table[name])[targets.place] for name in names)
