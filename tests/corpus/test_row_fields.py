@@ -176,6 +176,23 @@ def test_columns_of_json_are_read_as_what_they_hold_and_their_nulls_are_meant(tm
     assert '{"city": null}' in learned(table)[0]
 
 
+def test_a_dataset_of_the_hub_is_read_as_lines_of_json_are(tmp_path, monkeypatch):
+    rows = [{"messages": calling({"city": "Paris"})}, {"messages": calling({"x": 1})}]
+    of_hub = {
+        ("me/data", "train"): datasets.Dataset.from_list(rows),
+        ("me/data", "held-out"): datasets.Dataset.from_list(rows[1:]),
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: of_hub[name, split])
+    (tmp_path / "lines").mkdir()
+    lines, tokenizer = store_of(rows, tmp_path / "lines"), byte_tokenizer(TEXT_CALLS)
+    hub = build_tokens(plan_corpus(open_source("me/data"), tokenizer, "here"), tmp_path / "store")
+    assert [text_of(hub, number) for number in range(2)] == [text_of(lines, number) for number in range(2)]
+    assert hub.manifest.dataset.source == "me/data:train"
+    assert [row["messages"][0] for row in open_source("me/data", "held-out").rows()] == [USER]
+    with pytest.raises(InputError, match="as a Hub dataset it cannot be loaded"):
+        open_source("me/nothing")
+
+
 def test_a_column_of_json_that_is_none_is_named(tmp_path):
     column = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a": ']))
     pq.write_table(pa.table({"messages": column}), tmp_path / "rows.parquet")
