@@ -58,7 +58,7 @@ class ChatTemplate:
         """The messages as this template wants them, and a remark on them where they were given otherwise.
 
         OpenAI gives a call's arguments as JSON text. A template that writes them with ``tojson`` would write the text as a
-        text in a text, which no model is asked for: what serves models reads them as objects too.
+        text in a text, which no model is asked for.
         """
         if not self._quotes_arguments:
             return messages, []
