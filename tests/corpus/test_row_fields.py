@@ -93,7 +93,7 @@ def test_a_reply_that_the_prompt_begins_is_not_guessed_at(tmp_path):
 
 
 def test_a_reply_of_weight_0_is_read_and_not_learned(tmp_path):
-    """OpenAI's and OpenChat's field."""
+    """As OpenAI has it."""
     wrong = {"role": "assistant", "content": "no", "weight": 0}
     chats = [[USER, wrong, USER, {**REPLY, "weight": 1}], [USER, {**REPLY, "weight": 0.5}], [{**USER, "weight": 0.5}, REPLY]]
     store = store_of([{"messages": chat} for chat in chats], tmp_path)
@@ -109,11 +109,15 @@ def test_openais_former_calls_and_functions_are_calls_and_tools(tmp_path):
         {"messages": [USER, former, {"role": "function", "name": "f", "content": "4"}, REPLY], "functions": [{"name": "f"}]},
         {"messages": calling({"x": 1}), "tools": [{"type": "function", "function": {"name": "f"}}]},
         {"messages": [USER, {**former, "function_call": "f"}]},
+        {"messages": [USER, {**former, "tool_calls": []}]},
+        {"messages": [{**USER, "function_call": {}}, {**REPLY, "function_call": {}}]},
     ]
     store = store_of(rows, tmp_path)
     assert learned(store) == learned(store, 1) == ['<call>f {"x": 1}</call><|im_end|>', "yes<|im_end|>"]
     assert text_of(store).startswith('tools [{"type": "function", "function": {"name": "f"}}]')
     assert store.manifest.dataset.dropped == {"tool_calls are not a list of calls": 1}
+    assert learned(store, 2) == ['<call>f {"x": 1}</call><|im_end|>'], "an empty list of calls hides none"
+    assert learned(store, 3) == ["yes<|im_end|>"], "an object without a field is no call"
 
 
 @pytest.mark.parametrize("arguments", ['{"city": "Paris"}', '{"x": null}', "[1]", "Paris", '{"x": '])
@@ -193,8 +197,9 @@ def test_a_dataset_of_the_hub_is_read_as_lines_of_json_are(tmp_path, monkeypatch
         open_source("me/nothing")
 
 
-def test_a_column_of_json_that_is_none_is_named(tmp_path):
-    column = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a": ']))
+@pytest.mark.parametrize("text", ['{"a": ', "[" * 100_000 + "]" * 100_000], ids=["half", "deep"])
+def test_a_column_of_json_that_is_none_is_named(tmp_path, text):
+    column = pa.ExtensionArray.from_storage(pa.json_(), pa.array([text]))
     pq.write_table(pa.table({"messages": column}), tmp_path / "rows.parquet")
     with pytest.raises(InputError, match=r"column 'messages' \(extension<arrow.json>\) has a value that cannot be read"):
         store_of(tmp_path / "rows.parquet", tmp_path)

@@ -121,6 +121,8 @@ def test_a_snippet_finds_the_files_whatever_their_folder_is_called(tmp_path: Pat
     facts = {"form": "labels", "data": str(data), "disk": str(tmp_path / name), "longest": 5}
     assert yaml.safe_load(how_to_read("axolotl", **facts))["datasets"][0]["path"] == str(data)
     assert yaml.safe_load(how_to_read("llama-factory", **facts))["tokenized_path"] == str(tmp_path / name)
+    for place in ("null", "12", "2026-11-26", "yes"):
+        assert yaml.safe_load(how_to_read("llama-factory", **{**facts, "disk": place}))["tokenized_path"] == place
     said = ast.parse(how_to_read("trl", **facts))
     (pattern,) = [n.value for n in ast.walk(said) if isinstance(n, ast.Constant) and "train-*" in str(n.value)]
     assert fsspec.filesystem("file").glob(pattern) == [str(file)], "which is what datasets looks with"

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from tokenstats.errors import InputError, one_line
 
-_UNREADABLE = (OverflowError, ValueError, UnicodeDecodeError)  # pyarrow's ArrowInvalid is a ValueError
+_UNREADABLE = (OverflowError, ValueError, RecursionError)  # pyarrow's ArrowInvalid is a ValueError
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -53,7 +53,7 @@ def _rows_of(batch: pa.RecordBatch, path: Path) -> list[dict[str, Any]]:
     """Raises InputError that names a column which Python cannot hold: a date of the year 300,000, a text that is not JSON."""
     try:
         return [as_json(row, batch.schema) for row in batch.to_pylist()]
-    except _UNREADABLE:
+    except _UNREADABLE as error:
         for name in batch.schema.names:
             try:
                 for value in batch.column(name).to_pylist():
@@ -63,4 +63,4 @@ def _rows_of(batch: pa.RecordBatch, path: Path) -> list[dict[str, Any]]:
                     f"{path}, column {one_line(name, 60)!r} ({batch.schema.field(name).type}) has a value that cannot be read "
                     f"({one_line(reason, 80)}); mend the column or leave it out of the file"
                 ) from None
-        raise
+        raise InputError(f"{path} cannot be read: {one_line(error, 100)}") from None

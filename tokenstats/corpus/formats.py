@@ -190,8 +190,8 @@ def _message(value: Any) -> Message:
         return {**message, "content": "", "tool_calls": call}
     if message["role"] == "assistant" and message.get("weight", 1) not in (0, 1):
         raise BadRow("the weight of a reply is neither 0 (not to be learned) nor 1")
-    former = message.pop("function_call", None)  # OpenAI's, of one call
-    if former is not None and "tool_calls" not in message:
+    former = message.pop("function_call", None)  # OpenAI's, of one call; an empty object is what Parquet makes of none
+    if former and message["role"] == "assistant" and not message.get("tool_calls"):
         message["tool_calls"] = [{"type": "function", "function": former}]
     calls = message.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(_is_call(c) for c in calls)):

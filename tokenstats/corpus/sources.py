@@ -134,10 +134,10 @@ def _hint_of(path: Path) -> str:
     """Files named .json often hold an object a line."""
     try:
         with open(path, "rb") as file:
-            json.loads(file.readline())
+            first = json.loads(file.readline())
     except (ValueError, RecursionError):
         return ""
-    return ", or name it .jsonl: its first line is an object of its own"
+    return ", or name it .jsonl: its first line is an object of its own" if isinstance(first, dict) else ""
 
 
 def _read_json(path: Path) -> Iterator[Row]:

@@ -181,5 +181,5 @@ def how_to_read(trainer: str, form: str, *, data: str, disk: str, longest: int) 
 
 
 def _in_yaml(path: str) -> str:
-    """A path as YAML reads it back: in quotes where it has more than letters, digits and a few signs (a JSON text is YAML)."""
-    return path if re.fullmatch(r"[\w/.][\w/.-]*", path) else json.dumps(path, ensure_ascii=False)
+    """A path as YAML reads it back: in quotes where it has other signs, or could be a number or null (a JSON text is YAML)."""
+    return path if re.fullmatch(r"[\w/.][\w/.-]*", path) and "/" in path else json.dumps(path, ensure_ascii=False)
