@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -114,6 +115,12 @@ def sft_trainer(rows: object, model: str, out: Path, longest: int, **changes: ob
     return trl.SFTTrainer(model, args=trl.SFTConfig(output_dir=str(out), **settings), train_dataset=rows)
 
 
+def on_command_line(snippet: str) -> dict:
+    """The KEY=VALUE words of a snippet as a shell splits them; their values as OmegaConf reads them, which are YAML."""
+    words = (word.partition("=") for word in shlex.split(snippet, comments=False) if re.match(r"[\w.]+=", word))
+    return {key: yaml.safe_load(value) for key, _, value in words}
+
+
 @pytest.mark.parametrize("name", ["plain-1.0", "a folder", "q #1", "k: v", "q[1]*", 'it\'s "so"', "- é"])
 def test_a_snippet_finds_the_files_whatever_their_folder_is_called(tmp_path: Path, name: str) -> None:
     (data := tmp_path / name / "data").mkdir(parents=True)
@@ -123,6 +130,11 @@ def test_a_snippet_finds_the_files_whatever_their_folder_is_called(tmp_path: Pat
     assert yaml.safe_load(how_to_read("llama-factory", **facts))["tokenized_path"] == str(tmp_path / name)
     for place in ("null", "12", "2026-11-26", "yes"):
         assert yaml.safe_load(how_to_read("llama-factory", **{**facts, "disk": place}))["tokenized_path"] == place
+    settings = on_command_line(how_to_read("skyrl", **facts | {"form": "loss-mask"}))
+    assert settings["pretokenized_dataset_paths"] == [str(data)]
+    beside_code = how_to_read("verl", **facts | {"form": "loss-mask"})
+    ast.parse(beside_code)
+    assert on_command_line(beside_code.partition("\n")[0])["data.train_files"] == str(data)
     said = ast.parse(how_to_read("trl", **facts))
     (pattern,) = [n.value for n in ast.walk(said) if isinstance(n, ast.Constant) and "train-*" in str(n.value)]
     assert fsspec.filesystem("file").glob(pattern) == [str(file)], "which is what datasets looks with"
@@ -194,7 +206,7 @@ def test_only_parquet_files_lie_in_the_folder_that_skyrl_is_given(
     exported: ExportSummary, store: Store, tmp_path: Path
 ) -> None:
     summary = export(store, mask="some", to=tmp_path / "rows", options=ExportOptions(trainer="skyrl", save_to_disk=True))
-    (folder,) = re.findall(r"pretokenized_dataset_paths=\"\['(.*?)'\]\"", summary.how_to_read)
+    (folder,) = on_command_line(summary.how_to_read)["pretokenized_dataset_paths"]
     assert {path.suffix for path in Path(folder).rglob("*")} == {".parquet"}
     rows = datasets.load_dataset(folder, split="train", cache_dir=str(tmp_path / "cache"))
     found = [(tuple(row["input_ids"]), tuple(m == 1 for m in row["loss_mask"])) for row in rows]

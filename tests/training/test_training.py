@@ -97,6 +97,18 @@ def test_a_mask_is_obeyed(store: Store, model: str, tmp_path: Path) -> None:
     assert (summary.rows, summary.rows_left_out, summary.kept_tokens) == (ROWS - 1, 1, count)
 
 
+def test_the_loss_that_is_told_is_of_as_many_steps_as_is_told(store: Store, model: str, tmp_path: Path) -> None:
+    """A checkpoint ends an entry of the history, and a longer entry is another mean."""
+    for out, options, steps in (
+        ("each", {"logging_steps": 1}, 1),
+        ("cut", {"logging_steps": 10, "save_steps": 5}, 2),
+        ("whole", {"logging_steps": 10}, 7),
+    ):
+        summary = train(store, model=model, mask="some", out=tmp_path / out, options=replace(QUICK, max_steps=7, **options))
+        assert summary.loss_steps == steps
+        assert summary.loss == pytest.approx(np.mean(losses(tmp_path / "each")[-steps:]), rel=1e-5)
+
+
 def test_gradient_accumulation_changes_nothing(store: Store, model: str, tmp_path: Path) -> None:
     for batch_size, accumulation in ((8, 1), (1, 8)):
         options = replace(QUICK, max_steps=8, batch_size=batch_size, accumulation=accumulation)

@@ -55,11 +55,12 @@ def trained(done: "TrainSummary") -> str:
         if done.kept_tokens is not None
         else "kept as the rule says in each step"
     )
+    last = "step" if done.loss_steps == 1 else many(done.loss_steps, "step")
     lines = [
         f"{done.out}: {many(done.steps, 'step')} over {many(done.rows, 'row')}, {learned}",
         *(f"  {many(count, 'row')} of {path}" for path, count in done.mixture.items()),
         *_left_out(done),
-        f"  loss {done.loss:.4f} nats: {done.loss_formula} of each optimizer batch",
+        f"  loss {done.loss:.4f} nats in the last {last}: {done.loss_formula} of each optimizer batch",
         *_means(done.metrics),
     ]
     if done.stopped_by is not None:

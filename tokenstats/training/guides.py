@@ -6,6 +6,7 @@ Read in the trainers' own code; TRL 1.16, transformers 5.23 and verl's interface
 import glob
 import json
 import re
+import shlex
 from dataclasses import dataclass
 
 from tokenstats.errors import InputError, argument
@@ -47,8 +48,9 @@ class Guide:
 
     Attributes:
         title: The trainer's name.
-        snippet: With {data} the folder of Parquet files, {files} a pattern of them, {disk} the folder for load_from_disk,
-            {longest} the tokens of the longest row, {learned} the column that says what is learned.
+        snippet: With {data} the folder of Parquet files, {override} the same and {listed} a list of it for a command line
+            whose values are YAML, {files} a pattern of them, {disk} the folder for load_from_disk, {longest} the tokens of the
+            longest row, {learned} the column that says what is learned.
         language: Of the snippet, for Markdown.
         on_disk: It reads the folder for load_from_disk.
     """
@@ -106,10 +108,10 @@ SFTTrainer(model=model, processing_class=tokenizer, args=config, train_dataset=r
 
 _SKYRL = """# the folder that holds the Parquet files alone: SkyRL refuses other formats beside them. With a smaller
 # max_length rows are cut, and dropped where nothing learned is left
-python -m skyrl.train.main_sft model.path=MODEL max_length={longest} pretokenized_dataset_paths="['{data}']"
+python -m skyrl.train.main_sft model.path=MODEL max_length={longest} pretokenized_dataset_paths={listed}
 """
 
-_VERL = """# rows.py, for data.custom_cls.path=rows.py data.custom_cls.name=Rows data.train_files={data}
+_VERL = """# rows.py, for data.custom_cls.path=rows.py data.custom_cls.name=Rows data.train_files={override}
 # data.pad_mode=no_padding data.max_token_len_per_gpu={longest} (or more: no row is cut here, and this is the longest).
 # verl itself reads messages only, and would apply a chat template again
 import pyarrow as pa
@@ -175,9 +177,12 @@ def how_to_read(trainer: str, form: str, *, data: str, disk: str, longest: int) 
     """The trainer's snippet for rows in ``data`` (and ``disk``)."""
     guide, learned = GUIDES[trainer], FORMS[form].columns[-1]
     files = f"{glob.escape(data)}/train-*.parquet"
+    override, listed = shlex.quote(_in_yaml(data)), shlex.quote(json.dumps([data], ensure_ascii=False))
     if guide.language == "yaml":
         data, disk = _in_yaml(data), _in_yaml(disk)
-    return guide.snippet.format(data=data, files=files, disk=disk, longest=longest, learned=learned)
+    return guide.snippet.format(
+        data=data, override=override, listed=listed, files=files, disk=disk, longest=longest, learned=learned
+    )
 
 
 def _in_yaml(path: str) -> str:

@@ -20,7 +20,8 @@ class TrainSummary:
     Attributes:
         out: Folder of the weights, their tokenizer, ``tokenstats.json``, ``run.toml``, ``history.json`` and ``training.png``.
         steps: Optimizer steps in all, those before a resume included.
-        loss: Mean training loss of the last logged steps, nats per kept token.
+        loss: Mean training loss of the last steps, those of the last entry of the history, in nats.
+        loss_steps: How many these are: ``logging_steps``, or fewer where the run, or a checkpoint, ended an entry early.
         loss_formula: What that loss is, over each optimizer batch.
         eval_loss: Loss of the rows held out over all their target tokens, in nats; None where none are.
         eval_loss_before: The same before the first step.
@@ -39,6 +40,7 @@ class TrainSummary:
     out: str
     steps: int
     loss: float
+    loss_steps: int
     loss_formula: str
     eval_loss: float | None
     eval_loss_before: float | None
@@ -57,7 +59,8 @@ def summary_of(
     request: Request, rows: MixedRows, first_epoch: np.ndarray, loss_formula: str, state: TrainerState, history: History
 ) -> TrainSummary:
     """The summary of a run from its rows, those of its first epoch, its last state and its curve."""
-    evaluation, last, data = history["evaluation"], history["training"][-1], rows.data
+    evaluation, training, data = history["evaluation"], history["training"], rows.data
+    last = training[-1]
     best_step = None
     if request.options.best_by is not None and state.best_model_checkpoint is not None:
         best_step = int(state.best_model_checkpoint.rpartition("-")[2])
@@ -66,6 +69,7 @@ def summary_of(
         out=str(request.out),
         steps=state.global_step,
         loss=last["loss"],
+        loss_steps=int(last["step"] - (training[-2]["step"] if len(training) > 1 else 0)),
         loss_formula=loss_formula,
         eval_loss=saved["loss"] if saved else None,
         eval_loss_before=evaluation[0]["loss"] if evaluation else None,
