@@ -184,6 +184,28 @@ def test_drift_is_that_of_the_stored_statistics(store):
         assert drift.correlation == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-6)
 
 
+def test_weights_are_compared_over_what_both_keep(store):
+    build_mask(store, Rule(drop="kl > 1", weight="exp(logprob)"), "soft", scoring="warm")
+    other = Rule(drop=TWO.drop, weight="clip(entropy, 0, 1)")
+    build_mask(store, other, "softer", scoring="warm")
+    pairs = []
+    for row in rows_of(store, "masks/soft", "masks/softer"):
+        soft, softer = row.values()
+        both = [a and b for a, b in zip(soft["keep"], softer["keep"], strict=True)]
+        pairs += [(soft["weight"][i], softer["weight"][i]) for i, kept in enumerate(both) if kept]
+    x, y = np.array(pairs, np.float64).T
+    for found in (compare(store, "soft", "softer"), compare(store, "soft", other, scoring="warm")):
+        assert found.both_kept == len(pairs)
+        assert (found.weights.mean_a, found.weights.mean_b) == pytest.approx((x.mean(), y.mean()))
+        assert found.weights.mean_absolute_change == pytest.approx(np.abs(y - x).mean())
+        assert found.weights.correlation == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-6)
+    beside_hard = compare(store, "soft", "two").weights  # which keeps the same tokens as "softer"
+    assert (beside_hard.mean_b, beside_hard.correlation) == (1.0, None)
+    assert beside_hard.mean_a == pytest.approx(x.mean())
+    assert beside_hard.mean_absolute_change == pytest.approx(np.abs(1 - x).mean())
+    assert compare(store, "one", "two").weights is None
+
+
 def test_no_drift_of_kl_where_a_scoring_has_no_reference(tmp_path):
     own = random_store(tmp_path, 30, seed=1)
     add_scoring(own, "later", np.sqrt)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenstats.masking.drift import Drift, Moments
+from tokenstats.masking.drift import Drift, Moments, Paired
 from tokenstats.masking.engine.counts import Counts, jaccard
 from tokenstats.masking.engine.decisions import Decisions
 from tokenstats.masking.engine.exact_sum import ExactSum
@@ -74,6 +74,7 @@ class Comparison(Shown):
         per_row: 10th, 50th and 90th percentile of the rows' own Jaccard index, rounded down to a thousandth.
         row_tenths: How many rows have one in [0, 0.1), [0.1, 0.2), … [0.9, 1].
         only_a, only_b: (token id, count) of what is dropped most often by one side only.
+        weights: What the tokens that both keep weigh, where a mask or rule weighs; on a side that does not, each weighs 1.
         drift: How the statistics moved, where the sides read one scoring each, and not the same.
     """
 
@@ -94,12 +95,15 @@ class Comparison(Shown):
     row_tenths: tuple[int, ...]
     only_a: tuple[tuple[int, int], ...]
     only_b: tuple[tuple[int, int], ...]
+    weights: Paired | None
     drift: tuple[Drift, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values under the names of the fields, without the store; for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "store"}
-        return plain | {"a": asdict(self.a), "b": asdict(self.b), "drift": [asdict(drift) for drift in self.drift]}
+        weights = asdict(self.weights) if self.weights else None
+        drift = [asdict(drift) for drift in self.drift]
+        return plain | {"a": asdict(self.a), "b": asdict(self.b), "weights": weights, "drift": drift}
 
 
 def compare(
@@ -156,6 +160,7 @@ class _PairCounts:
     by_reason_and_other: np.ndarray = field(default_factory=lambda: np.zeros((2, MAX_CLAUSES), np.int64))
     both_by_chance: ExactSum = field(default_factory=ExactSum)
     rows: np.ndarray = field(default_factory=lambda: np.zeros(_BINS + 1, np.int64))
+    weights: Moments = field(default_factory=Moments)
     only: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -171,6 +176,9 @@ class _PairCounts:
                 self.by_reason_and_other[side, bit] += np.count_nonzero(dropped & other.dropped)
             self.only[side] += np.bincount(ids[own.dropped & ~other.dropped], minlength=self.vocabulary)
         self._add_rows(a, b)
+        if a.weight is not None or b.weight is not None:
+            kept = ~(a.dropped | b.dropped)
+            self.weights.add(*(np.ones(kept.sum()) if side.weight is None else side.weight[kept] for side in (a, b)))
 
     def _add_rows(self, a: Decisions, b: Decisions) -> None:
         starts = a.targets.sequence_starts
@@ -201,6 +209,7 @@ class _PairCounts:
             row_tenths=_in_tenths(self.rows),
             only_a=_most(self.only[0], most),
             only_b=_most(self.only[1], most),
+            weights=self.weights.paired() if one.weighs or two.weighs else None,
             drift=drift,
         )
 

@@ -1,6 +1,7 @@
-"""How far a statistic moved from one scoring to another, over the same targets: exact, in one reading, in any order."""
+"""Two columns of the same tokens beside each other, exact, in one reading, in any order: how far a statistic moved from one
+scoring to another, how far two masks weigh alike."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from math import sqrt
 
@@ -10,8 +11,8 @@ from tokenstats.masking.engine.exact_sum import ExactSum
 
 
 @dataclass(frozen=True)
-class Drift:
-    """A statistic x of scoring a and y of scoring b over all targets, in the statistic's unit (nats).
+class Paired:
+    """What is known of two columns x and y of the same tokens, in their unit.
 
     Attributes:
         mean_a, mean_b: Means of x and y.
@@ -19,13 +20,19 @@ class Drift:
         correlation: Pearson's, cov(x, y) / (sd(x) sd(y)); None where one of them does not vary.
     """
 
-    statistic: str
-    scoring_a: str
-    scoring_b: str
     mean_a: float
     mean_b: float
     mean_absolute_change: float
     correlation: float | None
+
+
+@dataclass(frozen=True)
+class Drift(Paired):
+    """A statistic of scoring a and of scoring b over all targets, in nats."""
+
+    statistic: str
+    scoring_a: str
+    scoring_b: str
 
 
 @dataclass
@@ -36,26 +43,22 @@ class Moments:
     sums: dict[str, ExactSum] = field(default_factory=lambda: {k: ExactSum() for k in ("x", "y", "xx", "yy", "xy", "change")})
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Add [n] values of each scoring."""
+        """Add [n] values of each column."""
         x, y = x.astype(np.float64), y.astype(np.float64)
         self.count += len(x)
         for name, values in (("x", x), ("y", y), ("xx", x * x), ("yy", y * y), ("xy", x * y), ("change", np.abs(y - x))):
             self.sums[name].add(values)
 
-    def drift(self, statistic: str, scoring_a: str, scoring_b: str) -> Drift:
-        """What the sums come to."""
+    def paired(self) -> Paired:
+        """What the sums come to; all 0 where nothing was added."""
         n = max(1, self.count)
         x, y, xx, yy, xy, change = (self.sums[k].value / n for k in ("x", "y", "xx", "yy", "xy", "change"))
         spread = (xx - x * x) * (yy - y * y)
-        return Drift(
-            statistic=statistic,
-            scoring_a=scoring_a,
-            scoring_b=scoring_b,
-            mean_a=float(x),
-            mean_b=float(y),
-            mean_absolute_change=float(change),
-            correlation=_divided(xy - x * y, spread) if spread else None,
-        )
+        return Paired(float(x), float(y), float(change), _divided(xy - x * y, spread) if spread else None)
+
+    def drift(self, statistic: str, scoring_a: str, scoring_b: str) -> Drift:
+        """The same of a statistic of two scorings."""
+        return Drift(**asdict(self.paired()), statistic=statistic, scoring_a=scoring_a, scoring_b=scoring_b)
 
 
 def _divided(covariance: Fraction, spread: Fraction) -> float:

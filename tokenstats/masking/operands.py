@@ -57,10 +57,15 @@ class Operand:
             return set()
         return {(self.meaning[prefix], name) for prefix, name in physical_columns(self.rule.columns)}
 
+    @property
+    def weighs(self) -> bool:
+        """Does it say what a token counts for, beyond whether it is learned?"""
+        return self.rule.weighting is not None
+
     def decide(self, targets: Targets) -> Decisions:
         """Decide about a part's targets, which hold :attr:`columns`."""
         if self.kind is Kind.MASK:
-            return stored_decisions(self.store, self.name, targets)
+            return stored_decisions(self.store, self.name, targets, weights=True)
         return replace(decide(self.rule, self.as_the_rule_reads(targets), self.aggregates), targets=targets)
 
     def as_the_rule_reads(self, targets: Targets) -> Targets:

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from tokenstats.inspect.render.blocks import NAMES, Block, Cell, Line, Look, Table, Words, share_of
 from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.masking.compare import Compared, Comparison
+from tokenstats.masking.drift import Paired
+
+_PAIRED = ("mean A", "mean B", "mean |B − A|", "correlation")
 
 
 def comparison_blocks(found: Comparison) -> Iterator[Block]:
@@ -24,6 +27,9 @@ def comparison_blocks(found: Comparison) -> Iterator[Block]:
     for name, other, side in sides:
         if side.clauses:
             yield _clauses(f"clauses of {name}", other, side)
+    if found.weights:
+        title = f"weights of the {found.both_kept:,} tokens that both keep"
+        yield Table(title, ("", *_PAIRED), [["weight", *_paired(found.weights)]], numbers=(1, 2, 3, 4))
     if found.drift:
         yield _drift(found)
     decoder = Decoder(found.store)
@@ -65,9 +71,11 @@ def _clauses(title: str, other: str, side: Compared) -> Table:
 
 
 def _drift(found: Comparison) -> Table:
-    rows = []
-    for drift in found.drift:
-        means = (f"{x:.4f}" for x in (drift.mean_a, drift.mean_b, drift.mean_absolute_change))
-        rows.append([NAMES[drift.statistic], *means, "–" if drift.correlation is None else f"{drift.correlation:.3f}"])
+    rows = [[NAMES[drift.statistic], *_paired(drift)] for drift in found.drift]
     title = f"statistics, {found.drift[0].scoring_a} to {found.drift[0].scoring_b}"
-    return Table(title, ("nats", "mean A", "mean B", "mean |change|", "correlation"), rows, numbers=(1, 2, 3, 4))
+    return Table(title, ("nats", *_PAIRED), rows, numbers=(1, 2, 3, 4))
+
+
+def _paired(found: Paired) -> list[str]:
+    means = [f"{x:.4f}" for x in (found.mean_a, found.mean_b, found.mean_absolute_change)]
+    return [*means, "–" if found.correlation is None else f"{found.correlation:.3f}"]
