@@ -284,6 +284,14 @@ def test_a_mask_of_other_statistics_is_noticed(own):
     assert finding(audit(now, "random"), "mask_is_current").verdict == "ok"  # it read no statistics
 
 
+def test_a_control_whose_mask_is_gone_is_not_told_that_it_changed(own):
+    build_mask(own, Rule(drop="random(0.5)", budget="same as eksft"), "control")
+    assert finding(audit(own, "control"), "mask_is_current").verdict == "ok"
+    shutil.rmtree(own.path / "masks" / "eksft")
+    found = finding(audit(Store(own.path), "control"), "mask_is_current")
+    assert (found.verdict, found.message, found.count) == ("warning", "made from what is no longer there: masks/eksft", 1)
+
+
 def test_end_of_turn_tokens_that_are_never_learned_are_a_problem(own):
     assert finding(audit(own), "end_of_turn_learned").verdict == "ok"
     build_mask(own, Rule(drop="is_end_of_turn", protect=""), "mute")

@@ -7,6 +7,7 @@ from synthetic import END_OF_TURN, random_store
 
 from tokenstats import Rule, build_mask, compare, sweep
 from tokenstats.errors import InputError, NotThere, RuleError, StoreError
+from tokenstats.masking.rule import rule_text
 from tokenstats.store import Store
 
 COLUMNS = {"tokens": ["input_ids", "is_target"], "stats/warm": ["entropy", "kl", "logprob"]}
@@ -187,6 +188,10 @@ def test_random_control_matches_its_model_row_by_row_among_droppable_tokens(stor
     found = compare(store, "eksft", "control")
     assert found.both_dropped + found.only_a_dropped == found.both_dropped + found.only_b_dropped
     assert 0 < found.jaccard < 0.7
+    # the share that random(…) names is not used, and nothing says that it was
+    assert manifest.thresholds == {}
+    assert [clause.text for clause in manifest.clauses] == ["random, as many as eksft"]
+    assert rule_text(manifest.rule) == "drop random(0.5, seed=1); budget same as eksft"
     # the mask named by the budget is part of what the control was made from
     assert manifest.scorings == {"masks/eksft": store.masks["eksft"].manifest.fingerprint}
 

@@ -12,6 +12,7 @@ from training_fixtures import add_mask, build_store, every_third_dropped, export
 from tokenstats.errors import InputError, StoreError
 from tokenstats.store import Store
 from tokenstats.training import ExportOptions, export
+from tokenstats.training.provenance import write_record
 
 INJECTION = "nll > 2` <script>alert(1)</script>\n# [click](http://evil)\n---\n\x1b[31m"
 
@@ -115,6 +116,23 @@ def test_an_empty_folder_may_be_filled_and_any_other_is_left_alone(store: Store,
     with pytest.raises(InputError, match="not empty"):
         export(store, mask="some", to=taken)
     assert [p.name for p in taken.iterdir()] == ["thesis.txt"]
+
+
+def test_of_two_exports_into_one_folder_the_second_says_so(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "out"
+
+    def meanwhile(*written: object) -> None:
+        monkeypatch.undo()
+        export(store, mask=None, to=to)
+        write_record(*written)
+
+    monkeypatch.setattr("tokenstats.training.exports.write_record", meanwhile)
+    with pytest.raises(InputError, match="filled by another run meanwhile"):
+        export(store, mask="some", to=to)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert json.loads((to / "tokenstats.json").read_text())["mask"] is None
 
 
 @pytest.mark.parametrize(

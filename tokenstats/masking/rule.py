@@ -92,7 +92,10 @@ class Rule:
     def reasons(self) -> list[str]:
         """The text behind each bit of ``reason``: the clauses, and ``min_kept`` where it drops rows."""
         drops_rows = self.min_kept is not None and self.too_few != "keep"
-        return [clause.text for clause in self.clauses] + [f"min_kept = {self.min_kept}"] * drops_rows
+        clauses = (
+            [clause.text for clause in self.clauses] if self.budget is None else [f"random, as many as {self.budget_mask}"]
+        )
+        return clauses + [f"min_kept = {self.min_kept}"] * drops_rows
 
     @cached_property
     def protected(self) -> Expression | None:
@@ -108,6 +111,11 @@ class Rule:
     def expressions(self) -> list[Expression]:
         """All that has to be evaluated."""
         return [e for e in (self.expression, self.protected, self.weighting) if e is not None]
+
+    @property
+    def resolved(self) -> list[Expression]:
+        """Those whose selections over the dataset are asked for: with a budget the share of ``drop`` is not used."""
+        return [e for e in self.expressions if self.budget is None or e is not self.expression]
 
     @property
     def budget_mask(self) -> str | None:
@@ -205,7 +213,7 @@ def _checked(fields: Mapping[str, Any], where: str, known: tuple[str, ...]) -> d
 
 def rule_text(rule: Mapping[str, Any]) -> str:
     """A manifest's rule in one line: what it drops or keeps, what it weighs by, what it demands of a row."""
-    said = [f"{key} {rule[key]}" for key in ("drop", "keep", "weight") if key in rule]
+    said = [f"{key} {rule[key]}" for key in ("drop", "keep", "weight", "budget") if key in rule]
     if "min_kept" in rule:
         said.append(f"min_kept {rule['min_kept']}, else {rule.get('too_few', TOO_FEW[0])} the row")
     return one_line("; ".join(said), 10_000)

@@ -97,7 +97,12 @@ def export(
         files = writer.close(record)
         write_record(draft, record)
         (draft / "README.md").write_text(dataset_card(opened, chosen, record, trainer, writer.longest), encoding="utf-8")
-        os.replace(draft, to)  # which is not there, or empty
+        try:
+            os.replace(draft, to)  # which is not there, or empty
+        except OSError as error:
+            raise InputError(
+                f"{to} was filled by another run meanwhile; this export is thrown away: choose another folder"
+            ) from error
     return ExportSummary(
         to=str(to),
         form=form,

@@ -16,11 +16,14 @@ _FEW = 0.01  # of all targets: a group as small as this is counted, but not judg
 
 @check(Made.OF_MASK)
 def mask_is_current(case: Case) -> Answer:
-    """scorings or masks that it was made from and that have changed since: warning"""
+    """scorings or masks that it was made from and that have changed since, or are gone: warning"""
     read = case.mask.scorings
-    stale = [name for name, fingerprint in read.items() if _fingerprint(case.store, name) != fingerprint]
-    text = f"made from other versions of: {', '.join(stale)}; make the mask again" if stale else "made from what is there now"
-    return Answer(WARNING if stale else OK, text, len(stale), len(read))
+    now = {name: _fingerprint(case.store, name) for name in read}
+    gone = [name for name in read if now[name] is None]
+    changed = [name for name in read if now[name] not in (None, read[name])]
+    text = [f"made from other versions of: {', '.join(changed)}; make the mask again"] if changed else []
+    text += [f"made from what is no longer there: {', '.join(gone)}"] if gone else []
+    return Answer(WARNING if text else OK, "; ".join(text) or "made from what is there now", len(gone + changed), len(read))
 
 
 @check(Made.OF_MASK)

@@ -41,7 +41,7 @@ _Runs = dict[_Values, SortedRuns]
 
 def resolve_rules(rules: Iterable[Rule], reader: PartReader) -> dict[str, Aggregate]:
     """Resolve every dataset-wide selection of some rules, as :func:`resolve` does."""
-    return resolve([expression for rule in rules for expression in rule.expressions], reader)
+    return resolve([expression for rule in rules for expression in rule.resolved], reader)
 
 
 def resolve(expressions: Iterable[Expression], reader: PartReader) -> dict[str, Aggregate]:
