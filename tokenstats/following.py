@@ -21,6 +21,7 @@ from tokenstats.masking.rule import Rule
 from tokenstats.store import Store, open_store
 from tokenstats.store.families import TOKENS
 from tokenstats.store.lists import flat, offsets_of
+from tokenstats.store.vocabulary import Vocabulary
 from tokenstats.training.rows import row_keys
 from tokenstats.training.selection import BatchTargets, Selector
 
@@ -36,7 +37,7 @@ class RuleFollower:
         """Raises RuleError where the rule cannot follow."""
         _check_can_follow(rule)
         self.source = source
-        self._rule, self._tokenizer = rule, store.manifest.tokenizer
+        self._rule, self._tokenizer, self._vocabulary = rule, store.manifest.tokenizer, Vocabulary(store)
         self.rule: Mapping[str, Any] = rule.to_dict()
         self.fingerprint = rule.fingerprint
         self.clauses = tuple(rule.reasons)
@@ -61,6 +62,7 @@ class RuleFollower:
                 place=np.flatnonzero(targets.is_target),
                 statistics={(None, name): values for name, values in targets.statistics.items()},
                 tokenizer=self._tokenizer,
+                vocabulary=self._vocabulary,
             ),
             {},
         )

@@ -16,6 +16,9 @@ SCHEMA_VERSION = 1
 ROLES = ("other", "system", "user", "assistant", "tool", "text")
 """Who wrote a token; its place here is the code stored in ``tokens.role``. ``other``: the template, or not known."""
 
+TOKEN_CLASSES = ("words", "digits", "operators", "punctuation", "whitespace", "special", "other")
+"""What kind of word a token is. ``other``: part of a character, a control character, or no text at all."""
+
 BY_MARKERS = "generation markers"
 BY_TRAINING_TEMPLATE = "training template of trl"
 BY_COMPARISON = "with and without the reply"

@@ -24,9 +24,9 @@ from tokenstats import Rule, Store, build_mask
 from tokenstats.errors import StoreError
 from tokenstats.inspect.audit.audit import Audit, audit
 from tokenstats.inspect.audit.checks import Finding
-from tokenstats.inspect.audit.token_classes import class_of
 from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.schema import BY_COMPARISON, BY_COMPLETION, BY_MARKERS, BY_TEXT, BY_TRAINING_TEMPLATE, ROLES
+from tokenstats.store.vocabulary import class_of
 
 MASKS = ("eksft", "dataset-wide", "random")
 

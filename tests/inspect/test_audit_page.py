@@ -14,7 +14,7 @@ from tokenstats.inspect.audit.audit import AUDIT_SCHEMA, Audit, audit
 from tokenstats.inspect.audit.checks import VERDICTS
 from tokenstats.inspect.audit.gate import Gate
 from tokenstats.inspect.audit.run_checks import CHECKS
-from tokenstats.inspect.audit.token_classes import CLASSES
+from tokenstats.schema import TOKEN_CLASSES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "AUDIT.md").read_text(encoding="utf-8")
 
@@ -90,7 +90,7 @@ def test_the_page_says_of_every_check_what_its_function_says(audits):
 
 def test_the_page_lists_verdicts_classes_and_the_schema():
     assert [verdict for verdict, _ in table("Verdicts")] == list(VERDICTS)
-    assert {name for name, _ in table("Classes of tokens")} == set(CLASSES)
+    assert {name for name, _ in table("Classes of tokens")} == set(TOKEN_CLASSES)
     assert f"version of this description: {AUDIT_SCHEMA}" in PAGE
 
 

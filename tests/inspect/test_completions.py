@@ -7,12 +7,12 @@ from tokenstats import Rule
 from tokenstats.errors import TokenstatsError
 from tokenstats.inspect.completions import completions
 from tokenstats.inspect.preview import open_preview
-from tokenstats.masking.language.builtins import BOOLEAN, COLUMNS, NUMBER, ROLE
+from tokenstats.masking.language.builtins import BOOLEAN, CLASS, COLUMNS, NUMBER, ROLE
 
 
 def reads(store, column: str) -> bool:
     """Does a rule with this column work on this store?"""
-    conditions = {NUMBER: f"{column} > 0", BOOLEAN: column, ROLE: f"{column} == 'user'"}
+    conditions = {NUMBER: f"{column} > 0", BOOLEAN: column, ROLE: f"{column} == 'user'", CLASS: f"{column} != 'words'"}
     rule = Rule(drop=conditions[COLUMNS.get(column, NUMBER)])
     try:
         open_preview(store, "warm", rule.columns).decide(rule)

@@ -14,6 +14,7 @@ from tokenstats.masking.engine.part_reader import InMemory
 from tokenstats.masking.engine.resolve import resolve_rules
 from tokenstats.masking.engine.targets import Targets
 from tokenstats.schema import ROLES
+from tokenstats.store.vocabulary import Vocabulary
 
 RULES = [
     "top(entropy, 0.2, per=sequence) or top(kl, 0.2, per=sequence)",
@@ -44,6 +45,7 @@ def targets_of(rows: list[list[float]], gaps: list[int] | None = None) -> Target
         place=place[keep],
         statistics={(None, "entropy"): entropy[keep]},
         tokenizer=store_with_masks().manifest.tokenizer,
+        vocabulary=Vocabulary(store_with_masks()),
     )
 
 

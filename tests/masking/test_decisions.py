@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from naive_presets import learnable
 from rule_texts import boolean_texts, value_texts
-from synthetic import END_OF_TURN, random_store
+from synthetic import END_OF_TURN, add_words, random_store
 
 from tokenstats import Rule, Store, build_mask
 from tokenstats.errors import RuleError
@@ -24,7 +24,9 @@ here = st.sampled_from(["entropy", "kl", "nll", "position", "length", "token_id"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
-    return random_store(tmp_path_factory.mktemp("decisions") / "store", sequences=200, seed=21, rows_per_part=60)
+    store = random_store(tmp_path_factory.mktemp("decisions") / "store", sequences=200, seed=21, rows_per_part=60)
+    add_words(store)
+    return store
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ COLUMNS = ["entropy", "kl", "nll", "prob", "ppl", "position", "turn", "length", 
 SCOPES = ["dataset", "sequence", "turn", "role"]
 
 numbers = st.one_of(st.integers(0, 10**6).map(str), st.floats(0, 100, allow_nan=False).map(repr))
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 columns = st.sampled_from([*COLUMNS, 'stats["warm"].kl', 'stats["Qwen3-8B"].entropy'])
 
 
@@ -42,7 +43,9 @@ def boolean_texts(columns: st.SearchStrategy[str] = columns) -> st.SearchStrateg
                 lambda t: f"{t[0]}({t[1]}, {t[2]}, per={t[3]})"
             ),
             st.sampled_from(["is_special", "following(is_special)", "random(0.1, seed=3)", "random(0.3, per=role)"]),
-            st.sampled_from(["role == 'assistant'", "role != 'tool'", "'user' == role"]),
+            st.sampled_from(["role == 'assistant'", "role != 'tool'", "'user' == role", "token_class == 'digits'"]),
+            texts.map(lambda text: f"part_of({text!r})"),
+            st.tuples(texts, texts).map(lambda pair: f"between({pair[0]!r}, {pair[1]!r})"),
         ),
         lambda inner: st.one_of(
             st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
@@ -60,9 +63,11 @@ VALID = [
     "role == 'assistant' and 0.5 <= entropy < 1.5",
     'stats["Qwen3-8B"].entropy > quantile(warm.kl, 0.9)',
     "random(0.25, per=sequence, seed=7)",
+    "between('<think>', '</think>') and not part_of('####') or token_class == 'digits'",
     "clip(nll - ref_nll, -1e3, 1_000) > log(exp(sqrt(abs(kl)))) / 2",
 ]
 WORDS = [*VALID[0].split(), *COLUMNS, *SCOPES, "top(", "bottom(", "zscore(", "following(", "clip(", ")", "(", ",", "per=", "="]
+WORDS += ["between(", "part_of(", "token_class", "'<think>'", "'####'", "'\\n'"]
 WORDS += ["seed=", "and", "or", "not", "<", ">=", "==", "0.2", "1", "1e999", "-", "*", "/", "**", "//", "%", "@", "~", "^", ":"]
 WORDS += [
     "if",

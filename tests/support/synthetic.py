@@ -2,10 +2,12 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import chain, islice, product
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from tokenizers import Tokenizer, decoders, models
 
 from pipelines.made_up_store import ASSISTANT, END_OF_TURN, USER, FlatPart, write_store
 from tokenstats.schema import ROLES
@@ -14,7 +16,12 @@ from tokenstats.store.manifests import ScoringManifest
 from tokenstats.store.parts import digest_of, part_path, read_part, write_part
 
 TOOL = ROLES.index("tool")
-__all__ = ["ASSISTANT", "END_OF_TURN", "TOOL", "USER", "add_scoring", "make_store", "random_store"]
+__all__ = ["ASSISTANT", "END_OF_TURN", "TOOL", "USER", "WORDS", "add_scoring", "add_words", "make_store", "random_store"]
+
+VOCABULARY = 100
+LETTERS = "ab#é1"
+WORDS = ["".join(w) for w in islice(chain.from_iterable(product(LETTERS, repeat=n) for n in (1, 2, 3)), VOCABULARY)]
+"""What the ids of a made-up store say, once it has words: one to three of few letters, so that texts stand in many ways."""
 
 
 def make_store(
@@ -35,7 +42,15 @@ def make_store(
         flat = [np.concatenate(arrays[rows]) for arrays in (ids, targets, roles)]
         return FlatPart(offsets, *flat, {name: np.concatenate(arrays[rows]) for name, arrays in statistics.items()})
 
-    return write_store(path, map(part, range(0, len(ids), rows_per_part)), scoring, vocabulary=100)
+    return write_store(path, map(part, range(0, len(ids), rows_per_part)), scoring, vocabulary=VOCABULARY)
+
+
+def add_words(store: Store) -> None:
+    """A tokenizer whose ids say ``WORDS``."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=WORDS[0]))
+    tokenizer.decoder = decoders.Fuse()
+    store.tokenizer_folder.mkdir()
+    tokenizer.save(str(store.tokenizer_folder / "tokenizer.json"))
 
 
 def random_store(path: Path, sequences: int, seed: int, rows_per_part: int = 50, ties: bool = True) -> Store:

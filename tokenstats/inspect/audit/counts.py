@@ -7,14 +7,14 @@ import numpy as np
 
 from tokenstats.errors import StoreError
 from tokenstats.inspect.audit.breakdown import MOST_ROWS, Breakdown
-from tokenstats.inspect.audit.token_classes import CLASSES, token_classes
 from tokenstats.inspect.mask_reader import count_by, read_decisions, tenth_of_reply
 from tokenstats.inspect.tokens.detokenize import Decoder
 from tokenstats.masking.engine.counts import Counts
 from tokenstats.masking.engine.decisions import Decisions
-from tokenstats.schema import MAX_CLAUSES, ROLES
+from tokenstats.schema import MAX_CLAUSES, ROLES, TOKEN_CLASSES
 from tokenstats.store import Store
 from tokenstats.store.manifests import Tokenizer
+from tokenstats.store.vocabulary import classes_of
 
 MEANS_OF = ("entropy", "kl", "nll")
 TURNS = (*map(str, range(7)), "7 and later")
@@ -66,7 +66,7 @@ class AuditCounts:
     by_role: Breakdown = field(default_factory=lambda: Breakdown(ROLES))
     by_turn: Breakdown = field(default_factory=lambda: Breakdown(TURNS))
     by_tenth: Breakdown = field(default_factory=lambda: Breakdown([f"{10 * i}-{10 * i + 10} %" for i in range(10)]))
-    by_class: Breakdown = field(default_factory=lambda: Breakdown(CLASSES))
+    by_class: Breakdown = field(default_factory=lambda: Breakdown(TOKEN_CLASSES))
     by_place: Breakdown = field(default_factory=lambda: Breakdown(("first token", "last token", "end of turn")))
     by_clause: Breakdown = field(default_factory=lambda: Breakdown([""] * MAX_CLAUSES))
     by_token: np.ndarray = field(init=False)
@@ -116,7 +116,8 @@ def count_all(store: Store, mask: str | None, scoring: str | None, decoder: Deco
     """Count over the whole store. Without a mask nothing is dropped."""
     tokenizer = store.manifest.tokenizer
     texts = decoder.tokens(tokenizer.size)
-    words = _Words(tokenizer, token_classes(texts, tokenizer.special_ids), np.array([not text.strip() for text in texts]))
+    classes = classes_of(decoder.tokenizer, tokenizer.size, tokenizer.special_ids)
+    words = _Words(tokenizer, classes, np.array([not text.strip() for text in texts]))
     totals = AuditCounts(tokenizer.size)
     there = store.scorings[scoring].manifest.columns if scoring is not None else []
     columns: list[str] = [c for c in ("entropy", "kl", "logprob") if c in there]

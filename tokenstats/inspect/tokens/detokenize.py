@@ -8,26 +8,20 @@ Text from a dataset is not to be trusted with a terminal or a page: :func:`visib
 every character that would move the cursor, change the colour or turn the writing direction.
 """
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenstats.errors import StoreError, one_line
+from tokenstats.store.vocabulary import UNKNOWN, bytes_of, load_tokenizer, texts_of
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from tokenstats.store import Store
 
 _CONTEXT = 4  # spans before a run that are decoded with it: some decoders treat the first word of a text differently
 _AHEAD = 64  # most tokens that we look ahead for the end of an unfinished character
-UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-"""What a decoder writes for a part of a character."""
 _SIGNS = {"\t": "⇥", "\r": "⟨CR⟩", "\x1b": "⟨ESC⟩", "\x7f": "⟨DEL⟩", "\N{NO-BREAK SPACE}": "⟨NBSP⟩"}
 _JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # inside emoji and in Persian or Hindi words
 
@@ -74,7 +68,7 @@ class Decoder:
 
     def tokens(self, size: int) -> tuple[str, ...]:
         """The text of each token of a vocabulary, as :meth:`token` gives it, in one go."""
-        return _texts_of(self.tokenizer, size)
+        return texts_of(self.tokenizer, size)
 
     def visible(self, token_id: int) -> str:
         """One token as a label for lists: harmless, on one line, spaces as dots, half a character as ``⟨F0 9F⟩``."""
@@ -99,36 +93,8 @@ class Decoder:
 
     def _bytes(self, token_id: int) -> str:
         word = self.tokenizer.id_to_token(token_id) or ""
-        if re.fullmatch("<0x[0-9A-F]{2}>", word):
-            return f"⟨{word[3:5]}⟩"
-        table = _byte_of_sign()
-        if all(c in table for c in word):
-            return "⟨" + " ".join(f"{table[c]:02X}" for c in word) + "⟩"
-        return visible(word)
-
-
-def load_tokenizer(store: "Store") -> "Tokenizer":
-    """The store's own tokenizer. Raises StoreError where its file is missing or damaged."""
-    path = store.tokenizer_folder / "tokenizer.json"
-    if not path.is_file():
-        raise StoreError(f"{path} is missing: tokens cannot be decoded; copy the tokenizer that made the store there")
-    return _tokenizer_of(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=4)  # a large vocabulary takes half a second to read
-def _tokenizer_of(path: Path, _changed: int) -> "Tokenizer":
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise StoreError(f"{path} cannot be read: {one_line(error, 120)}") from None
-
-
-@lru_cache(maxsize=2)  # a vocabulary of 50,000 takes an eighth of a second to decode
-def _texts_of(tokenizer: "Tokenizer", size: int) -> tuple[str, ...]:
-    once, twice = (tokenizer.decode_batch([[i] * times for i in range(size)], skip_special_tokens=False) for times in (1, 2))
-    return tuple(text[len(start) :] for start, text in zip(once, twice, strict=True))
+        found = bytes_of(word)
+        return visible(word) if found is None else f"⟨{found.hex(' ').upper()}⟩"
 
 
 def visible(text: str, newline: str = "↵") -> str:
@@ -170,11 +136,3 @@ def _made_to_fit(spans: list[Span], whole: str) -> list[Span]:
     tail = max(tail, head + 1)
     middle = Span(spans[head].start, spans[tail - 1].end, whole[ends[head] : len(whole) - (total - ends[tail])])
     return [*spans[:head], middle, *spans[tail:]]
-
-
-@lru_cache(maxsize=1)
-def _byte_of_sign() -> dict[str, int]:
-    """Byte-level vocabularies write each byte as one printable character (GPT-2's table)."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    rest = [b for b in range(256) if b not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(rest)}

@@ -20,7 +20,7 @@ from tokenstats.masking.engine.aggregates import Aggregates, Threshold, key_of
 from tokenstats.masking.engine.evaluate import argument_of, evaluate
 from tokenstats.masking.engine.group_ops import sorted_in_groups, take_of
 from tokenstats.masking.engine.targets import Targets
-from tokenstats.masking.language.builtins import SELECTIONS
+from tokenstats.masking.language.builtins import NAMES, SELECTIONS
 from tokenstats.masking.language.parser import Expression
 from tokenstats.masking.language.unparse import name_of, number_of, options_of, selections_in, text_of
 from tokenstats.schema import ROLES
@@ -122,7 +122,7 @@ class _OneRow:
 
     def _comparison(self, node: ast.Compare, negated: bool) -> Condition:
         value, limit, symbol = node.left, node.comparators[0], _SYMBOLS[type(node.ops[0])]
-        if any(isinstance(side, ast.Name) and side.id == "role" for side in (value, limit)):
+        if any(isinstance(side, ast.Name) and side.id in NAMES for side in (value, limit)):
             return self._flag(node, negated)
         if isinstance(value, ast.Constant) and not isinstance(limit, ast.Constant):
             value, limit, symbol = limit, value, _MIRRORED[symbol]

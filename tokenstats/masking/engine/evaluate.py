@@ -20,8 +20,9 @@ from tokenstats.masking.engine.group_ops import (
     zscore_in_groups,
 )
 from tokenstats.masking.engine.targets import Targets
-from tokenstats.masking.language.builtins import FOLLOWING, FUNCTIONS, SELECTIONS
-from tokenstats.masking.language.unparse import column_of, name_of, number_of, options_of, text_of
+from tokenstats.masking.engine.texts import CONDITIONS
+from tokenstats.masking.language.builtins import FOLLOWING, FUNCTIONS, NAMES, SELECTIONS
+from tokenstats.masking.language.unparse import column_of, name_of, number_of, options_of, text_of, texts_of
 from tokenstats.schema import ROLES
 
 _ARITHMETIC = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide}
@@ -76,6 +77,8 @@ def evaluate(node: ast.expr, targets: Targets, aggregates: Aggregates) -> np.nda
                 return _selection(node, name, targets, aggregates)
             if name == FOLLOWING:
                 return _following(value(arguments[0]), targets)
+            if name in CONDITIONS:
+                return targets.remembered(text_of(node), lambda: CONDITIONS[name](targets, *texts_of(node)))
             return _compute(FUNCTIONS[name].of, [_wide(value(a)) for a in arguments], node, targets)
     raise AssertionError(f"unchecked node {ast.dump(node)}")
 
@@ -145,8 +148,9 @@ def _following(values: np.ndarray, targets: Targets) -> np.ndarray:
 
 def _comparison(node: ast.Compare, value: Callable[[ast.expr], np.ndarray]) -> np.ndarray:
     sides = [node.left, *node.comparators]
-    if any(isinstance(s, ast.Name) and s.id == "role" for s in sides):
-        arrays: list[Any] = [ROLES.index(s.value) if isinstance(s, ast.Constant) else value(s) for s in sides]
+    names = next((NAMES[s.id] for s in sides if isinstance(s, ast.Name) and s.id in NAMES), None)
+    if names is not None:
+        arrays: list[Any] = [names.index(s.value) if isinstance(s, ast.Constant) else value(s) for s in sides]
     else:
         # a float32 statistic against a number: both as float64, or 2.1 would be rounded to float32 first
         arrays = [_wide(value(s)) for s in sides]

@@ -15,8 +15,10 @@ from tokenstats.schema import STATISTIC_BY_NAME
 from tokenstats.store import Store
 from tokenstats.store.lists import flat, offsets_of
 from tokenstats.store.manifests import Tokenizer
+from tokenstats.store.vocabulary import Vocabulary
 
-_TOKEN_LISTS = {"token_id": "input_ids", "is_end_of_turn": "input_ids", "is_special": "input_ids", "role": "role"}
+_OF_IDS = ("token_id", "token_class", "is_end_of_turn", "is_special")
+_TOKEN_LISTS = {**dict.fromkeys(_OF_IDS, "input_ids"), "role": "role"}
 """Stored columns that token columns are computed from; ``is_target``, which all need, is always read."""
 
 
@@ -39,6 +41,7 @@ class Targets:
     place: np.ndarray
     statistics: Mapping[Column, np.ndarray]
     tokenizer: Tokenizer
+    vocabulary: Vocabulary
     _remembered: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -138,6 +141,10 @@ class Targets:
     @property
     def _role(self) -> np.ndarray:
         return self.roles[self.place]
+
+    @cached_property
+    def _token_class(self) -> np.ndarray:
+        return self.vocabulary.classes[self._token_id]
 
     @cached_property
     def _is_end_of_turn(self) -> np.ndarray:
@@ -244,4 +251,5 @@ def read_targets(store: Store, part: int, columns: Iterable[Column], scorings: M
         place=place,
         statistics={(prefix, name): of_targets(prefix, name) for prefix, name in needed},
         tokenizer=store.manifest.tokenizer,
+        vocabulary=Vocabulary(store),
     )

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tokenstats.schema import STATISTICS
+from tokenstats.schema import ROLES, STATISTICS, TOKEN_CLASSES
 
-NUMBER, BOOLEAN, ROLE = "number", "boolean", "role"
+NUMBER, BOOLEAN, ROLE, CLASS = "number", "boolean", "role", "class"
 
 DERIVED = {"nll": "logprob", "prob": "logprob", "ppl": "logprob", "ref_nll": "ref_logprob", "ref_prob": "ref_logprob"}
 """Columns that are computed from a stored one."""
@@ -19,9 +19,13 @@ TOKEN_COLUMNS = {
     "turn": NUMBER,
     "token_id": NUMBER,
     "role": ROLE,
+    "token_class": CLASS,
     "is_end_of_turn": BOOLEAN,
     "is_special": BOOLEAN,
 }
+NAMES = {"role": ROLES, "token_class": TOKEN_CLASSES}
+"""Columns that are compared with names, and the names; a name's place is the number that stands for it."""
+
 STATISTIC_COLUMNS = (*(s.name for s in STATISTICS), *DERIVED)
 COLUMNS = {**dict.fromkeys(STATISTIC_COLUMNS, NUMBER), **TOKEN_COLUMNS}
 
@@ -53,6 +57,9 @@ FUNCTIONS = {
 
 FOLLOWING = "following"
 
+TEXTS = {"between": 2, "part_of": 1}
+"""Conditions on what the tokens say, and how many texts each takes."""
+
 SELECTIONS = {
     "top": BOOLEAN,
     "bottom": BOOLEAN,
@@ -72,7 +79,9 @@ USAGE = {
     "random": "random(0.2, seed=0)",
     **{name: f"{name}(entropy, per=sequence)" for name in ("zscore", "minmax", "percent_rank")},
     FOLLOWING: "following(entropy)",
+    "between": "between('<think>', '</think>')",
+    "part_of": "part_of('####')",
 }
 SCOPES = ("dataset", "sequence", "turn", "role")
 OPTIONS = {name: ("per", "seed") if name == "random" else ("per",) for name in SELECTIONS}
-WORDS = (*FUNCTIONS, *SELECTIONS, FOLLOWING)
+WORDS = (*FUNCTIONS, *SELECTIONS, FOLLOWING, *TEXTS)

@@ -1,8 +1,10 @@
 """Checks a parsed rule: every node gets its kind, or an error that names the place in the text and what to write instead."""
 
 import ast
+import io
 import math
 import re
+import tokenize
 import warnings
 
 from tokenstats.errors import RuleError, nearest, one_line
@@ -11,18 +13,18 @@ from tokenstats.masking.language.builtins import (
     COLUMNS,
     FOLLOWING,
     FUNCTIONS,
+    NAMES,
     NUMBER,
     OPTIONS,
-    ROLE,
     SCOPES,
     SELECTIONS,
     SHARED,
     STATISTIC_COLUMNS,
+    TEXTS,
     USAGE,
     WORDS,
 )
 from tokenstats.masking.language.unparse import column_of
-from tokenstats.schema import ROLES
 
 MOST_CHARACTERS, _MOST_BRACKETS, _MOST_DEPTH = 4000, 50, 100
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div)
@@ -58,10 +60,10 @@ class Checker:
 
     def parse(self) -> ast.expr:
         """The tree of the text, not yet checked. Refuses what is too long or too deep to be a rule."""
-        if "#" in self.text:
-            raise self.error("a '#' has no place here: put comments on TOML lines of their own", self.text.index("#"))
         if len(self.text) > MOST_CHARACTERS:
             raise RuleError(f"the rule has {len(self.text)} characters; expected at most {MOST_CHARACTERS}")
+        if (comment := _comment_in(self.text)) is not None:
+            raise self.error("a '#' has no place here: put comments on TOML lines of their own", comment)
         depth = most = 0
         for character in self.text:
             depth += (character in "([{") - (character in ")]}")
@@ -83,9 +85,19 @@ class Checker:
         level: list[ast.AST] = [tree]
         for _ in range(_MOST_DEPTH):
             level = [child for node in level for child in ast.iter_child_nodes(node)]
+            for text in (n for n in level if isinstance(n, ast.Constant) and isinstance(n.value, str)):
+                self._check_text(text)
             if not level:
                 return tree
         raise RuleError(f"the rule nests more than {_MOST_DEPTH} operations deep")
+
+    def _check_text(self, node: ast.Constant) -> None:
+        """Refuse a text with a blank that was made a space, and one that is none in UTF-8."""
+        start, end = (len(self.text.encode()[:place].decode()) for place in (node.col_offset, node.end_col_offset or 0))
+        if re.search(r"[^\S ]", self.given[self.indent :][start:end]):
+            raise self.fail(node, f"a text has a line break or a tab in it; write \\n or \\t, got {self.source(node)}")
+        if any("\ud800" <= c <= "\udfff" for c in str(node.value)):
+            raise self.fail(node, f"{self.source(node)} has half a character in it; expected text")
 
     def kind_of(self, node: ast.expr) -> str:
         """The kind of an expression: number, boolean or role. Raises RuleError where it has none."""
@@ -141,19 +153,20 @@ class Checker:
         if not all(isinstance(op, _COMPARISONS) for op in node.ops):
             raise self.fail(node, "only < <= > >= == != compare")
         sides = [node.left, *node.comparators]
-        if any(isinstance(s, ast.Name) and s.id == "role" for s in sides):
-            return self._role_comparison(node, sides)
+        named = next((s.id for s in sides if isinstance(s, ast.Name) and s.id in NAMES), None)
+        if named is not None:
+            return self._comparison_with_name(node, sides, named)
         for side in sides:
             self._expect(side, NUMBER, "a comparison")
         return BOOLEAN
 
-    def _role_comparison(self, node: ast.Compare, sides: list[ast.expr]) -> str:
-        names = [s for s in sides if isinstance(s, ast.Constant)]
+    def _comparison_with_name(self, node: ast.Compare, sides: list[ast.expr], column: str) -> str:
+        names, known = [s for s in sides if isinstance(s, ast.Constant)], NAMES[column]
         if len(sides) != 2 or len(names) != 1 or not isinstance(node.ops[0], ast.Eq | ast.NotEq):
-            raise self.fail(node, f"role is compared with == or != and one of: {', '.join(ROLES)}")
-        if names[0].value not in ROLES:
-            hint = nearest(str(names[0].value), list(ROLES))
-            raise self.fail(names[0], f"role is compared with one of {', '.join(ROLES)}; got {self.source(names[0])}{hint}")
+            raise self.fail(node, f"{column} is compared with == or != and one of: {', '.join(known)}")
+        if names[0].value not in known:
+            hint = nearest(str(names[0].value), list(known))
+            raise self.fail(names[0], f"{column} is compared with one of {', '.join(known)}; got {self.source(names[0])}{hint}")
         return BOOLEAN
 
     def _column(self, node: ast.expr) -> str:
@@ -187,16 +200,27 @@ class Checker:
             raise self.fail(node, "* and ** have no place in a rule")
         if name in SELECTIONS:
             return self._selection(node, name)
+        if name in TEXTS:
+            return self._text_condition(node, name)
         wanted = 1 if name == FOLLOWING else FUNCTIONS[name].takes
         if len(node.args) != wanted or node.keywords:
             raise self.fail(node, f"{name} takes {wanted} value(s), got {len(node.args) + len(node.keywords)}")
         if name == FOLLOWING:
-            if (kind := self.kind_of(node.args[0])) == ROLE:
-                raise self.fail(node, "following takes a number or a condition, not a role; compare the role inside it")
+            if (kind := self.kind_of(node.args[0])) not in (NUMBER, BOOLEAN):
+                raise self.fail(node, f"following takes a number or a condition, not a {kind}; compare the {kind} inside it")
             return kind
         for argument in node.args:
             self._expect(argument, NUMBER, name)
         return NUMBER
+
+    def _text_condition(self, node: ast.Call, name: str) -> str:
+        texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        if len(texts) != TEXTS[name] or len(node.args) != len(texts) or node.keywords:
+            texts_wanted = "a text" if TEXTS[name] == 1 else f"{TEXTS[name]} texts"
+            raise self.fail(node, f"{name} takes {texts_wanted} in quotes, as in {USAGE[name]}; got {self.source(node)}")
+        if not all(texts):
+            raise self.fail(node, f"{name} got an empty text, which stands everywhere; expected some, as in {USAGE[name]}")
+        return BOOLEAN
 
     def _selection(self, node: ast.Call, name: str) -> str:
         takes_x, takes_share = name != "random", name in SHARED
@@ -230,3 +254,14 @@ class Checker:
         if not (share or count):
             expected = "a share between 0 and 1" + ("" if name == "quantile" else ", such as 0.2, or a whole count of tokens")
             raise self.fail(node, f"{name} got {self.source(node)}; expected {expected}")
+
+
+def _comment_in(text: str) -> int | None:
+    """Where a '#' stands that is in no text in quotes, counted in characters."""
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                return token.start[1]
+    except (tokenize.TokenError, SyntaxError, ValueError):  # which parsing says better
+        return None
+    return None

@@ -2,7 +2,7 @@
 
 import ast
 
-from tokenstats.masking.language.builtins import SCORINGS, SELECTIONS
+from tokenstats.masking.language.builtins import SCORINGS, SELECTIONS, TEXTS
 
 _OR, _AND, _NOT, _COMPARISON, _SUM, _PRODUCT, _SIGN = range(1, 8)
 _SYMBOLS = {
@@ -35,10 +35,12 @@ def column_of(node: ast.AST) -> Column | None:
 
 
 def columns_in(node: ast.AST) -> set[Column]:
-    """Every column that an expression reads; the role too, where a selection is ``per=role``."""
+    """Every column that an expression reads; the role too, where a selection is ``per=role``, and the ids behind a text."""
     column = column_of(node)
     if column is not None:
         return {column}
+    if isinstance(node, ast.Call) and name_of(node) in TEXTS:
+        return {(None, "token_id")}
     children = node.args if isinstance(node, ast.Call) else ast.iter_child_nodes(node)
     columns = {column for child in children for column in columns_in(child)}
     by_role = isinstance(node, ast.Call) and name_of(node) in SELECTIONS and options_of(node)[0] == "role"
@@ -57,6 +59,11 @@ def options_of(call: ast.Call) -> tuple[str, int]:
     options = {k.arg: k.value for k in call.keywords}
     scope, seed = options.get("per"), options.get("seed")
     return scope.id if isinstance(scope, ast.Name) else "dataset", int(number_of(seed)) if seed is not None else 0
+
+
+def texts_of(call: ast.Call) -> list[str]:
+    """The texts that a condition on texts is given."""
+    return [argument.value for argument in call.args if isinstance(argument, ast.Constant) and isinstance(argument.value, str)]
 
 
 def name_of(call: ast.Call) -> str:
