@@ -25,6 +25,8 @@ RULES = [
     "nll > quantile(nll, 0.9) or entropy >= quantile(entropy, 0.5, per=sequence)",
     "not top(rank, 0.4, per=role) and role == 'assistant'",
     "zscore(entropy) > 1 or percent_rank(kl) > 0.9 and following(entropy) > 2",
+    "top(entropy, 0.4, per=sequence, among=kl > 0.1) or not bottom(kl, 0.3, among=position > 1) and part_of('a')",
+    "bottom(entropy, 3, per=role, among=part_of('e')) or kl > quantile(kl, 0.5, per=turn, among=token_class == 'words')",
 ]
 
 

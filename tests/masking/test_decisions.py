@@ -105,13 +105,18 @@ def test_only_targets_are_kept_and_only_what_is_kept_weighs(store, populations, 
     st.sampled_from(["dataset", "sequence", "turn", "role"]),
     st.sampled_from(["top", "bottom"]),
     st.sampled_from(["entropy", "kl - 2 * entropy"]),
+    st.sampled_from([None, "kl > 0.8", "position > 2", "part_of('b')", "top(kl, 0.5, per=turn)", "kl > 1000"]),
 )
-@settings(max_examples=40, deadline=None)
-def test_a_selection_takes_floor_of_its_share_and_of_equals_the_earlier(populations, f, scope, name, x):
-    found = dropped(Rule(drop=f"{name}({x}, {f!r}, per={scope})", protect=""), populations)
+@settings(max_examples=60, deadline=None)
+def test_a_selection_takes_floor_of_its_share_and_of_equals_the_earlier(populations, f, scope, name, x, among):
+    option = "" if among is None else f", among={among}"
+    found = dropped(Rule(drop=f"{name}({x}, {f!r}, per={scope}{option})", protect=""), populations)
+    member = np.ones(len(found), bool) if among is None else dropped(Rule(drop=among, protect=""), populations)
+    assert not (found & ~member).any()
     entropy, kl = (np.concatenate([p.column((None, c)) for p in populations]).astype(np.float64) for c in ("entropy", "kl"))
     values = entropy if x == "entropy" else kl - 2 * entropy
-    for group in group_of(populations, scope):
+    for everyone in group_of(populations, scope):
+        group = [i for i in everyone if member[i]]
         k = int(f * len(group)) if isinstance(f, float) else min(f, len(group))
         order = sorted(group, key=lambda i: ((-values[i] if name == "top" else values[i]), i))
         assert sorted(order[:k]) == [i for i in group if found[i]]

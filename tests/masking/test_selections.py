@@ -70,14 +70,18 @@ def naive(name: str, values: list[float]) -> list[float]:
 
 @pytest.mark.parametrize("scope", ["dataset", "sequence", "turn", "role"])
 @pytest.mark.parametrize("name", ["zscore", "minmax", "percent_rank"])
-@pytest.mark.parametrize("x", ["entropy", "nll - 3 * kl"])
-def test_scales_are_their_definitions_in_every_scope(populations, name, scope, x):
-    found, plain = numbers(populations, f"{name}({x}, per={scope})"), numbers(populations, x).astype(np.float64)
+@pytest.mark.parametrize(("x", "among"), [("entropy", None), ("nll - 3 * kl", None), ("nll", "kl > 0.75")])
+def test_scales_are_their_definitions_in_every_scope(populations, name, scope, x, among):
+    option = "" if among is None else f", among={among}"
+    found, plain = numbers(populations, f"{name}({x}, per={scope}{option})"), numbers(populations, x).astype(np.float64)
+    member = np.ones(len(plain), bool) if among is None else numbers(populations, "kl") > 0.75
+    assert np.isnan(found[~member]).all()
     of_scope = groups(populations, scope)
     assert scope == "dataset" or len(of_scope) > 1
     assert scope in ("dataset", "role") or any(len(g) == 1 for g in of_scope)
-    for group in of_scope:
-        np.testing.assert_allclose(found[group], naive(name, plain[group].tolist()), rtol=1e-9, atol=1e-12)
+    for group in ([i for i in everyone if member[i]] for everyone in of_scope):
+        if group:
+            np.testing.assert_allclose(found[group], naive(name, plain[group].tolist()), rtol=1e-9, atol=1e-12)
 
 
 def test_groups_of_one_and_of_equal_values_are_zero():
@@ -109,6 +113,26 @@ def test_roles_are_groups_over_the_whole_dataset(populations, name):
         np.testing.assert_array_equal(dropped[role == code], chosen)
 
 
+@pytest.mark.parametrize("scope", ["dataset", "sequence", "turn", "role"])
+def test_a_quantile_among_some_is_theirs_and_the_others_have_none(populations, scope):
+    found = numbers(populations, f"quantile(entropy, 0.3, per={scope}, among=kl > 0.75)")
+    x, member = numbers(populations, "entropy").astype(np.float64), numbers(populations, "kl") > 0.75
+    assert np.isnan(found[~member]).all()
+    for group in ([i for i in everyone if member[i]] for everyone in groups(populations, scope)):
+        if group:
+            np.testing.assert_allclose(found[group], np.quantile(x[group], 0.3), rtol=1e-12)
+
+
+@pytest.mark.parametrize("scope", ["dataset", "sequence", "turn", "role"])
+def test_among_none_nothing_is_taken_and_nothing_has_a_value(populations, scope):
+    for name in ("zscore", "minmax", "percent_rank"):
+        assert np.isnan(numbers(populations, f"{name}(nll, per={scope}, among=kl > 1000)")).all()
+    assert np.isnan(numbers(populations, f"quantile(nll, 0.5, per={scope}, among=kl > 1000)")).all()
+    rule = Rule(drop=f"top(nll, 5, per={scope}, among=kl > 1000) or random(0.9, per={scope}, among=kl > 1000)", protect="")
+    resolved = resolve_rules([rule], InMemory(populations))
+    assert not any(decide(rule, p, resolved).dropped.any() for p in populations)
+
+
 RESOLVED = [
     "zscore(nll * 0.1)",
     "zscore(kl, per=role)",
@@ -116,6 +140,8 @@ RESOLVED = [
     "percent_rank(nll - ref_nll)",
     "percent_rank(entropy, per=role)",
     "quantile(zscore(kl) + percent_rank(entropy), 0.37)",
+    "percent_rank(nll, per=role, among=entropy > 0.5)",
+    "quantile(kl, 0.4, among=top(entropy, 0.3))",
 ]
 
 

@@ -51,6 +51,7 @@ def boolean_texts(columns: st.SearchStrategy[str] = columns) -> st.SearchStrateg
             st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
             inner.map(lambda v: f"not {v}"),
             inner.map(lambda v: f"following({v})"),
+            st.tuples(values, st.sampled_from(SCOPES), inner).map(lambda t: f"top({t[0]}, 0.3, among={t[2]}, per={t[1]})"),
         ),
         max_leaves=6,
     )
@@ -63,6 +64,7 @@ VALID = [
     "role == 'assistant' and 0.5 <= entropy < 1.5",
     'stats["Qwen3-8B"].entropy > quantile(warm.kl, 0.9)',
     "random(0.25, per=sequence, seed=7)",
+    "top(entropy, 0.2, per=sequence, among=is_special or kl > 1) or random(0.1, among=entropy > 1, seed=2)",
     "between('<think>', '</think>') and not part_of('####') or token_class == 'digits'",
     "clip(nll - ref_nll, -1e3, 1_000) > log(exp(sqrt(abs(kl)))) / 2",
 ]

@@ -42,7 +42,9 @@ RULES = {
         min_kept=4,
     ),
     "weights": Rule(keep="nll > ref_nll", weight="prob + 0.1"),
-    "texts": Rule(drop="between('e', 's') and entropy > 1 or token_class == 'whitespace' or part_of('an')"),
+    "texts": Rule(
+        drop="between('e', 's') and entropy > 1 or token_class == 'whitespace' or top(nll, 0.5, per=turn, among=part_of('an'))"
+    ),
 }
 STANDING_STILL = replace(QUICK, learning_rate=1e-30, max_steps=3, batch_size=7)
 

@@ -14,7 +14,7 @@ def completions(store: Store, scoring: str | None) -> list[str]:
     bare = _columns_of(store, scoring) if scoring is not None else []
     others = [name for name in store.scorings if name != scoring and name.isidentifier()]
     named = [f"{name}.{column}" for name in others for column in _columns_of(store, name)]
-    scopes = [f"per={scope}" for scope in SCOPES]
+    scopes = [*(f"per={scope}" for scope in SCOPES), "among="]
     return [*bare, *TOKEN_COLUMNS, *(f"{word}(" for word in WORDS), *named, *scopes]
 
 

@@ -1,5 +1,6 @@
 """A rule: what to drop or what to keep, what the rest weighs, and where it comes from. Presets are rules in TOML files."""
 
+import ast
 import hashlib
 import json
 import re
@@ -14,7 +15,7 @@ from typing import Any
 from tokenstats.errors import InputError, RuleError, nearest, one_line
 from tokenstats.masking.language.builtins import NUMBER, TOKEN_COLUMNS
 from tokenstats.masking.language.parser import Expression, parse
-from tokenstats.masking.language.unparse import Column
+from tokenstats.masking.language.unparse import Column, among_of, name_of
 from tokenstats.run_file import to_toml
 from tokenstats.schema import MAX_CLAUSES
 
@@ -62,11 +63,18 @@ class Rule:
             counted = f"{len(self.clauses)} 'or' clauses" + (" and min_kept" if len(self.reasons) > len(self.clauses) else "")
             raise RuleError(f"the rule has {counted}; expected at most {MAX_CLAUSES}")
         self._check_min_kept()
-        if self.budget is not None:
-            if not isinstance(self.budget, str) or not _BUDGET.fullmatch(self.budget):
-                raise RuleError(f"budget got {one_line(self.budget, 60)!r}; expected 'same as MASK'")
-            if self.drop is None or not re.fullmatch(r"random\([^()]*\)", self.clauses[0].text) or len(self.clauses) != 1:
-                raise RuleError("a rule with a budget draws at random: its drop must be a single random(…)")
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        if self.budget is None:
+            return
+        if not isinstance(self.budget, str) or not _BUDGET.fullmatch(self.budget):
+            raise RuleError(f"budget got {one_line(self.budget, 60)!r}; expected 'same as MASK'")
+        tree = self.clauses[0].tree if self.drop is not None else None
+        if not isinstance(tree, ast.Call) or name_of(tree) != "random" or len(self.clauses) != 1:
+            raise RuleError("a rule with a budget draws at random: its drop must be a single random(…)")
+        if among_of(tree) is not None:
+            raise RuleError("a rule with a budget draws among all that may be dropped; say with protect what may not be")
 
     def _check_min_kept(self) -> None:
         if self.min_kept is None and self.too_few is not None:

@@ -17,12 +17,12 @@ from itertools import pairwise
 import numpy as np
 
 from tokenstats.masking.engine.aggregates import Aggregates, Threshold, key_of
-from tokenstats.masking.engine.evaluate import argument_of, evaluate
+from tokenstats.masking.engine.evaluate import argument_of, evaluate, starts_among
 from tokenstats.masking.engine.group_ops import sorted_in_groups, take_of
 from tokenstats.masking.engine.targets import Targets
 from tokenstats.masking.language.builtins import NAMES, SELECTIONS
 from tokenstats.masking.language.parser import Expression
-from tokenstats.masking.language.unparse import name_of, number_of, options_of, selections_in, text_of
+from tokenstats.masking.language.unparse import among_of, name_of, number_of, options_of, selections_in, text_of
 from tokenstats.schema import ROLES
 
 _SYMBOLS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
@@ -141,26 +141,35 @@ class _OneRow:
         name, scope = name_of(call), options_of(call)[0]
         symbol = ">=" if name == "top" else "<="
         values = self._known(call.args[:-1], lambda targets: argument_of(call, targets, self.aggregates), np.float64, np.nan)
+        among = among_of(call)
+        members = slice(None) if among is None else self._evaluated(among, np.bool_, False)
+        limits = np.full(len(self.alone), np.nan)  # what is no member of a group has no limit
+        limits[members] = (
+            self._resolved(call, scope, members)
+            if scope in _OVER_THE_DATASET
+            else self._of_groups(call, values[members], members, scope)
+        )
         return Condition(
             text=_said(call, negated),
             measure="the number drawn" if name == "random" else text_of(call.args[0]),
             symbol=_opposite(symbol) if negated else symbol,
             scope=scope,
             values=values,
-            limits=self._resolved(call, scope) if scope in _OVER_THE_DATASET else self._of_groups(call, values, scope),
+            limits=limits,
             holds=self._holds(call, negated),
         )
 
-    def _resolved(self, call: ast.Call, scope: str) -> np.ndarray:
-        """The threshold that the engine resolved over the dataset, or over each role."""
-        roles = [ROLES[code] for code in self.alone.column((None, "role"))] if scope == "role" else [None] * len(self.alone)
+    def _resolved(self, call: ast.Call, scope: str, members: np.ndarray | slice) -> np.ndarray:
+        """[m] the threshold that the engine resolved over the dataset, or over each role, for each member."""
+        codes = self.alone.column((None, "role"))[members]
+        roles = [ROLES[code] for code in codes] if scope == "role" else [None] * len(codes)
         limits = {role: self.aggregates.get(key_of(text_of(call), role)) for role in set(roles)}
         return np.array([_value_of(limits[role]) for role in roles], np.float64)
 
-    def _of_groups(self, call: ast.Call, values: np.ndarray, scope: str) -> np.ndarray:
-        """The last value that is taken of each sequence or turn, as the engine's selection takes them."""
+    def _of_groups(self, call: ast.Call, values: np.ndarray, members: np.ndarray | slice, scope: str) -> np.ndarray:
+        """[m] the last value that is taken of each member's sequence or turn, as the engine's selection takes them."""
         sign = -1.0 if name_of(call) == "top" else 1.0
-        starts = self.alone.starts(scope)
+        starts = starts_among(self.alone.starts(scope), members)
         take = take_of(number_of(call.args[-1]), starts)
         ordered, some = sorted_in_groups(sign * values, starts), take > 0
         limit = np.full(len(take), np.nan)

@@ -22,7 +22,7 @@ from tokenstats.masking.engine.group_ops import (
 from tokenstats.masking.engine.targets import Targets
 from tokenstats.masking.engine.texts import CONDITIONS
 from tokenstats.masking.language.builtins import FOLLOWING, FUNCTIONS, NAMES, SELECTIONS
-from tokenstats.masking.language.unparse import column_of, name_of, number_of, options_of, text_of, texts_of
+from tokenstats.masking.language.unparse import among_of, column_of, name_of, number_of, options_of, text_of, texts_of
 from tokenstats.schema import ROLES
 
 _ARITHMETIC = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide}
@@ -40,8 +40,8 @@ _SCALES = {"zscore": zscore_in_groups, "minmax": minmax_in_groups, "percent_rank
 def evaluate(node: ast.expr, targets: Targets, aggregates: Aggregates) -> np.ndarray:
     """[n] value of an expression for each token: boolean, or a number (float64, or a statistic's own float32).
 
-    NaN stands for "nothing follows", the value of ``following(x)`` at the end of a reply, and for nothing else. Raises
-    RuleError, naming the token, where arithmetic would make another one.
+    NaN stands for "no value": that of ``following(x)`` at the end of a reply, and of a selection for a token of no group.
+    Raises RuleError, naming the token, where arithmetic would make another one.
 
     Args:
         node: A checked expression.
@@ -90,9 +90,17 @@ def argument_of(call: ast.Call, targets: Targets, aggregates: Aggregates) -> np.
     return _as_float(evaluate(call.args[0], targets, aggregates))
 
 
+def members_of(call: ast.Call, targets: Targets, aggregates: Aggregates) -> np.ndarray | slice:
+    """Which targets a selection's groups are made of: boolean [n], or a slice of all."""
+    among = among_of(call)
+    return slice(None) if among is None else evaluate(among, targets, aggregates)
+
+
 def argument_text(call: ast.Call) -> str:
     """What stands for the values that a selection looks at: equal texts, equal values."""
-    return f"random, seed={options_of(call)[1]}" if name_of(call) == "random" else text_of(call.args[0])
+    text = f"random, seed={options_of(call)[1]}" if name_of(call) == "random" else text_of(call.args[0])
+    among = among_of(call)
+    return text if among is None else f"{text} among {text_of(among)}"
 
 
 def draws(call: ast.Call, targets: Targets) -> np.ndarray:
@@ -101,15 +109,29 @@ def draws(call: ast.Call, targets: Targets) -> np.ndarray:
 
 
 def _selection(call: ast.Call, name: str, targets: Targets, aggregates: Aggregates) -> np.ndarray:
+    members = members_of(call, targets, aggregates)
+    x = argument_of(call, targets, aggregates)[members]
+    found = _of_members(call, name, x, members, targets, aggregates)
+    if isinstance(members, slice):
+        return found
+    # what is no member of any group is not taken, and has no value
+    result = np.zeros(len(targets), bool) if found.dtype == bool else np.full(len(targets), np.nan)
+    result[members] = found
+    return result
+
+
+def _of_members(
+    call: ast.Call, name: str, x: np.ndarray, members: np.ndarray | slice, targets: Targets, aggregates: Aggregates
+) -> np.ndarray:
+    """[m] the selection's value for each member, from what it looks at [m]."""
     scope, _ = options_of(call)
-    x = argument_of(call, targets, aggregates)
     if scope == "dataset":
         return _against(aggregates[text_of(call)], x, name, targets)
     if scope == "role":
-        return _by_role(call, x, name, targets, aggregates)
-    starts = targets.starts(scope)
+        return _by_role(call, x, targets.column((None, "role"))[members], targets, aggregates)
+    starts = starts_among(targets.starts(scope), members)
     if name in _SCALES:
-        return _no_nan(_SCALES[name](x, starts), [x], call, targets)
+        return _no_nan(_SCALES[name](x, starts), [x], call, targets, members)
     f, signed = number_of(call.args[-1]), -x if name == "top" else x  # the largest of x are the smallest of -x
     # sorted once for every share that is asked of the same values
     what = f"{'-' if name == 'top' else ''}{argument_text(call)} of {scope}s"
@@ -119,9 +141,14 @@ def _selection(call: ast.Call, name: str, targets: Targets, aggregates: Aggregat
     return first_in_groups(signed, take_of(f, starts), starts, ordered)
 
 
-def _by_role(call: ast.Call, x: np.ndarray, name: str, targets: Targets, aggregates: Aggregates) -> np.ndarray:
-    result = np.zeros(len(targets), bool if SELECTIONS[name] == "boolean" else np.float64)
-    roles = targets.column((None, "role"))
+def starts_among(starts: np.ndarray, members: np.ndarray | slice) -> np.ndarray:
+    """[G + 1] where each group begins among its members alone."""
+    return starts if isinstance(members, slice) else np.searchsorted(np.flatnonzero(members), starts)
+
+
+def _by_role(call: ast.Call, x: np.ndarray, roles: np.ndarray, targets: Targets, aggregates: Aggregates) -> np.ndarray:
+    name = name_of(call)
+    result = np.zeros(len(x), bool if SELECTIONS[name] == "boolean" else np.float64)
     for code in np.unique(roles):
         own, found = roles == code, aggregates.get(key_of(text_of(call), ROLES[code]))
         if found is not None:  # a sample of the dataset need not have every role
@@ -169,13 +196,19 @@ def _compute(function: Callable[..., Any], values: list[np.ndarray], node: ast.e
         return _no_nan(function(*values), values, node, targets)
 
 
-def _no_nan(result: np.ndarray, values: list[np.ndarray], node: ast.expr, targets: Targets) -> np.ndarray:
-    """Refuse a NaN that was not among the values already."""
+def _no_nan(
+    result: np.ndarray,
+    values: list[np.ndarray],
+    node: ast.expr,
+    targets: Targets,
+    members: np.ndarray | slice = slice(None),
+) -> np.ndarray:
+    """Refuse a NaN that was not among the values already; ``members``: the targets that the values are of."""
     bad = np.isnan(result)
     if bad.any():
         bad &= ~np.any([np.isnan(v) for v in values], axis=0)
     if bad.any():
-        first = int(bad.argmax())
+        first = int(np.arange(len(targets))[members][bad.argmax()])
         raise RuleError(
             f"{text_of(node)!r} is not a number for {targets.name_of(first)}; "
             "keep it in range, for example with clip(x, low, high)"

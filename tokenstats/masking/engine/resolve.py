@@ -15,14 +15,14 @@ import numpy as np
 
 from tokenstats.errors import RuleError
 from tokenstats.masking.engine.aggregates import Aggregate, Ranking, Scale, Threshold, key_of
-from tokenstats.masking.engine.evaluate import argument_of, argument_text
+from tokenstats.masking.engine.evaluate import argument_of, argument_text, members_of
 from tokenstats.masking.engine.exact_sum import ExactSum
 from tokenstats.masking.engine.part_reader import PartReader
 from tokenstats.masking.engine.sorted_runs import SortedRuns, sorted_run
 from tokenstats.masking.engine.targets import Targets
 from tokenstats.masking.language.builtins import SHARED
 from tokenstats.masking.language.parser import Expression
-from tokenstats.masking.language.unparse import columns_in, name_of, number_of, options_of, selections_in, text_of
+from tokenstats.masking.language.unparse import columns_in, name_of, number_of, operands_of, options_of, selections_in, text_of
 from tokenstats.masking.rule import Rule
 from tokenstats.schema import ROLES
 
@@ -72,7 +72,7 @@ def _levels(expressions: Iterable[Expression]) -> list[dict[str, ast.Call]]:
     levels: list[dict[str, ast.Call]] = []
     depths: dict[str, int] = {}
     for call in (c for expression in expressions for c in selections_in(expression.tree)):
-        inner = [depths[text_of(c)] for argument in call.args for c in selections_in(argument)]
+        inner = [depths[text_of(c)] for operand in operands_of(call) for c in selections_in(operand)]
         over_all = options_of(call)[0] in _OVER_THE_DATASET
         depth = depths[text_of(call)] = max(inner, default=0) + over_all
         if over_all:
@@ -92,14 +92,15 @@ def _sorted(calls: Mapping[str, ast.Call], found: Mapping[str, Aggregate], reade
     columns = frozenset().union(*(columns_in(call) for call in looked_at.values()))
 
     def runs_of(targets: Targets) -> tuple[int, dict[_Values, tuple[np.ndarray, int]]]:
-        by_argument: dict[str, np.ndarray] = {}
+        by_argument: dict[str, tuple[np.ndarray, np.ndarray | slice]] = {}
         sorted_values = {}
         for values, call in looked_at.items():
             if values.argument not in by_argument:
-                by_argument[values.argument] = argument_of(call, targets, found)
-            x = by_argument[values.argument]
+                members = members_of(call, targets, found)
+                by_argument[values.argument] = argument_of(call, targets, found)[members], members
+            x, members = by_argument[values.argument]
             if values.role is not None:
-                x = x[targets.column((None, "role")) == values.role]
+                x = x[targets.column((None, "role"))[members] == values.role]
             in_order = partial(sorted_run, x)
             # what rests on other selections may be another the next time; the rest serves the next rule that is tried
             run = in_order() if found else targets.remembered(f"{values} in order", in_order)

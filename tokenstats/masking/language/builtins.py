@@ -83,5 +83,5 @@ USAGE = {
     "part_of": "part_of('####')",
 }
 SCOPES = ("dataset", "sequence", "turn", "role")
-OPTIONS = {name: ("per", "seed") if name == "random" else ("per",) for name in SELECTIONS}
+OPTIONS = {name: ("per", "among", "seed") if name == "random" else ("per", "among") for name in SELECTIONS}
 WORDS = (*FUNCTIONS, *SELECTIONS, FOLLOWING, *TEXTS)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tokenstats.errors import RuleError, one_line
 from tokenstats.masking.language.builtins import BOOLEAN, SCORINGS, SELECTIONS, SHARED
 from tokenstats.masking.language.typecheck import MOST_CHARACTERS, Checker
-from tokenstats.masking.language.unparse import Column, column_of, columns_in, name_of, options_of, text_of
+from tokenstats.masking.language.unparse import Column, among_of, column_of, columns_in, name_of, options_of, text_of
 
 
 @dataclass(frozen=True)
@@ -101,5 +101,7 @@ class _Canonical(ast.NodeTransformer):
         values = [self.visit(value) for value in node.args[: len(node.args) - len(share)]]
         scope, seed = options_of(node)
         keywords = [ast.keyword("per", ast.Name(scope))] if scope != "dataset" else []
+        among = among_of(node)
+        keywords += [ast.keyword("among", self.visit(among))] if among is not None else []
         keywords += [ast.keyword("seed", ast.Constant(seed))] if seed else []
         return ast.Call(node.func, [*values, *share], keywords)

@@ -235,12 +235,16 @@ class Checker:
             key = option.arg or ""
             if key not in OPTIONS[name] or key in seen:
                 hint = nearest(key, list(OPTIONS[name])) if key not in seen else ""
-                raise self.fail(option, f"{name} takes {' and '.join(OPTIONS[name])} once, got {one_line(key, 40)!r}{hint}")
+                raise self.fail(
+                    option, f"{name} takes {' and '.join(OPTIONS[name])}, each once; got {one_line(key, 40)!r}{hint}"
+                )
             seen.add(key)
             self._option(option.value, key)
         return SELECTIONS[name]
 
     def _option(self, value: ast.expr, key: str) -> None:
+        if key == "among":
+            self._expect(value, BOOLEAN, "among")
         if key == "per" and not (isinstance(value, ast.Name) and value.id in SCOPES):
             hint = nearest(value.id, list(SCOPES)) if isinstance(value, ast.Name) else ""
             raise self.fail(value, f"per is one of {', '.join(SCOPES)}; got {self.source(value)}{hint}")

@@ -41,17 +41,28 @@ def columns_in(node: ast.AST) -> set[Column]:
         return {column}
     if isinstance(node, ast.Call) and name_of(node) in TEXTS:
         return {(None, "token_id")}
-    children = node.args if isinstance(node, ast.Call) else ast.iter_child_nodes(node)
-    columns = {column for child in children for column in columns_in(child)}
+    columns = {column for child in operands_of(node) for column in columns_in(child)}
     by_role = isinstance(node, ast.Call) and name_of(node) in SELECTIONS and options_of(node)[0] == "role"
     return columns | {(None, "role")} if by_role else columns
 
 
 def selections_in(node: ast.AST) -> list[ast.Call]:
     """Every selection of an expression, inner ones before those that contain them."""
-    children = node.args if isinstance(node, ast.Call) else ast.iter_child_nodes(node)
-    inner = [call for child in children for call in selections_in(child)]
+    inner = [call for child in operands_of(node) for call in selections_in(child)]
     return [*inner, node] if isinstance(node, ast.Call) and name_of(node) in SELECTIONS else inner
+
+
+def operands_of(node: ast.AST) -> list[ast.AST]:
+    """The expressions that an expression is made of; of a selection its condition on the group too."""
+    if not isinstance(node, ast.Call):
+        return list(ast.iter_child_nodes(node))
+    among = among_of(node)
+    return [*node.args, *([among] if among is not None else [])]
+
+
+def among_of(call: ast.Call) -> ast.expr | None:
+    """Which tokens a selection's groups are of, as a condition; None: all."""
+    return next((k.value for k in call.keywords if k.arg == "among"), None)
 
 
 def options_of(call: ast.Call) -> tuple[str, int]:
