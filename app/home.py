@@ -61,7 +61,14 @@ def choose_store() -> Store:
     found = find_stores(folder)
     if found and found != [folder]:
         names = {str(path.relative_to(folder)): path for path in found}
-        folder = names[st.sidebar.selectbox(f"{len(found)} stores there", list(names), key="which_store", bind="query-params")]
+        folder = names[
+            st.sidebar.selectbox(
+                "1 store there" if len(found) == 1 else f"{len(found)} stores there",
+                list(names),
+                key="which_store",
+                bind="query-params",
+            )
+        ]
     store = Store(folder)
     for families in (store.scorings, store.masks):
         families.check_all_listed()  # else one that lost its manifest would be left out of the lists without a word
@@ -73,7 +80,7 @@ def scoring_box(store: Store) -> str | None:
     newest = sorted(store.scorings.values(), key=lambda of: of.manifest.created, reverse=True)
     names = [s.name for s in sorted(newest, key=lambda of: of.manifest.reference is None)]
     if not names:
-        st.sidebar.caption("No scoring yet: rules can only read positions, roles and token ids.")
+        st.sidebar.caption("No scoring yet: rules can only read positions, roles and what tokens say.")
         return None
     still_there("scoring", names, "scoring")
     return st.sidebar.selectbox("Scoring", names, key="scoring", bind="query-params") if len(names) > 1 else names[0]
