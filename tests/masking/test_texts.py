@@ -106,6 +106,22 @@ def test_letters_that_are_cut_into_tokens_are_found(tmp_path):
     assert dropped(store, "part_of('思考')") == [[4, 5, 6, 7, 8, 9]]
 
 
+def test_a_sentencepiece_vocabulary_says_its_spaces_and_bytes(tmp_path):
+    """As Llama 2's: a blank is a sign in the word, what is in no word is bytes, and a text's first blank is taken away."""
+    words = [".", "▁so", "▁<", "t", ">", *(f"<0x{byte:02X}>" for byte in (*"思".encode(), 10))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["x", "y", *words])}, unk_token="."))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    assert tokenizer.token_to_id(".") == END_OF_TURN
+    thought = [f"<0x{byte:02X}>" for byte in "思".encode()]
+    store = said_by(tmp_path, [["[▁so]", "▁<", "t", ">", "▁so", *thought, "<0x0A>", "▁so", "."]], tokenizer)
+    assert dropped(store, "part_of(' <t>')") == [[1, 2, 3]]
+    assert dropped(store, "part_of('思')") == [[5, 6, 7]]
+    assert dropped(store, "between('<t>', '思')") == [[4]]
+    assert dropped(store, "part_of('\\n so')") == [[8, 9]]
+    assert dropped(store, "part_of('so')") == [[4, 9]]
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
     store = random_store(tmp_path_factory.mktemp("texts") / "store", sequences=60, seed=4, rows_per_part=25)
