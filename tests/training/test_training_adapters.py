@@ -11,6 +11,7 @@ from training_fixtures import QUICK, largest_difference, save_tiny_model, saved_
 from transformers import Qwen3ForCausalLM
 
 from tokenstats.errors import InputError, TokenstatsWarning
+from tokenstats.modeling.load import quiet_peft
 from tokenstats.store import Store
 from tokenstats.training import TrainOptions, train
 
@@ -59,6 +60,43 @@ def test_an_adapter_that_is_trained_on_starts_as_it_was_and_keeps_its_shape(
     train(store, model=str(adapter), mask="some", out=moved, options=ON)
     assert saved_parameters(moved).keys() == saved_parameters(adapter).keys()
     assert all(bool((saved_parameters(moved)[name] != found).any()) for name, found in saved_parameters(adapter).items())
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_merging_an_adapter_on_one_end_of_a_tied_matrix_leaves_the_other_end(store: Store, tmp_path: Path, target: str) -> None:
+    """The held-out loss after the adapter's training is that before the whole model's, and that of the model it saves."""
+    tied = save_tiny_model(tmp_path / "tied", tie_word_embeddings=True)
+    assert Qwen3ForCausalLM.from_pretrained(tied).config.tie_word_embeddings
+    first, second = tmp_path / "adapter", tmp_path / "merged"
+    told = replace(LORA, lora_targets=target, learning_rate=0.1, max_steps=12, eval_share=0.2)
+    adapted = train(store, model=tied, mask="some", out=first, options=told)
+    assert abs(adapted.eval_loss - adapted.eval_loss_before) > 1e-3
+    whole = replace(QUICK, learning_rate=1e-20, max_steps=1, eval_share=0.2)
+    with pytest.warns(TokenstatsWarning, match="changes one of two matrices that are one in its base"):
+        merged = train(store, model=str(first), mask="some", out=second, options=whole)
+    assert merged.eval_loss_before == pytest.approx(adapted.eval_loss, rel=1e-5)
+    saved = Qwen3ForCausalLM.from_pretrained(second)
+    assert not saved.config.tie_word_embeddings
+    with quiet_peft():
+        unmerged = peft.PeftModel.from_pretrained(Qwen3ForCausalLM.from_pretrained(tied), first)
+    torch.testing.assert_close(logits(saved, store), logits(unmerged, store), rtol=1e-4, atol=1e-4)
+    again = train(store, model=str(first), mask="some", out=tmp_path / "on", options=replace(ON, max_steps=1, eval_share=0.2))
+    assert again.eval_loss_before == pytest.approx(adapted.eval_loss, rel=1e-5)
+
+
+def test_merging_an_adapter_within_the_layers_leaves_a_tied_model_tied(store: Store, tmp_path: Path) -> None:
+    tied = save_tiny_model(tmp_path / "tied", tie_word_embeddings=True)
+    train(store, model=tied, mask="some", out=tmp_path / "adapter", options=LORA)
+    train(store, model=str(tmp_path / "adapter"), mask="some", out=tmp_path / "merged", options=replace(QUICK, max_steps=1))
+    assert Qwen3ForCausalLM.from_pretrained(tmp_path / "merged").config.tie_word_embeddings
+    assert "lm_head.weight" not in saved_parameters(tmp_path / "merged")
+
+
+def test_a_name_that_is_no_module_is_said_beside_names_that_are(store: Store, model: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"lora_targets got 'v_porj', which no module .*did you mean 'v_proj'\?.*all-linear"):
+        train(store, model=model, mask="some", out=tmp_path / "o", options=replace(LORA, lora_targets="q_proj,v_porj"))
+    assert not (tmp_path / "o").exists()
 
 
 def save_tokenizer_of(source: Path, folder: Path) -> None:

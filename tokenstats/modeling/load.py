@@ -3,8 +3,9 @@
 import hashlib
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -201,11 +202,24 @@ def _load_adapter(model: PreTrainedModel, folder: Path | None, source: str, trai
             "out and run the bare base model; expected task_type CAUSAL_LM in its adapter_config.json"
         )
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        with quiet_peft():
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except Exception as error:
         raise InputError(
             f"the {_kind_of(config)} adapter {source} cannot be put on its base model: {one_line(error, 150)}"
         ) from None
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Within the block peft says nothing of what users cannot mend, or what is dealt with.
+
+    That is names that transformers gives up, and adapters on one of two matrices that are one.
+    """
+    with warnings.catch_warnings():
+        for said in ("`is_gradient_checkpointing`", "Model (has|with) `tie_word", "Input and output embeddings are no longer"):
+            warnings.filterwarnings("ignore", message=said)
+        yield
 
 
 def _kind_of(config: Any) -> str:

@@ -50,7 +50,8 @@ def choose_sources(stores: Sequence[Store], mask: str | Sequence[str | None] | N
             raise InputError(f"{store.path} has another chat template than {stores[0].path}: a model learns one")
     masks = names * len(stores) if len(names) == 1 else names
     return tuple(
-        Source(store, choose_mask(store, name.strip() if name else None)) for store, name in zip(stores, masks, strict=True)
+        Source(store, choose_mask(store, None if name is None else name.strip()))
+        for store, name in zip(stores, masks, strict=True)
     )
 
 

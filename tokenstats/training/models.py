@@ -9,10 +9,10 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from tokenstats.errors import InputError, StoreError, TokenstatsWarning, argument, one_line
+from tokenstats.errors import InputError, StoreError, TokenstatsWarning, argument, nearest, one_line
 from tokenstats.modeling.folders import adapter_base, adapter_kind, is_adapter, local_folder
 from tokenstats.modeling.head import SplitModel
-from tokenstats.modeling.load import load_model, load_with_base
+from tokenstats.modeling.load import load_model, load_with_base, quiet_peft
 from tokenstats.modeling.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tokenstats.store import Store
 from tokenstats.store.manifests import Model
@@ -93,8 +93,33 @@ def _load(source: str, options: TrainOptions, device: torch.device, autocast: bo
         loaded, plain = load_with_base(source, adapter_base(folder) or source, *how, trainable=True)
         return loaded.model, loaded.description, plain.description
     loaded = load_model(source, *how)
-    model = loaded.model.merge_and_unload() if on_adapter else loaded.model
+    model = _merged(loaded.model, source) if on_adapter else loaded.model
     return model, loaded.description, loaded.description
+
+
+def _merged(model: PreTrainedModel, source: str) -> PreTrainedModel:
+    """An adapter's base with the adapter merged into it.
+
+    Where base has one matrix for both of its ends and the adapter changes one end, merging would change the other with it: they
+    part, as they do in the model that was scored.
+    """
+    inner = model.get_base_model()
+    ends = [end for end in (inner.get_input_embeddings(), inner.get_output_embeddings()) if end is not None]
+    below = [getattr(end, "base_layer", end) for end in ends]
+    parts = len(below) == 2 and below != ends and below[0].weight is below[1].weight
+    if parts:
+        below[1].weight = torch.nn.Parameter(below[1].weight.detach().clone())
+    with quiet_peft():
+        merged = model.merge_and_unload()
+    if parts and torch.equal(below[0].weight, below[1].weight):  # the adapter has one change for both
+        below[1].weight, merged.config.tie_word_embeddings = below[0].weight, True
+    elif parts:
+        warnings.warn(
+            f"{source} changes one of two matrices that are one in its base: merged, they are two, trained and saved as such",
+            TokenstatsWarning,
+            stacklevel=2,
+        )
+    return merged
 
 
 def load_store_tokenizer(store: Store, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
@@ -138,7 +163,7 @@ def _check_adapter(source: str, options: TrainOptions, on_adapter: bool) -> None
 
 
 def _check_fits(model: PreTrainedModel, source: str, store: Store, data: TrainingData) -> None:
-    width, size = model.get_input_embeddings().num_embeddings, store.manifest.tokenizer.size
+    width, size = len(model.get_input_embeddings().weight), store.manifest.tokenizer.size
     if width < size:
         raise InputError(
             f"{source} knows {width} tokens, but the store's tokenizer has {size}; expected a model whose vocabulary covers it"
@@ -166,8 +191,23 @@ def _with_adapter(model: PreTrainedModel, options: TrainOptions) -> PreTrainedMo
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with quiet_peft():
+            adapted = get_peft_model(model, config)
     except ValueError as error:
         raise InputError(
             f"no adapter can be put on {argument('lora_targets')} {one_line(targets, 80)!r}: {one_line(error, 150)}"
         ) from None
+    _check_all_targets_are_there(adapted, targets)
+    return adapted
+
+
+def _check_all_targets_are_there(model: PreTrainedModel, targets: str) -> None:
+    """Raise InputError for a name that is no module: peft passes over it where another one is."""
+    there = model.base_model.targeted_module_names
+    for name in [] if targets == ALL_LINEAR else (name.strip() for name in targets.split(",")):
+        if not any(module == name or module.endswith(f".{name}") for module in there):
+            ends = sorted({module.rpartition(".")[2] for module, _ in model.get_base_model().named_modules() if "." in module})
+            raise InputError(
+                f"{argument('lora_targets')} got {one_line(name, 40)!r}, which no module of the model is called"
+                f"{nearest(name, ends)}; expected names such as q_proj, or {ALL_LINEAR}"
+            )
