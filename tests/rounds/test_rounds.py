@@ -173,6 +173,21 @@ def test_what_is_recorded_of_a_round_is_what_can_be_counted_in_the_store(moving:
     assert [each["mask"] for each in written] == [store.masks[f"round-{i}"].manifest.fingerprint for i in (0, 1)]
 
 
+def test_of_a_rule_that_weighs_a_round_tells_how_the_weights_moved(store: Store, model: str, tmp_path: Path) -> None:
+    told = {**arguments_of(model, reference=None, max_steps=4), "rule": "dft"}
+    first, second = train_rounds(store, out=tmp_path / "out", **told).rounds
+    targets = rows_of(store, "tokens", "is_target")
+    now, before = (
+        np.concatenate([w[f] for w, f in zip(rows_of(store, f"masks/{r}", "weight"), targets, strict=True)])
+        for r in ("round-1", "round-0")
+    )
+    assert (first.weight, first.weight_change) == (pytest.approx(before.mean(), rel=1e-6), None)
+    assert second.weight == pytest.approx(now.mean(), rel=1e-6)
+    assert second.weight_change == pytest.approx(np.abs(now - before).mean(), rel=1e-5)
+    assert f"mean weight {second.weight:.4f}, moved by {second.weight_change:.4f} since" in str(second)
+    assert "Jaccard" not in str(second), "nothing is dropped"
+
+
 def test_the_weights_say_which_masks_they_learned_from(moving: tuple[Store, Path, RoundsSummary]) -> None:
     _, out, found = moving
     first, second = found.rounds

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rounds_fixtures import ALWAYS_THE_SAME, arguments_of, copied
 from training_fixtures import QUICK, add_mask, byte_tokenizer, every_third_dropped, largest_difference, save_tiny_model
@@ -42,6 +43,10 @@ def everything_in(folder: Path) -> dict[Path, int]:
             "warmup_steps got 1, and the first step of a rise has learning rate 0",
         ),
         ({"rounds": replace(WARM, prefix="../x")}, r"scoring name '\.\./x-0' cannot be used"),
+        (
+            {"rule": "dft", "rounds": replace(WARM, until_jaccard=0.9)},
+            "until_jaccard=0.9 looks at what masks drop, and the rule",
+        ),
         ({"normalise": "targets"}, "normalise would do nothing: the rule does not weigh its tokens"),
         ({"kl_penalty": 0.1, "kl_on": "clause 3"}, "kl_on got clause '3', which the rule does not have; its clauses: 1: top"),
         ({"kl_penalty": 0.1, "kl_on": "kept", "reference_cache": "cache"}, "reference_cache is made of the tokens of one mask"),
@@ -184,6 +189,15 @@ def _no_record(store: Store, out: Path) -> None:
 
 def _foreign_folder(store: Store, out: Path) -> None:
     (out / "rounds.json").unlink()
+
+
+def test_rounds_whose_terms_name_a_mask_go_on_with_that_mask_alone(store: Store, model: str, tmp_path: Path) -> None:
+    add_mask(store, "other", lambda row, f: f & (np.arange(len(f)) % 2 == 0))
+    told = {**arguments_of(model, entropy_bonus=0.1, entropy_on="other"), "rounds": WARM, "out": tmp_path / "out"}
+    train_rounds(store, **told)
+    store.masks["other"].manifest.model_copy(update={"fingerprint": "remade"}).write(store.path / "masks" / "other")
+    with pytest.raises(InputError, match="mask that entropy_on names: there mask-other, asked for remade"):
+        train_rounds(store.path, **told, resume=True)
 
 
 @pytest.mark.parametrize(

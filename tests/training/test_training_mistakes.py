@@ -69,6 +69,8 @@ def test_options_that_make_no_sense_are_refused(wrong: dict, message: str) -> No
     ("wrong", "kind", "message"),
     [
         ({"mask": "sme"}, StoreError, "no mask 'sme'"),
+        ({"mask": ""}, InputError, "mask name '' cannot be used"),
+        ({"mask": " "}, InputError, "mask name '' cannot be used"),
         ({"mask": "nothing"}, InputError, "keeps no token"),
         ({"mask": "foreign"}, StoreError, "made from other tokens"),
         ({"model": "nowhere/at/all"}, InputError, "no model folder"),

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training_fixtures import (
     QUICK,
+    add_mask,
     byte_tokenizer,
     every_third_dropped,
     largest_difference,
@@ -99,6 +101,19 @@ def test_a_run_is_resumed_only_as_what_it_was(store: Store, model: str, tmp_path
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
     again = train(store, model=model, mask="some", out=out, options=options, resume=True)
     assert again.steps == 6
+
+
+def test_a_run_whose_term_names_a_mask_goes_on_with_that_mask_alone(store: Store, model: str, tmp_path: Path) -> None:
+    own = Store(shutil.copytree(store.path, tmp_path / "store"))
+    add_mask(own, "other", lambda row, f: f & (np.arange(len(f)) % 2 == 0))
+    told = {"model": model, "mask": "some", "out": tmp_path / "out"}
+    options = replace(QUICK, save_steps=3, entropy_bonus=0.1, entropy_on="other")
+    train(own, **told, options=options)
+    record = json.loads((tmp_path / "out" / "tokenstats.json").read_text())
+    assert record["masks_of_terms"] == {"entropy_on": "mask-other"}
+    own.masks["other"].manifest.model_copy(update={"fingerprint": "remade"}).write(own.path / "masks" / "other")
+    with pytest.raises(InputError, match="mask that entropy_on names: there mask-other, asked for remade"):
+        train(own.path, **told, options=options, resume=True)
 
 
 def test_without_save_steps_nothing_but_the_result_is_written(

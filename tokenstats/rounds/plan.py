@@ -18,7 +18,7 @@ from tokenstats.store.families import MASKS, STATS
 from tokenstats.training.arguments import rising_steps
 from tokenstats.training.options import EXACT, TrainOptions
 from tokenstats.training.provenance import without_folders
-from tokenstats.training.token_sets import choose_tokens
+from tokenstats.training.token_sets import choose_tokens, masks_of_terms
 
 _MOVED = (
     f"give {argument('warmup_steps')}, steps of plain SFT before the first mask, or train a {argument('model')} that has moved"
@@ -101,6 +101,7 @@ class Plan:
     @property
     def asked(self) -> dict[str, Any]:
         """What the run depends on; what is given away tells no folder."""
+        others = masks_of_terms(self.options.entropy_on, self.options.kl_on, self.store)
         options = {**to_dict(self.options), "reference": None if self.reference is None else without_folders(self.reference)}
         return {
             "store": self.store.fingerprint,
@@ -108,6 +109,7 @@ class Plan:
             "rule": rule_text(self.rule.to_dict()),
             "rule_fingerprint": self.rule.fingerprint,
             "every": self.every,
+            **{f"mask that {option} names": fingerprint for option, fingerprint in others.items()},
             **to_dict(self.rounds),
             **options,
         }
@@ -159,6 +161,11 @@ class Plan:
             raise InputError(
                 f"the rule ({self._rule_text}) reads no statistic of the policy: its mask would be the same in "
                 "every round; make it once and train on it"
+            )
+        if self.rule.weighting is not None and self.rounds.until_jaccard is not None:
+            raise InputError(
+                f"{argument('until_jaccard', self.rounds.until_jaccard)} looks at what masks drop, and the rule "
+                f"({self._rule_text}) weighs: masks that drop the same may weigh differently; leave it out"
             )
         for scoring, _ in self.rule.columns:
             if scoring is not None:

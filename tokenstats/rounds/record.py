@@ -48,6 +48,8 @@ class Round:
         overlap: Tokens that several clauses drop / tokens that any drops; 0 where there are none. Of two clauses: their Jaccard
             index.
         settled: It is so much like the last one that no other is made.
+        weight: Of a rule that weighs, the mean weight of what is kept; None of others.
+        weight_change: Mean |weight now - weight in the last mask| of the tokens that both keep; None in round 0.
     """
 
     name: str
@@ -64,10 +66,15 @@ class Round:
     clauses: tuple[RoundClause, ...]
     overlap: float
     settled: bool
+    weight: float | None = None
+    weight_change: float | None = None
 
     def __str__(self) -> str:
         said = [f"{self.name}, after {self.step:,} steps: keeps {self.kept:,} of {self.targets:,} targets"]
-        if self.jaccard is not None:
+        if self.weight is not None:
+            moved = "" if self.weight_change is None else f", moved by {self.weight_change:.4f} since the last mask"
+            said.append(f"mean weight {self.weight:.4f}{moved}")
+        if self.jaccard is not None and self.clauses:
             said.append(f"Jaccard {self.jaccard:.4f} to the last mask")
         said += [f"{name} {_moved(each)} nats" for name, each in (("entropy", self.entropy), ("KL", self.kl)) if each]
         if len(self.clauses) > 1:

@@ -55,7 +55,7 @@ def make_round(plan: Plan, number: int, last: Round | None) -> Round:
             f"{scoring.folder} from {store.path}"
         )
     mask = build_mask(store, plan.rule, name, scoring=name)
-    jaccard, clauses = _beside(store, mask, last)
+    jaccard, weight_change, clauses = _beside(store, mask, last)
     return Round(
         name=name,
         step=plan.starts[number],
@@ -70,6 +70,8 @@ def make_round(plan: Plan, number: int, last: Round | None) -> Round:
         kl=_kl(scoring, last),
         clauses=clauses,
         overlap=_overlap(store, name),
+        weight=None if (total := mask.manifest.weight_total) is None else total / max(1, mask.manifest.kept),
+        weight_change=weight_change,
         settled=jaccard is not None and plan.rounds.until_jaccard is not None and jaccard >= plan.rounds.until_jaccard,
     )
 
@@ -84,12 +86,17 @@ def check_round(plan: Plan, made: Round) -> None:
         )
 
 
-def _beside(store: Store, mask: Mask, last: Round | None) -> tuple[float | None, tuple[RoundClause, ...]]:
-    """The Jaccard index of what this mask and the last one drop, and the clauses."""
+def _beside(store: Store, mask: Mask, last: Round | None) -> tuple[float | None, float | None, tuple[RoundClause, ...]]:
+    """The Jaccard index of what this mask and the last one drop, how far their weights are apart, and the clauses."""
     if last is None:
-        return None, tuple(RoundClause(clause.text, clause.dropped, None) for clause in mask.manifest.clauses)
+        return None, None, tuple(RoundClause(clause.text, clause.dropped, None) for clause in mask.manifest.clauses)
     found = compare(store, mask.name, last.name)
-    return found.jaccard, tuple(RoundClause(each.text, each.dropped, each.dropped_by_other) for each in found.a.clauses)
+    weight_change = found.weights.mean_absolute_change if found.weights is not None else None
+    return (
+        found.jaccard,
+        weight_change,
+        tuple(RoundClause(each.text, each.dropped, each.dropped_by_other) for each in found.a.clauses),
+    )
 
 
 def _kl(scoring: Scoring, last: Round | None) -> Moved | None:

@@ -8,6 +8,7 @@ from tokenstats.training.mixture import MixedRows
 from tokenstats.training.models import TrainableModel
 from tokenstats.training.provenance import joined_fingerprint, provenance, without_folders
 from tokenstats.training.request import Request
+from tokenstats.training.token_sets import masks_of_terms
 
 Record = dict[str, Any]
 
@@ -20,6 +21,7 @@ def record_of(request: Request, rows: MixedRows, loaded: TrainableModel, referen
         "base_model": _described(loaded.description),
         "reference": _described(reference) if reference is not None else None,
         "follow": {"rule": dict(follow.rule), "fingerprint": follow.fingerprint} if follow is not None else None,
+        **_masks_of_terms(request),
         "training": _settings(request, loaded, devices),
         "eval_rows": len(evaluation) if evaluation else 0,
         **({"legs": list(request.leg.masks)} if request.leg is not None else {}),
@@ -44,6 +46,14 @@ def _origin(request: Request, rows: MixedRows) -> Record:
         **{name: sum(one[name] for one in each) for name in counted},
         "mixture": [{"rows_in_epoch": count, **one} for count, one in zip(rows.mixture.counts, each, strict=True)],
     }
+
+
+def _masks_of_terms(request: Request) -> Record:
+    """Of terms that are over what another mask drops, that mask; of several stores each one's."""
+    options = request.options
+    of_stores = [masks_of_terms(options.entropy_on, options.kl_on, source.store) for source in request.sources]
+    found = {option: joined_fingerprint([each[option] for each in of_stores]) for option in of_stores[0]}
+    return {"masks_of_terms": found} if found else {}
 
 
 def _described(model: Model) -> Record:

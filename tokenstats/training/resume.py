@@ -117,5 +117,6 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
         "model": record["base_model"]["fingerprint"],
         "reference model": (record.get("reference") or {}).get("fingerprint"),
         "followed rule": (record.get("follow") or {}).get("fingerprint"),
+        **{f"mask that {option} names": of for option, of in record.get("masks_of_terms", {}).items()},
         **settings,
     }

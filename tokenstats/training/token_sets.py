@@ -93,6 +93,12 @@ def choose_tokens(option: str, text: str, clauses: Sequence[str], of: str, store
     return TokenChoice(text, Kind.MASK, text)
 
 
+def masks_of_terms(entropy_on: str | None, kl_on: str | None, store: Store) -> dict[str, str]:
+    """Of choices that are other masks, by option, the fingerprint of the mask as it is now."""
+    named = {"entropy_on": (entropy_on or "").strip(), "kl_on": (kl_on or "").strip()}
+    return {option: store.masks[name].manifest.fingerprint for option, name in named.items() if name in store.masks}
+
+
 def _clause(option: str, which: str, clauses: Sequence[str], of: str) -> tuple[str, int]:
     which = " ".join(which.split())
     listed = "; ".join(f"{i}: {one_line(text, 60)}" for i, text in enumerate(clauses, 1)) or "none"
