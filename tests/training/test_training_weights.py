@@ -52,6 +52,15 @@ def test_a_batch_carries_the_masks_weights_token_by_token(store: Store) -> None:
     assert batch["weights"][1].sum() == 0
 
 
+def test_what_is_told_of_kept_tokens_is_of_those_of_weight_0_too(store: Store, model: str, tmp_path: Path) -> None:
+    """As E and K mean the word, and as a rule that is followed does."""
+    options = replace(QUICK, max_steps=1, batch_size=ROWS, metrics="targets", entropy_on="kept")
+    summary = train(store, model=model, mask="uneven", out=tmp_path / "out", options=options)
+    total, count = nll_of(store, model, lambda row, flags: kept(row, flags) if row not in (3, 7) else flags & False)
+    assert summary.metrics["kept/nll"] == pytest.approx(total / count, rel=1e-5)
+    assert summary.metrics["entropy_on/nll"] == pytest.approx(summary.metrics["kept/nll"], rel=1e-9)
+
+
 @pytest.mark.parametrize("normalise", ["weights", "targets"])
 def test_one_step_has_the_loss_that_the_models_own_logits_give(
     store: Store, model: str, tmp_path: Path, normalise: str
@@ -62,7 +71,9 @@ def test_one_step_has_the_loss_that_the_models_own_logits_give(
     count = sum(int(kept(row, flags).sum()) for row, (_, flags) in enumerate(sequences(store)) if row not in (3, 7))
     divisor = {"weights": weight, "targets": count}[normalise]
     assert summary.loss == pytest.approx(total / divisor, rel=1e-6)
-    assert (summary.rows, summary.rows_left_out, summary.kept_tokens) == (ROWS - LEFT_OUT, LEFT_OUT, count)
+    learned = sum(int((weighs(row, flags) > 0).sum()) for row, (_, flags) in enumerate(sequences(store)))
+    assert 0 < learned < count, "some kept tokens have weight 0"
+    assert (summary.rows, summary.rows_left_out, summary.kept_tokens) == (ROWS - LEFT_OUT, LEFT_OUT, learned)
     formula = {"weights": "Σ w·nll / Σ w", "targets": "Σ w·nll / kept tokens"}[normalise]
     record = json.loads((tmp_path / "out" / "tokenstats.json").read_text())
     assert (record["weighted"], record["training"]["normalise"]) == (True, normalise)

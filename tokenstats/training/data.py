@@ -77,19 +77,23 @@ class TokenRows(Dataset[Example]):
 
     @property
     def learned_tokens(self) -> int:
-        """How many tokens are learned in one epoch."""
-        return int(self.learned.sum())
+        """How many tokens are learned in one epoch: kept, and not with weight 0."""
+        return int(self._counts.sum())
 
     def learned_tokens_of(self, rows: np.ndarray) -> int:
         """Of some of the rows, by their numbers."""
-        before = np.concatenate([[0], np.cumsum(self.learned)])[self.offsets]
+        before = np.concatenate([[0], np.cumsum(self._counts)])[self.offsets]
         return int(np.diff(before)[rows].sum())
+
+    @property
+    def _counts(self) -> np.ndarray:
+        """[N] boolean: does a token's cross-entropy count?"""
+        return self.learned if self.weights is None else self.weights > 0
 
     @property
     def without_learned(self) -> int:
         """Rows of which nothing is learned."""
-        learned = self.learned if self.weights is None else self.weights > 0
-        return int(np.count_nonzero(np.diff(np.concatenate([[0], np.cumsum(learned)])[self.offsets]) == 0))
+        return int(np.count_nonzero(np.diff(np.concatenate([[0], np.cumsum(self._counts)])[self.offsets]) == 0))
 
     @property
     def longest(self) -> int:
@@ -144,7 +148,7 @@ def load_training_data(
         first = rows.stop
         bits = None if sets is None else sets.bits_of(store, mask, index, part)
         reason = sets.reason_of(store, mask, index) if sets is not None else None
-        has_learned = part.has_learned if sets is None or bits is None else part.rows_with(bits & sets.learned > 0)
+        has_learned = part.has_learned if sets is None or bits is None else sets.rows_with_any(part, bits)
         any_learned |= bool((has_learned & ~held_out[rows]).any())
         stays = part.rows_with(part.is_target) if keep_empty else has_learned
         chosen = stays & ~held_out[rows]

@@ -137,7 +137,7 @@ class _Writer:
         self.tokens += int(lengths.sum())
         self.longest = max(self.longest, int(lengths.max(initial=0)))
         tokens = np.repeat(chosen, part.lengths)
-        self.kept += int(np.count_nonzero(part.keep[tokens]))
+        self.kept += int(np.count_nonzero(part.learned[tokens]))
         table = form_table(part, chosen, self.schema)
         self._data.add(table)
         if self._disk is not None:

@@ -85,9 +85,14 @@ class LearnedPart:
         return np.diff(self.offsets)
 
     @property
+    def learned(self) -> np.ndarray:
+        """[N] boolean: kept, and not with weight 0."""
+        return self.keep if self.weight is None else self.weight > 0
+
+    @property
     def has_learned(self) -> np.ndarray:
-        """[R] boolean: rows with something to learn, that is a token that is kept, and not with weight 0."""
-        return self.rows_with(self.keep if self.weight is None else self.weight > 0)
+        """[R] boolean: rows with something to learn."""
+        return self.rows_with(self.learned)
 
     def rows_with(self, flags: np.ndarray) -> np.ndarray:
         """[R] boolean: rows of which any token's flag [N] is set."""

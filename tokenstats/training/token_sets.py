@@ -142,11 +142,16 @@ class TokenSets:
     def bits_of(self, store: Store, mask: ChosenMask, index: int, part: LearnedPart) -> np.ndarray:
         """[N] uint8, the number of each token of a part."""
         bits = part.is_target * np.uint8(TARGET)
-        bits |= (part.keep if part.weight is None else part.weight > 0) * np.uint8(KEPT)
+        bits |= part.keep * np.uint8(KEPT)
         for bit, choice in ((ENTROPY, self.entropy_on), (KL, self.kl_on)):
             if choice is not None and not (self.follows and choice.is_of_rule):
                 bits |= _chosen(choice, store, mask, index, part) * np.uint8(bit)
         return bits
+
+    def rows_with_any(self, part: LearnedPart, bits: np.ndarray) -> np.ndarray:
+        """[R] boolean: rows of a part with something to learn: a token of E or K, or one kept with a weight above 0."""
+        of_terms = bits & (self.learned & ~KEPT) > 0
+        return part.rows_with(of_terms | part.learned if self.learned & KEPT else of_terms)
 
     def reason_of(self, store: Store, mask: ChosenMask, index: int) -> np.ndarray | None:
         """[N] uint16, the clauses of the stored mask that drop each token of a part; None where they are not told apart."""
