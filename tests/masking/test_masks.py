@@ -6,7 +6,7 @@ import pytest
 from synthetic import END_OF_TURN, random_store
 
 from tokenstats import Rule, build_mask, compare, sweep
-from tokenstats.errors import InputError, NotThere, RuleError, StoreError
+from tokenstats.errors import InputError, NotThere, RuleError, StoreError, TokenstatsWarning
 from tokenstats.masking.rule import rule_text
 from tokenstats.store import Store
 
@@ -194,6 +194,16 @@ def test_random_control_matches_its_model_row_by_row_among_droppable_tokens(stor
     assert rule_text(manifest.rule) == "drop random(0.5, seed=1); budget same as eksft"
     # the mask named by the budget is part of what the control was made from
     assert manifest.scorings == {"masks/eksft": store.masks["eksft"].manifest.fingerprint}
+
+
+def test_a_control_of_a_mask_that_weighs_or_drops_nothing_is_said_to_be_none(store):
+    build_mask(store, Rule(weight="prob"), "soft")
+    build_mask(store, Rule(drop="entropy > 1", weight="prob"), "softer")
+    with pytest.warns(TokenstatsWarning, match="mask 'soft' drops nothing, so that a control with its budget is plain SFT"):
+        build_mask(store, Rule(drop="random(0.5)", budget="same as soft"), "control-of-soft")
+    with pytest.warns(TokenstatsWarning, match="mask 'softer' weighs what it keeps; a control with its budget does not"):
+        build_mask(store, Rule(drop="random(0.5)", budget="same as softer"), "control-of-softer")
+    build_mask(store, Rule(drop="random(0.5)", weight="prob", budget="same as softer"), "twin")  # says nothing: an error
 
 
 def test_a_budget_of_a_mask_that_is_not_there_is_named(store):

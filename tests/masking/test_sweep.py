@@ -119,7 +119,7 @@ def test_a_range_holds_the_decimals_that_it_says(low, step, more):
     [
         ({"drop": "kl > 1"}, "t=1,2", "the rule has no 't' in the place of a number: 'drop kl > 1'; write it"),
         ({"drop": "kl > 1"}, "f=1,2", "no 'f' in the place of a number, and has no top, bottom, random or quantile"),
-        (rule_fields("eksft"), "f=0.5:1.0:0.5", r"top got 1\.0; expected a share between 0 and 1"),
+        (rule_fields("eksft"), "f=0.5:1.0:0.5", r"top got 1\.0; expected a share above 0 and below 1"),
         (rule_fields("eksft"), "f=0:5:1", "top got 0; expected a share"),
         ({"drop": "kl > t or entropy > u"}, "t=1", "unknown column 'u'"),
         ({"drop": "kl > t or"}, "t=1", "syntax error"),
@@ -190,6 +190,32 @@ def test_overlap_by_chance_is_that_of_independent_clauses(tmp_path):
     fields = {"drop": "random(f, seed=1) or random(0.3, seed=2) or random(0.2, seed=3)", "protect": ""}
     for line in sweep_of(store, fields, "f=0.2,0.6").lines:
         assert line.overlap == pytest.approx(line.by_chance, abs=0.01)
+
+
+def test_what_min_kept_drops_is_no_clause_that_could_overlap(tmp_path):
+    store = random_store(tmp_path / "s", sequences=2000, seed=3, rows_per_part=5000)
+    fields = {"drop": "random(f, seed=1) or random(0.3, seed=2)", "protect": ""}
+    plain, few = (sweep_of(store, {**fields, **more}, "f=0.2").lines[0] for more in ({}, {"min_kept": 15}))
+    assert few.dropped > 1.2 * plain.dropped, "many rows keep too few"
+    assert (few.overlap, few.by_chance) == (plain.overlap, plain.by_chance)
+    one = sweep_of(store, {"drop": "random(f)", "min_kept": 15}, "f=0.2").lines[0]
+    assert (one.overlap, one.by_chance) == (0.0, 0.0)
+
+
+def test_a_rule_that_weighs_tells_the_mean_weight_of_what_it_keeps(cli, store):
+    fields = {"drop": "kl > 1", "weight": "clip(entropy, 0, w)"}
+    found = sweep_of(store, fields, "w=1,2")
+    for line in found.lines:
+        manifest = build_mask(store, Rule(**line.rule), "weighing", scoring="warm", replace=True).manifest
+        assert line.mean_weight == pytest.approx(manifest.weight_total / manifest.kept)
+    assert found.lines[0].mean_weight < found.lines[1].mean_weight
+    told = cli(
+        "sweep", store.path, "--scoring", "warm", "--drop", "kl > 1", "--weight", "clip(entropy, 0, w)", "--vary", "w=1,2"
+    )
+    assert told[0] == 0
+    assert "mean weight" in told[1]
+    assert f"{found.lines[1].mean_weight:.4f}" in told[1]
+    assert sweep_of(store, {"drop": "kl > t"}, "t=1,2").lines[0].mean_weight is None
 
 
 def test_a_sweep_on_the_command_line(cli, store, tmp_path):

@@ -167,6 +167,12 @@ def test_mistakes_are_named_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_is_written_among_the_parts_of_a_store(store: Store) -> None:
+    for place in ("masks/mine", "stats/mine/rows", "tokens/mine"):
+        with pytest.raises(InputError, match=r"lies inside the store .*, among its own parts; choose another folder"):
+            export(store, mask="some", to=store.path / place)
+
+
 def test_a_place_that_cannot_be_written_to_is_a_users_mistake(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be made"):

@@ -117,6 +117,12 @@ def test_a_schedule_takes_its_arguments(store: Store, model: str, tmp_path: Path
         ("linear", {"power": 2}, "schedule_args got 'power', which schedule='linear' does not have; expected none"),
         ("cosine_with_min_lr", None, "schedule='cosine_with_min_lr' cannot be had with schedule_args {}: One of min_lr or"),
         ("warmup_stable_decay", {}, "schedule='warmup_stable_decay' cannot be had with schedule_args {}: get_wsd_schedule()"),
+        (
+            "warmup_stable_decay",
+            {"num_decay_steps": 400},
+            "schedule='warmup_stable_decay' cannot be had with schedule_args {'num_decay_steps': 400}: over 100 steps the rate "
+            "would come to",
+        ),
         ("polynomial", {"lr_end": 1.0}, "schedule='polynomial' cannot be had with schedule_args {'lr_end': 1.0}: lr_end"),
         ("polynomial", {"power": "x"}, "schedule='polynomial' cannot be had with schedule_args {'power': 'x'}: unsupported"),
         ("cosine", {"num_cycles": "nan"}, "schedule_args got {'num_cycles': 'nan'}; expected a table of finite numbers and"),

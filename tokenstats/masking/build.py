@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tokenstats.errors import InputError, StoreError, argument, one_line
+from tokenstats.errors import InputError, StoreError, TokenstatsWarning, argument, one_line
 from tokenstats.masking.engine.aggregates import Aggregates, scales_of, thresholds_of
 from tokenstats.masking.engine.counts import Counts
 from tokenstats.masking.engine.decisions import Decisions, decide, stored_decisions
@@ -69,6 +70,7 @@ def build_mask(
     folder = store.path / MASKS / name
     if store.has(f"{MASKS}/{name}") and not replace:
         return _same_mask(store, name, rule, settings, scorings.get(None))
+    _warn_of_a_control_that_is_none(store, rule)
     reader = OnDisk(store, scorings, worker_count(workers), f"mask {name}")
     aggregates = resolve_rules([rule], reader)
     # built beside its place and moved there at the end: a killed run leaves no half-made mask
@@ -84,6 +86,19 @@ def build_mask(
     finally:
         store.forget(f"{MASKS}/{name}")
     return store.masks[name]
+
+
+def _warn_of_a_control_that_is_none(store: Store, rule: Rule) -> None:
+    if rule.budget_mask is None:
+        return
+    model, name = store.masks[rule.budget_mask].manifest, rule.budget_mask
+    said = None
+    if model.kept == model.targets:
+        said = f"mask {name!r} drops nothing, so that a control with its budget is plain SFT"
+    elif model.weighted and rule.weighting is None:
+        said = f"mask {name!r} weighs what it keeps; a control with its budget does not, and stands for what is dropped alone"
+    if said is not None:
+        warnings.warn(said, TokenstatsWarning, stacklevel=3)
 
 
 def _same_mask(store: Store, name: str, rule: Rule, settings: dict[str, Any], scoring: str | None) -> Mask:

@@ -36,11 +36,12 @@ class Line:
 
     Attributes:
         clauses: Text of each clause, as ``reason`` records it, and how many tokens it drops.
-        overlap: Tokens that several clauses drop / tokens that any drops; 0 where there are none. Of two clauses: their
-            Jaccard.
+        overlap: Tokens that several clauses drop / tokens that any clause drops; 0 where there are none. Of two clauses: their
+            Jaccard. What ``min_kept`` drops besides counts in neither.
         by_chance: The overlap that independent random clauses of the same sizes would have.
         jaccard: |dropped here and by the first line| / |dropped by either|; 1 where neither drops anything.
         thresholds: The number behind each dataset-wide selection.
+        mean_weight: Of a rule that weighs, the mean weight of what is kept; None of others.
     """
 
     values: dict[str, str]
@@ -55,6 +56,7 @@ class Line:
     ends_dropped: int
     rows_with_nothing_kept: int
     thresholds: dict[str, float]
+    mean_weight: float | None
 
 
 @dataclass(frozen=True)
@@ -136,13 +138,14 @@ def _line(variant: Variant, counts: Counts, as_first: float, thresholds: Mapping
         dropped=counts.dropped,
         share_dropped=counts.share_dropped,
         clauses=clauses,
-        overlap=counts.several / counts.dropped if counts.dropped else 0.0,
-        by_chance=_by_chance([dropped / counts.targets for _, dropped in clauses] if counts.targets else []),
+        overlap=counts.overlap(len(rule.clauses)),
+        by_chance=_by_chance([n / counts.targets for _, n in clauses[: len(rule.clauses)]] if counts.targets else []),
         jaccard=as_first,
         protected=counts.rescued,
         ends_dropped=counts.ends_dropped,
         rows_with_nothing_kept=counts.rows_with_nothing_kept,
         thresholds={key: value for key, value in thresholds.items() if key in own},
+        mean_weight=float(counts.weight.value) / max(1, counts.kept) if rule.weighting is not None else None,
     )
 
 

@@ -69,7 +69,7 @@ def make_round(plan: Plan, number: int, last: Round | None) -> Round:
         entropy=Moved(last.entropy.now if last is not None else None, manifest.means["entropy"]),
         kl=_kl(scoring, last),
         clauses=clauses,
-        overlap=_overlap(store, name),
+        overlap=_overlap(store, name, len(plan.rule.clauses)),
         weight=None if (total := mask.manifest.weight_total) is None else total / max(1, mask.manifest.kept),
         weight_change=weight_change,
         settled=jaccard is not None and plan.rounds.until_jaccard is not None and jaccard >= plan.rounds.until_jaccard,
@@ -106,8 +106,7 @@ def _kl(scoring: Scoring, last: Round | None) -> Moved | None:
     return Moved(last.kl.now if last is not None and last.kl is not None else None, means["kl"])
 
 
-def _overlap(store: Store, mask: str) -> float:
-    """Tokens that several clauses drop / tokens that any drops."""
+def _overlap(store: Store, mask: str, clauses: int) -> float:
+    """Tokens that several clauses drop / tokens that any clause drops."""
     parts = (Counts.of(stored_decisions(store, mask, targets)) for targets in iter_targets(store, (), {}))
-    counts = sum(parts, Counts())
-    return counts.several / counts.dropped if counts.dropped else 0.0
+    return sum(parts, Counts()).overlap(clauses)

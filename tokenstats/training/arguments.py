@@ -130,6 +130,9 @@ def check_schedule(options: TrainOptions, steps: int) -> None:
         rates = [made.lr_lambdas[0](step) for step in range(0, steps, max(1, steps // 100))]
         if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
             raise ValueError("the learning rate would not be a number of at least 0")
+        highest = made.lr_lambdas[0](rising_steps(options, steps))
+        if highest < 0.999:
+            raise ValueError(f"over {steps} steps the rate would come to {highest:.2g} of the learning rate at most")
     except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(
             f"{argument('schedule', options.schedule)} cannot be had with {argument('schedule_args')} {one_line(said, 100)}: "

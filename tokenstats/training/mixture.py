@@ -1,9 +1,10 @@
 """Several stores in one run: all their rows, or of each a share of the rows of an epoch.
 
-A share is one of rows, not of tokens: of an epoch's N rows, share · N are a store's, to within one row. N is as large as it can
-be without a store giving more rows than it has: the one that is scarcest for its share gives all of its rows in each epoch, and
-the rows of the others take turns. Each store's rows come in an endless order of their own, one shuffle of all of them after the
-other, and an epoch takes the next ones: over a run all rows of a store are learned from equally often, but for one time.
+A share is one of rows, not of tokens: of an epoch's N rows, share · N are a store's, to within one row. N is the most for which
+share · N is no more than each store has: the one that is scarcest for its share gives all of its rows in each epoch, or all but
+one, and the rows of the others take turns. Each store's rows come in an endless order of their own, one shuffle of all of them
+after the other, and an epoch takes the next ones: over a run all rows of a store are learned from equally often, but for one
+time.
 """
 
 import hashlib

@@ -57,7 +57,7 @@ class TrainOptions:
         None, "its own arguments: num_cycles=2,lr_end=1e-6", ARGUMENTS, parse=parse_schedule_args
     )
     warmup_ratio: float = field(0.03, "share of the steps that the rate rises over, from 0", between(0, 1))
-    weight_decay: float = field(0.0, "decoupled, as in AdamW", NOT_NEGATIVE)
+    weight_decay: float = field(0.0, "decoupled, as in AdamW; biases and norms have none", NOT_NEGATIVE)
     beta2: float = field(0.999, "AdamW's average of squared gradients", between(0, 1))
     normalise: str = field(
         "weights", "divide a weighted mask's loss by: weights (their sum) or targets (the kept tokens)", one_of(*NORMALISERS)

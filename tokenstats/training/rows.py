@@ -17,11 +17,15 @@ from tokenstats.alignment import predicted
 from tokenstats.errors import InputError, StoreError
 from tokenstats.mixing import mixed
 from tokenstats.store import Store
+from tokenstats.store.families import MASKS, STATS, TOKENS
 from tokenstats.store.lists import flat, offsets_of
-from tokenstats.store.manifests import MaskManifest
+from tokenstats.store.manifests import MANIFEST, TOKENIZER, MaskManifest
 
 IGNORED = -100
 """The label of a token that is not learned: what cross_entropy and every trainer of the field leave out."""
+
+OWN = (TOKENS, STATS, MASKS, TOKENIZER)
+"""Folders of a store that hold its own parts."""
 
 PLAIN = "none"
 """The mask name that means no mask."""
@@ -53,7 +57,10 @@ def choose_mask(store: Store, name: str | None) -> ChosenMask:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InputError where a folder could not be made."""
+    """Raise InputError where a folder could not be made, or would lie among the parts of a store."""
+    for above in folder.absolute().parents:
+        if (above / MANIFEST).is_file() and (above / TOKENS).is_dir() and folder.absolute().relative_to(above).parts[0] in OWN:
+            raise InputError(f"{folder} lies inside the store {above}, among its own parts; choose another folder")
     parent = next(p for p in folder.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError(f"{folder} cannot be made: {parent} is not a folder that can be written to; choose another place")

@@ -161,8 +161,9 @@ class _OneRow:
 
     def _resolved(self, call: ast.Call, scope: str, members: np.ndarray | slice) -> np.ndarray:
         """[m] the threshold that the engine resolved over the dataset, or over each role, for each member."""
-        codes = self.alone.column((None, "role"))[members]
-        roles = [ROLES[code] for code in codes] if scope == "role" else [None] * len(codes)
+        roles: list[str | None] = [None] * len(np.arange(len(self.alone))[members])
+        if scope == "role":
+            roles = [ROLES[code] for code in self.alone.column((None, "role"))[members]]
         limits = {role: self.aggregates.get(key_of(text_of(call), role)) for role in set(roles)}
         return np.array([_value_of(limits[role]) for role in roles], np.float64)
 

@@ -65,6 +65,14 @@ class Counts:
         """Tokens that are not dropped."""
         return self.targets - self.dropped
 
+    def overlap(self, clauses: int) -> float:
+        """Tokens that several of so many clauses drop / tokens that any of them drops; 0 where there are none.
+
+        What ``min_kept`` drops, the reason behind the clauses', it drops because no clause did.
+        """
+        dropped = self.dropped - int(self.by_reason[clauses:].sum())
+        return self.several / dropped if dropped else 0.0
+
     @property
     def share_dropped(self) -> float:
         """Dropped / targets; 0 of no targets."""

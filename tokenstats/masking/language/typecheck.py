@@ -148,6 +148,8 @@ class Checker:
             usable = False
         if not usable:
             raise self.fail(node, "a number is too large; expected one that fits a float64")
+        if value == 0 and re.search("[1-9]", self.source(node).lower().partition("e")[0]):
+            raise self.fail(node, f"{self.source(node)} is too small: as a float64 it is 0; write 0, or a larger number")
 
     def _comparison(self, node: ast.Compare) -> str:
         if not all(isinstance(op, _COMPARISONS) for op in node.ops):
@@ -211,6 +213,10 @@ class Checker:
             return kind
         for argument in node.args:
             self._expect(argument, NUMBER, name)
+        if name == "clip":
+            low, high = (_number_in(bound) for bound in node.args[1:])
+            if low is not None and high is not None and low > high:
+                raise self.fail(node, f"clip got {low} to {high}; expected the lower bound first")
         return NUMBER
 
     def _text_condition(self, node: ast.Call, name: str) -> str:
@@ -256,8 +262,18 @@ class Checker:
         share = type(value) is float and 0.0 < value < 1.0
         count = type(value) is int and 0 < value < 2**63 and name != "quantile"
         if not (share or count):
-            expected = "a share between 0 and 1" + ("" if name == "quantile" else ", such as 0.2, or a whole count of tokens")
-            raise self.fail(node, f"{name} got {self.source(node)}; expected {expected}")
+            or_count = "" if name == "quantile" else ", such as 0.2, or a whole count of tokens"
+            raise self.fail(node, f"{name} got {self.source(node)}; expected a share above 0 and below 1{or_count}")
+
+
+def _number_in(node: ast.expr) -> float | None:
+    """The number that is written there, a sign before it or not; None where it is none."""
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return float(value)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -float(value)
+    return None
 
 
 def _comment_in(text: str) -> int | None:
