@@ -4,6 +4,7 @@ The columns are those of a form (forms.py), and no others: Axolotl asks for exac
 more.
 """
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,8 @@ def export(
         try:
             os.replace(draft, to)  # which is not there, or empty
         except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
             raise InputError(
                 f"{to} was filled by another run meanwhile; this export is thrown away: choose another folder"
             ) from error

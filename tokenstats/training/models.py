@@ -100,8 +100,8 @@ def _load(source: str, options: TrainOptions, device: torch.device, autocast: bo
 def _merged(model: PreTrainedModel, source: str) -> PreTrainedModel:
     """An adapter's base with the adapter merged into it.
 
-    Where base has one matrix for both of its ends and the adapter changes one end, merging would change the other with it: they
-    part, as they do in the model that was scored.
+    Where the base has one matrix for both of its ends and the adapter changes one end, merging would change the other with it:
+    they part, as they do in the model that was scored.
     """
     inner = model.get_base_model()
     ends = [end for end in (inner.get_input_embeddings(), inner.get_output_embeddings()) if end is not None]
