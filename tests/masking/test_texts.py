@@ -90,6 +90,15 @@ def test_occurrences_do_not_overlap(tmp_path):
     assert dropped(store, "part_of('aa')") == [[1, 2, 5, 6]]
 
 
+def test_tokens_that_say_nothing_belong_to_what_they_stand_in(tmp_path):
+    """An id may add nothing to a text: inside a text or a stretch it is of it, beside it not."""
+    store = said_by(tmp_path, [["[Q]", "", "<", "", "a", "", ">", "", "b", "<", "", ">", "<", ">", "", "."]])
+    assert dropped(store, "between('<', '>')") == [[3, 4, 5, 10]]
+    assert dropped(store, "part_of('<a>')") == [[2, 3, 4, 5, 6]]
+    assert dropped(store, "part_of('a')") == [[4]]
+    assert dropped(store, "part_of('<>')") == [[9, 10, 11, 12, 13]]
+
+
 def test_letters_that_are_cut_into_tokens_are_found(tmp_path):
     """A byte-level vocabulary has no token for these characters: each is three or four tokens, none of which is text."""
     tokenizer = byte_level_tokenizer()
