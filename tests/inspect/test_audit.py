@@ -18,7 +18,7 @@ from inspect_fixtures import (
     make_store,
 )
 from rich.console import Console
-from synthetic import random_store
+from synthetic import add_scoring, random_store
 
 from tokenstats import Rule, Store, build_mask
 from tokenstats.errors import StoreError
@@ -90,6 +90,10 @@ def forget_statistics(store: Store) -> None:
     """Leave only the tokens: edited targets have no statistics."""
     shutil.rmtree(store.path / "stats")
     shutil.rmtree(store.path / "masks")
+
+
+def targets_of(row: dict) -> list[int]:
+    return [i for i, target in enumerate(row["is_target"]) if target and i > 0]
 
 
 def finding(found: Audit, name: str) -> Finding:
@@ -202,6 +206,32 @@ def test_a_mask_that_keeps_only_what_is_known_is_noticed(scored, tmp_path):
             assert (answer.verdict == "warning") == (means[0] < 0.02)
     assert verdicts == {"surest": "warning", "likely": "ok", "unlikely": "ok", "all": "ok"}
     assert "little left to learn" in finding(audit(store, "surest"), "left_to_learn").message
+
+
+@pytest.mark.parametrize(("times", "verdict"), [(0.6, "note"), (0.72, "ok"), (1.5, "ok")])
+def test_rows_of_which_one_pass_learned_much_are_noted(own, times, verdict):
+    add_scoring(own, "moved", lambda logprob: logprob * times, columns=("logprob",))
+    build_mask(own, Rule(drop="entropy > 1"), "m", scoring="moved")
+    tokens = [(row["logprob"][i], row["ref_logprob"][i]) for row in rows_on_disk(own, "m", "moved") for i in targets_of(row)]
+    after, before = (-sum(values) / len(tokens) for values in zip(*tokens, strict=True))
+    found = finding(audit(own, "m"), "learned_fast")
+    assert found.verdict == verdict == ("note" if after < before * 2 / 3 else "ok")
+    assert found.message.startswith(f"mean −log p of the targets is {after:.3f} nats, under the reference {before:.3f}")
+    assert (f"{100 * (1 - after / before):.0f}% less" in found.message) == (verdict == "note")
+
+
+def test_where_nothing_is_dropped_it_does_not_matter_how_fast_rows_teach(own):
+    add_scoring(own, "moved", lambda logprob: logprob * 0.5, columns=("logprob",))
+    build_mask(own, Rule(drop="entropy < 0"), "nothing", scoring="moved")
+    assert finding(audit(own, "nothing"), "learned_fast").verdict == "ok"
+    assert "learned_fast" not in {f.name for f in audit(own, None, "moved").findings}
+
+
+def test_without_a_reference_nothing_is_said_of_it(tmp_path):
+    alone = make_store("no-reference", reference=False)
+    store = Store(shutil.copytree(alone.path, tmp_path / "store"))
+    build_mask(store, Rule(drop="entropy > 1"), "m")
+    assert "learned_fast" not in {f.name for f in audit(store, "m").findings}
 
 
 def test_replies_without_an_end_are_listed_but_cut_ones_are_not(own):

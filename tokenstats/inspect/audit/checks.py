@@ -32,6 +32,7 @@ class Made(StrEnum):
     OF_KL = "for each scoring with a reference"
     OF_MASK = "for a mask"
     OF_SCORED_MASK = "for a mask, where there is a scoring"
+    OF_COMPARED_MASK = "for a mask, where there is a scoring with a reference"
     OF_MIN_KEPT = "for a mask with min_kept"
     OF_BUDGET = "for a mask with a budget"
     OF_WEIGHTS = "for a mask that weighs"
@@ -79,8 +80,9 @@ class Case:
                 return scoring is not None and ("logprob" if made is Made.OF_SCORING else "kl") in scoring.means
             case Made.OF_MIN_KEPT | Made.OF_BUDGET:
                 return mask is not None and ("min_kept" if made is Made.OF_MIN_KEPT else "budget") in mask.rule
-            case Made.OF_SCORED_MASK:
-                return mask is not None and "nll" in self.counts.sums
+            case Made.OF_SCORED_MASK | Made.OF_COMPARED_MASK:
+                needed = {"nll"} if made is Made.OF_SCORED_MASK else {"nll", "ref_nll"}
+                return mask is not None and needed <= self.counts.sums.keys()
             case _:
                 return mask is not None and (made is Made.OF_MASK or mask.weighted)
 

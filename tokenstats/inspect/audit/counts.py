@@ -17,6 +17,7 @@ from tokenstats.store.manifests import Tokenizer
 from tokenstats.store.vocabulary import classes_of
 
 MEANS_OF = ("entropy", "kl", "nll")
+_SUMMED = {"entropy": "entropy", "kl": "kl", "logprob": "nll", "ref_logprob": "ref_nll"}  # column: what is summed of it
 TURNS = (*map(str, range(7)), "7 and later")
 FIRST, LAST, END_OF_TURN = range(3)
 _PROMPTS = [ROLES.index(role) for role in ("system", "user", "tool")]
@@ -120,7 +121,7 @@ def count_all(store: Store, mask: str | None, scoring: str | None, decoder: Deco
     words = _Words(tokenizer, classes, np.array([not text.strip() for text in texts]))
     totals = AuditCounts(tokenizer.size)
     there = store.scorings[scoring].manifest.columns if scoring is not None else []
-    columns: list[str] = [c for c in ("entropy", "kl", "logprob") if c in there]
+    columns = [c for c in _SUMMED if c in there]
     first_row = 0
     for (decisions,) in read_decisions(store, [mask], columns, scoring):
         part = _read(store, decisions, first_row, tokenizer)
@@ -195,8 +196,7 @@ def _count_replies(totals: AuditCounts, part: _Part, words: _Words) -> None:
 
 def _add_statistics(totals: AuditCounts, part: _Part, columns: list[str]) -> None:
     dropped, weight = part.decisions.dropped, part.decisions.weight
-    for column in columns:
-        name = "nll" if column == "logprob" else column
+    for name in map(_SUMMED.__getitem__, columns):
         values = part.decisions.targets.column((None, name)).astype(float)
         sums = np.array([values[~dropped].sum(), values[dropped].sum()])
         totals.sums[name] = totals.sums.get(name, np.zeros(2)) + sums
