@@ -65,7 +65,7 @@ def kl_figure(after_sft: Sequence[Record], after_rl: Sequence[Record]) -> Figure
 def cells_figure(after_sft: Sequence[Record], after_rl: Sequence[Record]) -> Figure | None:
     """EKSFT minus random in every cell, with its interval: exploratory outside of the primary one."""
     found = []
-    for cell in CELLS:
+    for cell in sorted(CELLS, key=lambda cell: (cell.regime, cell.noise, cell.rows)):
         runs = [record for record in after_sft if record["cell"] == cell.name]
         if pairs := paired(runs, EKSFT, RANDOM):
             found.append((cell, difference_between(runs, EKSFT, RANDOM), min(map(len, pairs.values())) >= FEWEST))
