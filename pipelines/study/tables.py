@@ -7,7 +7,7 @@ import numpy as np
 from pipelines.labels import Label
 from pipelines.study.by_base import by_base, larger_table, searches_table
 from pipelines.study.comparisons import ABOUT_A_MASK, about_masks, beside_eksft, cells_table, primary_comparisons
-from pipelines.study.design import ARMS, CELLS, PRIMARY
+from pipelines.study.design import ARMS, CELLS, PRIMARY, STORED, arm_named
 from pipelines.study.markdown import markdown
 from pipelines.study.results import Record, of_arm, of_cell, without_searches
 from pipelines.study.stores import stores_table
@@ -77,8 +77,8 @@ def _whole_seeds(runs: Sequence[Record]) -> list[Record]:
 
 
 def _mask_row(arm: str, runs: list[Record]) -> list[str]:
-    """Of a mask, without any training; an arm without a mask has no row."""
-    masks = [record["mask"] for record in runs if "mask" in record]
+    """Of a stored mask, without any training; an arm without one has no row: *followed* selects anew at each step."""
+    masks = [record["mask"] for record in runs if "mask" in record and arm_named(arm).way == STORED]
     return [arm, str(len(masks)), *_left_out(masks), *about_masks(masks)] if masks else []
 
 

@@ -10,8 +10,8 @@ from tokenstats.store import Store
 _MOST = 0.5  # of tokens: a rule that drops more than it keeps deserves a second look
 _NEARLY_ALL = 0.9  # of a group's tokens: the model hardly learns them
 _OFTEN, _MORE = 2.0, 0.1  # times the share of all, and that much above it: a group that the rule is really about
-_LITTLE = 0.02  # nats: docs/STUDY.md has where this lies between masks that helped and masks that did harm
-_FAST = 1 / 3  # of the reference's −log p: in the cells of docs/STUDY.md where one pass took more away, every mask did harm
+_LITTLE = 0.02  # nats: below it all masks of docs/STUDY.md did harm, above it some helped and some did harm
+_FAST = 1 / 3  # of the reference's −log p: in docs/STUDY.md, where one pass took more, all masks ended below plain SFT
 _FEW = 0.01  # of all targets: a group as small as this is counted, but not judged
 
 
@@ -53,14 +53,14 @@ def left_to_learn(case: Case) -> Answer:
 
 @check(Made.OF_COMPARED_MASK)
 def learned_fast(case: Case) -> Answer:
-    """a policy whose mean −log p of the targets is less than two thirds of the reference's: note
+    """tokens dropped, and a policy whose mean −log p of the targets is less than two thirds of the reference's: note
     ([why](STUDY.md#what-a-store-says-beforehand), and of which policies it speaks)"""
     targets, dropped = case.counts.all.targets, case.counts.all.dropped
     before, after = (float(case.counts.sums[name].sum()) / max(1, targets) for name in ("ref_nll", "nll"))
     share = 1 - after / before if before > 0 else 0.0
     text = f"mean −log p of the targets is {after:.3f} nats, under the reference {before:.3f}"
     fast = dropped > 0 and share > _FAST
-    hint = f"; {share:.0%} less: where one pass of SFT learned so much, every mask that was tried cost accuracy (docs/STUDY.md)"
+    hint = f"; {share:.0%} less: where one pass of SFT learned so much, all masks tried ended below plain SFT (docs/STUDY.md)"
     return Answer(NOTE if fast else OK, text + hint * fast)
 
 
