@@ -64,6 +64,8 @@ def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(own_cluster, tmp_pat
         while len(list(folder.glob(made))) < 3 and time.monotonic() < until:
             time.sleep(0.01)
         nodes.remove_node(workers[0], allow_graceful=False)
+        # as an actor leaves it that is killed while it writes
+        (folder / ".writing-00000000-part-00000.parquet").write_bytes(b"half")
 
     killer = threading.Thread(target=lose_a_node)
     killer.start()

@@ -18,7 +18,7 @@ from tokenstats.scoring.options import RAY, EngineOptions, Request
 from tokenstats.scoring.reference_pass import ReferenceInfo
 from tokenstats.scoring.scorer import ModelInfo, Scorer
 from tokenstats.scoring.workers import Progress
-from tokenstats.store.parts import part_path
+from tokenstats.store.parts import clear_leftovers, part_path
 
 try:
     import ray
@@ -202,7 +202,10 @@ class RayEngine:
         def ask(actor: Any, index: int) -> Any:
             return actor.score.remote(place, name, index, settings)
 
-        return self._share(parts, ask, lambda index: part_path(place / "stats" / name, index).exists(), progress)
+        folder = place / "stats" / name
+        made = self._share(parts, ask, lambda index: part_path(folder, index).exists(), progress)
+        clear_leftovers(folder, made.__contains__)  # of actors that were killed while they wrote
+        return made
 
     def _share(
         self, parts: Iterator[int], ask: Callable[[Any, int], Any], is_done: Callable[[int], bool], progress: Progress
