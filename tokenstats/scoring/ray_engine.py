@@ -202,9 +202,11 @@ class RayEngine:
         def ask(actor: Any, index: int) -> Any:
             return actor.score.remote(place, name, index, settings)
 
-        folder = place / "stats" / name
-        made = self._share(parts, ask, lambda index: part_path(folder, index).exists(), progress)
-        clear_leftovers(folder, made.__contains__)  # of actors that were killed while they wrote
+        def is_done(index: int) -> bool:
+            return part_path(place / "stats" / name, index).exists()
+
+        made = self._share(parts, ask, is_done, progress)
+        clear_leftovers(place / "stats" / name, is_done)  # of actors that were killed while they wrote
         return made
 
     def _share(
